@@ -1,0 +1,158 @@
+"""JSON by the C functions beneath `json`, without importing `json` and, with it, `re`.
+
+Those two cost a client a third of its whole life. The C functions are private to CPython, so
+they are tried out when this module is imported; where they are missing or behave otherwise,
+`json` itself does the work. Strict in both cases: what is no JSON is a ValueError.
+May import nothing but `_json`, and `json` as the fallback.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Pairs = Callable[[list[tuple[str, Any]]], Any] | None
+    Scan = Callable[[str, int], tuple[Any, int]]
+    Encode = Callable[[object], str]
+
+SPACE = " \t\n\r"
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if number - number != 0.0:
+        raise ValueError(f"{digits[:20]} is too large for a number")
+    return number
+
+
+def _no_constant(word: str) -> object:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _no_default(value: object) -> object:
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+class _Settings:
+    """What `_json.make_scanner` reads from the `JSONDecoder` that it is normally given."""
+
+    strict = True
+    object_hook = None
+    parse_float = staticmethod(_finite)
+    parse_int = int
+    parse_constant = staticmethod(_no_constant)
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.object_pairs_hook = pairs
+
+
+def _c_scanner(pairs: Pairs) -> Scan:
+    from _json import make_scanner
+
+    scan: Scan = make_scanner(_Settings(pairs))
+    return scan
+
+
+def _c_encoder(ascii_only: bool) -> Encode:
+    import _json
+
+    text = _json.encode_basestring_ascii if ascii_only else _json.encode_basestring
+    chunks = _json.make_encoder(None, _no_default, text, None, ":", ",", False, False, False)
+    join = "".join
+
+    def encode(value: object) -> str:
+        return join(chunks(value, 0))
+
+    return encode
+
+
+def _plain_scanner(pairs: Pairs) -> Scan:
+    from json import JSONDecoder
+
+    decoder = JSONDecoder(object_pairs_hook=pairs, parse_float=_finite, parse_constant=_no_constant)
+    return decoder.scan_once
+
+
+def _plain_encoder(ascii_only: bool) -> Encode:
+    from json import JSONEncoder
+
+    return JSONEncoder(
+        ensure_ascii=ascii_only, check_circular=False, allow_nan=False, separators=(",", ":")
+    ).encode
+
+
+def _c_works() -> bool:
+    """Do the private functions exist, and do they do what this module needs of them?"""
+    sample = '{"a":[1,-2.5,true,null,"\\u00e9\\n"],"b":{}}'
+    try:
+        value, end = _c_scanner(None)(sample, 0)
+        pairs, _ = _c_scanner(tuple)(sample, 0)
+        again = _c_encoder(True)(value)
+        return (
+            end == len(sample)
+            and value == {"a": [1, -2.5, True, None, "\xe9\n"], "b": {}}
+            and pairs == (("a", value["a"]), ("b", ()))
+            and again == sample
+        )
+    except Exception:  # whatever a future CPython raises here, the answer is no
+        return False
+
+
+FAST = _c_works()
+_scanner = _c_scanner if FAST else _plain_scanner
+_encoder = _c_encoder if FAST else _plain_encoder
+_ascii = _encoder(True)
+_unicode: Encode | None = None
+
+
+def dumps(value: object) -> str:
+    """The compact JSON of `value`, all ASCII; keys stay in their order.
+
+    Raises:
+        ValueError: NaN, an infinity, or a nesting (or a circle) too deep.
+        TypeError: something that JSON cannot hold.
+    """
+    try:
+        return _ascii(value)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_surrogates(value: object) -> None:
+    global _unicode
+    if _unicode is None:
+        _unicode = _encoder(False)
+    _unicode(value).encode()
+
+
+def make_loads(pairs: Pairs = None) -> Callable[[str], Any]:
+    """A function that reads one JSON text; `pairs` makes the objects, as in `json`.
+
+    The text must come from a strict UTF-8 decoding. What the function returned raises is a
+    ValueError: bad syntax, NaN and infinities, lone surrogates, nesting too deep, trailing text.
+    """
+    scan = _scanner(pairs)
+
+    def loads(text: str) -> Any:
+        try:
+            value, end = scan(text, len(text) - len(text.lstrip(SPACE)))
+            if "\\ud" in text or "\\uD" in text:
+                _refuse_surrogates(value)
+        except StopIteration as stop:
+            raise ValueError(f"no JSON at character {stop.value}") from None
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        except SystemError:
+            # 3.11 looks for JSONDecodeError among the imported modules and, not finding it,
+            # raises nothing at all: an unfinished string, a bad escape or a control character.
+            raise ValueError("a string is unfinished or holds what JSON forbids") from None
+        if end != len(text) and text[end:].strip(SPACE):
+            raise ValueError(f"more text after the JSON, at character {end}")
+        return value
+
+    return loads
+
+
+loads = make_loads()
