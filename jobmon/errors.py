@@ -1,0 +1,72 @@
+"""The exceptions of JobMon. Everything that JobMon raises on purpose is a `JobMonError`."""
+
+from __future__ import annotations
+
+
+class JobMonError(Exception):
+    """The base of all of them."""
+
+
+class Bug(JobMonError):
+    """JobMon contradicted itself. Never a user's fault."""
+
+
+class ConfigError(JobMonError):
+    """A configuration cannot be used. `problems` are all of its faults, in order of place."""
+
+    def __init__(self, problems: tuple[object, ...]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+class ProtocolError(JobMonError):
+    """Bytes or messages that the protocol does not allow."""
+
+
+class LocalProtocolError(ProtocolError):
+    """Our side tried to send what the protocol does not allow."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent what the protocol does not allow."""
+
+
+class SpawnError(JobMonError):
+    """A process could not be started: `stage` failed on `what` with `errno`.
+
+    Stages, in their order: "fork", "session", "directory", "stdin", "stdout", "stderr", "exec".
+    """
+
+    def __init__(self, stage: str, errno: int, what: str = "") -> None:
+        super().__init__(stage, errno, what)
+        self.stage = stage
+        self.errno = errno
+        self.what = what
+
+
+class StartupError(JobMonError):
+    """The daemon cannot start; the text is for the person who tried."""
+
+
+class JobError(JobMonError):
+    """A command about a job was refused or failed."""
+
+
+class NoSuchJobError(JobError, NameError):
+    """There is no job of that name."""
+
+
+class NotPermittedError(JobError):
+    """The daemon does not take commands from this user."""
+
+
+class DaemonUnreachable(JobMonError):
+    """No daemon answers where it was looked for."""
+
+
+class ConnectionLost(JobMonError, ValueError):
+    """The daemon went away while somebody waited for its answer."""
+
+
+class WaitTimeout(JobError):
+    """The time given for a wait is over."""

@@ -1,0 +1,101 @@
+"""Signals: their numbers, the one signalfd, and what the children get back.
+
+The daemon blocks what it reads through the signalfd; a mask is inherited across exec, so every
+child must get the old one back. Knows nothing of jobs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from jobmon.linux import syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_ALIASES = {"SIGIOT": "SIGABRT", "SIGPOLL": "SIGIO", "SIGCLD": "SIGCHLD"}
+_READ_SIZE = 64 * syscalls.SIGINFO_SIZE
+
+
+def number_of(name: str) -> int:
+    """The kernel's number of a canonical name ("SIGTERM", "SIGRTMIN+3").
+
+    Raises:
+        ValueError: there is no such signal here.
+    """
+    base, _, offset = name.partition("+")
+    found = getattr(signal, _ALIASES.get(base, base), None)
+    if not base.startswith("SIG") or base.startswith("SIG_") or found is None:
+        raise ValueError(f"no signal is called {name}")
+    number = int(found) + (int(offset) if offset else 0)
+    if not 0 < number < signal.NSIG:
+        raise ValueError(f"no signal is called {name}")
+    return number
+
+
+def name_of(number: int) -> str:
+    """The canonical name of a signal's number; "SIG<n>" for one that has none."""
+    if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
+        offset = number - signal.SIGRTMIN
+        return f"SIGRTMIN+{offset}" if offset else "SIGRTMIN"
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
+
+
+def parse(text: str | int) -> int:
+    """A signal as people write it: HUP, SIGHUP, 1, "1", in any case.
+
+    Raises:
+        ValueError: it is none.
+    """
+    word = str(text).strip().upper()
+    if word.isascii() and word.isdigit():
+        number = int(word)
+        if 0 < number < signal.NSIG:
+            return number
+        raise ValueError(f"{text} is no signal number")
+    return number_of(word if word.startswith("SIG") else f"SIG{word}")
+
+
+class SignalSource:
+    """The one signalfd: blocks `numbers` for this process and reads them from a descriptor."""
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        wanted = frozenset(numbers)
+        self.inherited_mask = frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, wanted))
+        self._fd = syscalls.signalfd(wanted)
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return self._fd
+
+    def read(self) -> list[tuple[int, int]]:
+        """All that is pending: (number, pid of the sender), in the kernel's order."""
+        try:
+            data = os.read(self._fd, _READ_SIZE)
+        except BlockingIOError:
+            return []
+        size = syscalls.SIGINFO_SIZE
+        return [
+            (int.from_bytes(data[at : at + 4], sys.byteorder), int.from_bytes(data[at + 12 : at + 16], sys.byteorder))
+            for at in range(0, len(data), size)
+        ]
+
+    def close(self) -> None:
+        """Close the descriptor and give the process its old mask back."""
+        os.close(self._fd)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.inherited_mask)
+
+
+def ignored() -> tuple[int, ...]:
+    """The signals that this process ignores, and so would every child."""
+    return tuple(
+        number
+        for number in signal.valid_signals()
+        if signal.getsignal(number) is signal.SIG_IGN and number not in (signal.SIGKILL, signal.SIGSTOP)
+    )

@@ -1,0 +1,68 @@
+"""The only ctypes of JobMon: system calls that Python does not offer (or not before 3.13).
+
+Each raises OSError with the call's name. Constants are those of the kernel's headers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+SFD_NONBLOCK = os.O_NONBLOCK
+SFD_CLOEXEC = os.O_CLOEXEC
+TFD_NONBLOCK = os.O_NONBLOCK
+TFD_CLOEXEC = os.O_CLOEXEC
+TFD_TIMER_ABSTIME = 1
+CLOCK_MONOTONIC = 1
+SIGINFO_SIZE = 128  # struct signalfd_siginfo, signalfd(2)
+PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2  # pidfd_send_signal(2), Linux 6.9
+
+_SIGSET_BYTES = 128  # sigset_t of glibc and musl
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("sec", ctypes.c_long), ("nsec", ctypes.c_long))
+
+
+class _Itimerspec(ctypes.Structure):
+    _fields_ = (("interval", _Timespec), ("value", _Timespec))
+
+
+def _check(result: int, call: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{call}: {os.strerror(number)}")
+    return result
+
+
+def signalfd(signals: Iterable[int]) -> int:
+    """A nonblocking, close-on-exec descriptor that reads the given (blocked) signals. signalfd(2)."""
+    bits = sum(1 << (number - 1) for number in set(signals))
+    mask = ctypes.create_string_buffer(bits.to_bytes(_SIGSET_BYTES, sys.byteorder), _SIGSET_BYTES)
+    return _check(_libc.signalfd(-1, mask, SFD_NONBLOCK | SFD_CLOEXEC), "signalfd")
+
+
+def timerfd_create() -> int:
+    """A nonblocking, close-on-exec timer on CLOCK_MONOTONIC. timerfd_create(2)."""
+    if sys.version_info >= (3, 13):
+        return os.timerfd_create(CLOCK_MONOTONIC, flags=TFD_NONBLOCK | TFD_CLOEXEC)
+    return _check(_libc.timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC), "timerfd_create")
+
+
+def timerfd_settime(fd: int, at: float | None) -> None:
+    """Let the timer expire once at `at` (CLOCK_MONOTONIC seconds), or never. timerfd_settime(2)."""
+    # 0 would disarm; a time that is past expires at once
+    nanoseconds = 0 if at is None else max(int(at * 1e9), 1)
+    if sys.version_info >= (3, 13):
+        os.timerfd_settime_ns(fd, flags=os.TFD_TIMER_ABSTIME, initial=nanoseconds)
+        return
+    value = _Timespec(nanoseconds // 1_000_000_000, nanoseconds % 1_000_000_000)
+    spec = _Itimerspec(_Timespec(0, 0), value)
+    _check(_libc.timerfd_settime(fd, TFD_TIMER_ABSTIME, ctypes.byref(spec), None), "timerfd_settime")

@@ -1,0 +1,443 @@
+"""One job: its states, the TABLE, and `Job.step`. Every transition of JobMon lives here.
+
+No I/O, no clock, no chance: `now` is an argument, what is to be done comes back as actions.
+The table is data: the tests, the document and the diagram read the same TABLE.
+"""
+
+from __future__ import annotations
+
+from jobmon.backoff import SHORTAGES, Death, Past, judge
+from jobmon.events import (
+    AT_REST,
+    LEAVING,
+    LIVE,
+    Action,
+    Arm,
+    Changed,
+    Disarm,
+    Exited,
+    Happened,
+    Impossible,
+    Input,
+    Kill,
+    Launched,
+    LeaderDied,
+    Next,
+    ProcessInput,
+    Ready,
+    Remove,
+    Removed,
+    RestartJob,
+    SendSignal,
+    Shutdown,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    SpecChanged,
+    Start,
+    State,
+    Status,
+    Stop,
+    Timer,
+    Warn,
+    WatchdogExpired,
+)
+from jobmon.spec import JobSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Cell = Callable[["Job", Any, float], None]
+
+MAX_KILL_INTERVAL = 60.0  # seconds between SIGKILLs to a process that does not die
+
+
+class Job:
+    """One supervised job. `step` is the only way to change it, `_enter` the only writer of `state`."""
+
+    __slots__ = (
+        "_actions",
+        "_interval",
+        "_kept",
+        "armed",
+        "cause",
+        "next",
+        "past",
+        "pid",
+        "restarts",
+        "result",
+        "run",
+        "since",
+        "spawn_error",
+        "spec",
+        "stale",
+        "state",
+        "token",
+    )
+
+    def __init__(self, spec: JobSpec, now: float = 0.0) -> None:
+        self.spec = spec
+        self.state = State.STOPPED
+        self.next: Next | None = None
+        self.run = 0
+        self.pid: int | None = None
+        self.token = 0
+        self.armed: float | None = None
+        self.past = _NO_PAST
+        self.restarts = 0
+        self.stale = False
+        self.result = ""
+        self.cause = ""
+        self.spawn_error = ""
+        self.since = now
+        self._kept: tuple[bool, str] | None = None
+        self._interval = 0.0
+        self._actions: list[Action] = []
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process of it may live."""
+        return self.state in LIVE
+
+    def step(self, what: Input, now: float) -> list[Action]:
+        """Take one input at `now` (CLOCK_MONOTONIC seconds); return what is to be done, in order."""
+        if self._is_late(what):
+            return []
+        actions: list[Action] = []
+        self._actions = actions
+        TABLE[type(what)][self.state](self, what, now)
+        self._actions = _NOTHING
+        return actions
+
+    def _is_late(self, what: Input) -> bool:
+        if isinstance(what, ProcessInput):
+            return what.run != self.run
+        return isinstance(what, Timer) and what.token != self.token
+
+    # ---- what cells are made of -----------------------------------------------------------
+
+    def _do(self, action: Action) -> None:
+        self._actions.append(action)
+
+    def _enter(self, state: State, now: float, cause: str, kind: str = "state", arm: float | None = None) -> None:
+        """Go to `state`; with `arm`, be woken after so many seconds."""
+        before, self.state, self.since, self.cause = self.state, state, now, cause
+        if self.armed is not None and arm is None:
+            self._do(Disarm(self.spec.name))
+            self.armed = None
+        self.token += 1
+        if arm is not None:
+            self._arm(arm, now)
+        if state not in LEAVING:
+            self.next = None
+            self._kept = None
+        self._do(Changed(self.spec.name, self.run, self.pid, before, state, cause))
+        if kind != "state" or state is not State.STARTING:
+            self._happened(kind)
+
+    def _happened(self, kind: str) -> None:
+        self._do(Happened(self.spec.name, kind, self.state, self.run, self.pid, self.cause))
+
+    def _arm(self, delay: float, now: float) -> None:
+        self.token += 1
+        self.armed = now + delay
+        self._do(Arm(self.spec.name, self.token, self.armed))
+
+    def _spawn(self, now: float, cause: str, kind: str = "state") -> None:
+        self.run += 1
+        self.stale = False
+        self.spawn_error = ""
+        self._enter(State.STARTING, now, cause, kind, self.spec.start_timeout)
+        self._do(Spawn(self.spec.name, self.run, self.spec))
+
+    def _halt(self, following: Next, now: float, cause: str) -> None:
+        self._enter(State.STOPPING, now, cause, arm=self.spec.kill_timeout)
+        self.next = following
+        self._do(SendSignal(self.spec.name, self.run, self.spec.signal))
+
+    def _kill(self, following: Next, now: float, cause: str) -> None:
+        self._interval = max(self.spec.kill_timeout, 1.0)
+        self._enter(State.KILLING, now, cause, arm=self._interval)
+        self.next = following
+        self._do(Kill(self.spec.name, self.run))
+
+    def _gone(self) -> str:
+        """The process is gone: what listeners call the transition that follows."""
+        had_process, self.pid = self.pid is not None, None
+        return "died" if had_process else "state"
+
+    def _decide(self, death: Death, now: float, cause: str, kind: str) -> None:
+        verdict = judge(self.spec, death, self.past, now)
+        self.past = verdict.past
+        self.result = f"{cause}, gave up after {verdict.past.failures} restarts" if verdict.gave_up else cause
+        if verdict.delay is not None:
+            self._enter(State.BACKOFF, now, cause, kind, verdict.delay)
+        else:
+            ended = State.EXITED if death.ok and not verdict.gave_up else State.FAILED
+            self._enter(ended, now, self.result, kind)
+
+    def _leave(self, now: float, cause: str, death: Death) -> None:
+        following, kept, kind = self.next, self._kept, self._gone()
+        self.result = cause
+        if following is Next.RESTART:
+            self._spawn(now, cause, kind)
+        elif following is Next.REMOVE:
+            self._enter(State.STOPPED, now, cause, kind)
+            self._removed()
+        elif following is Next.DECIDE and kept is not None:
+            self._decide(Death(kept[0]), now, kept[1], kind)
+        elif following is Next.DECIDE:
+            self._decide(death, now, cause, kind)
+        else:
+            self._enter(State.STOPPED, now, cause, kind)
+
+    def _removed(self) -> None:
+        self._happened("removed")
+        self._do(Removed(self.spec.name))
+
+    def _death(self, status: Status) -> Death:
+        return Death(status in self.spec.success_codes)
+
+
+def describe(status: Status) -> str:
+    """A status for people: "exit 7", "SIGKILL", "unknown"."""
+    if status is None:
+        return "unknown"
+    return status if isinstance(status, str) else f"exit {status}"
+
+
+_NO_PAST = Past()
+_NOTHING: list[Action] = []
+
+
+# ---- the cells: one small function each, named for what it does ------------------------------
+
+
+def impossible(job: Job, what: Input, now: float) -> None:
+    """BUG"""
+    job._do(Impossible(job.spec.name, job.state, what, ()))
+
+
+def keep(job: Job, what: Input, now: float) -> None:
+    """="""
+
+
+def spawn(job: Job, what: Start | RestartJob, now: float) -> None:
+    """spawn"""
+    job.past = _begin_anew(job.past)
+    job._spawn(now, what.by)
+
+
+def settle(job: Job, what: Stop | Shutdown, now: float) -> None:
+    """-> stopped"""
+    if job.state is not State.STOPPED:
+        job._enter(State.STOPPED, now, _by(what))
+
+
+def halt_stop(job: Job, what: Stop | Shutdown, now: float) -> None:
+    """halt(STOP)"""
+    if isinstance(what, Stop) and what.now:
+        job._kill(Next.STOP, now, what.by)
+    else:
+        job._halt(Next.STOP, now, _by(what))
+
+
+def halt_restart(job: Job, what: RestartJob, now: float) -> None:
+    """halt(RESTART)"""
+    job._halt(Next.RESTART, now, what.by)
+
+
+def halt_remove(job: Job, what: Remove, now: float) -> None:
+    """halt(REMOVE)"""
+    job._halt(Next.REMOVE, now, "removed")
+
+
+def halt_decide(job: Job, what: LeaderDied | WatchdogExpired | Timer, now: float) -> None:
+    """halt(DECIDE)"""
+    if isinstance(what, LeaderDied):
+        kept = (job._death(what.status).ok, describe(what.status))
+    else:
+        kept = (False, "start-timeout" if isinstance(what, Timer) else "watchdog")
+    job._halt(Next.DECIDE, now, kept[1])
+    job._kept = kept
+
+
+def next_stop(job: Job, what: Stop | Shutdown, now: float) -> None:
+    """next=STOP"""
+    _set_next(job, Next.STOP)
+    if isinstance(what, Stop) and what.now and job.state is State.STOPPING:
+        job._kill(job.next or Next.STOP, now, what.by)
+
+
+def next_restart(job: Job, what: Start | RestartJob, now: float) -> None:
+    """next=RESTART"""
+    job.past = _begin_anew(job.past)
+    _set_next(job, Next.RESTART)
+
+
+def next_remove(job: Job, what: Remove, now: float) -> None:
+    """next=REMOVE"""
+    job.next = Next.REMOVE
+
+
+def adopt_spec(job: Job, what: SpecChanged, now: float) -> None:
+    """new spec"""
+    job.spec = what.spec
+
+
+def adopt_spec_stale(job: Job, what: SpecChanged, now: float) -> None:
+    """new spec, stale"""
+    job.spec = what.spec
+    job.stale = True
+
+
+def adopt_spec_wanted(job: Job, what: SpecChanged, now: float) -> None:
+    """new spec; REMOVE becomes STOP"""
+    adopt_spec_stale(job, what, now)
+    if job.next is Next.REMOVE:
+        job.next = Next.STOP
+
+
+def forget(job: Job, what: Remove, now: float) -> None:
+    """gone"""
+    if job.state is not State.STOPPED:
+        job._enter(State.STOPPED, now, "removed")
+    job._removed()
+
+
+def launched(job: Job, what: Launched, now: float) -> None:
+    """= (a process exists)"""
+    job.pid = what.pid
+    job._happened("launched")
+
+
+def spawned(job: Job, what: Spawned, now: float) -> None:
+    """ready=none: running"""
+    if job.spec.ready is None:
+        job._enter(State.RUNNING, now, "launched")
+
+
+def ready(job: Job, what: Ready, now: float) -> None:
+    """running"""
+    job._enter(State.RUNNING, now, "ready")
+
+
+def decide_spawn(job: Job, what: SpawnFailed, now: float) -> None:
+    """decide (no process)"""
+    death = Death(False, unspawned=True, shortage=what.errno in SHORTAGES)
+    job.spawn_error = what.reason
+    job._decide(death, now, what.reason, job._gone())
+
+
+def decide(job: Job, what: Exited, now: float) -> None:
+    """decide"""
+    job._decide(job._death(what.status), now, describe(what.status), job._gone())
+
+
+def leave_spawn(job: Job, what: SpawnFailed, now: float) -> None:
+    """leave (no process)"""
+    job._leave(now, what.reason, Death(False, unspawned=True))
+
+
+def leave(job: Job, what: Exited, now: float) -> None:
+    """leave"""
+    job._leave(now, describe(what.status), job._death(what.status))
+
+
+def out_of_patience(job: Job, what: Timer, now: float) -> None:
+    """kill(next)"""
+    job._kill(job.next or Next.STOP, now, "kill-timeout")
+
+
+def kill_again(job: Job, what: Timer, now: float) -> None:
+    """SIGKILL again, log, arm x2"""
+    job._interval = min(job._interval * 2, MAX_KILL_INTERVAL)
+    job._do(Warn(job.spec.name, job.run, job.pid, "does not die of SIGKILL"))
+    job._do(Kill(job.spec.name, job.run))
+    job._arm(job._interval, now)
+
+
+def retry(job: Job, what: Timer, now: float) -> None:
+    """spawn (by itself)"""
+    waited = job.armed is not None and job.armed > job.since
+    if waited:
+        job.past = job.past.replace(penalty_end=now)
+    job.restarts += 1
+    job._spawn(now, "penalty over" if waited else "restart", "restarting")
+
+
+def _set_next(job: Job, following: Next) -> None:
+    if job.next is not Next.REMOVE:
+        job.next = following
+
+
+def _begin_anew(past: Past) -> Past:
+    return past.replace(failures=0) if past.failures else past
+
+
+def _by(what: Stop | Shutdown) -> str:
+    return what.by if isinstance(what, Stop) else "shutdown"
+
+
+def _row(**cells: Cell) -> dict[State, Cell]:
+    """One row: `down` stands for the three states at rest, what is not named is impossible."""
+    down = cells.pop("down", impossible)
+    row = dict.fromkeys(State, impossible) | dict.fromkeys(AT_REST, down)
+    return row | {State(name): cell for name, cell in cells.items()}
+
+
+TABLE: dict[type[Input], dict[State, Cell]] = {
+    Start: _row(
+        down=spawn, starting=keep, running=keep, stopping=next_restart, killing=next_restart, backoff=spawn
+    ),
+    Stop: _row(
+        down=settle,
+        starting=halt_stop,
+        running=halt_stop,
+        stopping=next_stop,
+        killing=next_stop,
+        backoff=settle,
+    ),
+    RestartJob: _row(
+        down=spawn,
+        starting=halt_restart,
+        running=halt_restart,
+        stopping=next_restart,
+        killing=next_restart,
+        backoff=spawn,
+    ),
+    SpecChanged: _row(
+        down=adopt_spec,
+        starting=adopt_spec_stale,
+        running=adopt_spec_stale,
+        stopping=adopt_spec_wanted,
+        killing=adopt_spec_wanted,
+        backoff=adopt_spec,
+    ),
+    Remove: _row(
+        down=forget,
+        starting=halt_remove,
+        running=halt_remove,
+        stopping=next_remove,
+        killing=next_remove,
+        backoff=forget,
+    ),
+    Shutdown: _row(
+        down=settle,
+        starting=halt_stop,
+        running=halt_stop,
+        stopping=next_stop,
+        killing=next_stop,
+        backoff=settle,
+    ),
+    Launched: _row(starting=launched),
+    Spawned: _row(starting=spawned, stopping=keep, killing=keep),
+    Ready: _row(starting=ready, running=keep, stopping=keep, killing=keep),
+    SpawnFailed: _row(starting=decide_spawn, stopping=leave_spawn, killing=leave_spawn),
+    LeaderDied: _row(starting=halt_decide, running=halt_decide, stopping=keep, killing=keep),
+    Exited: _row(starting=decide, running=decide, stopping=leave, killing=leave),
+    WatchdogExpired: _row(running=halt_decide, stopping=keep, killing=keep),
+    Timer: _row(starting=halt_decide, stopping=out_of_patience, killing=kill_again, backoff=retry),
+}
