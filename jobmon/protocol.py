@@ -67,7 +67,8 @@ class Message(Record):
 
     def body(self) -> dict[str, Any]:
         """The JSON object of it."""
-        raise NotImplementedError
+        kind, names = _FORMS[type(self)]
+        return {"type": kind, **dict(zip(names, self._values(), strict=True))}
 
 
 # ---- from the client ----------------------------------------------------------------------
@@ -78,9 +79,6 @@ class Command07(Message):
 
     job: str | None
     command: int
-
-    def body(self) -> dict[str, Any]:
-        return {"type": MSG_COMMAND, "job": self.job, "command": self.command}
 
 
 class Request(Message):
@@ -101,6 +99,7 @@ class Request(Message):
     all: bool = False
 
     def body(self) -> dict[str, Any]:
+        """The JSON object of it: what its command takes and what is not the default."""
         body: dict[str, Any] = {"type": "request", "id": self.id, "command": self.command}
         for key in COMMANDS[self.command]:
             field = _FIELDS.get(key, key)
@@ -116,9 +115,6 @@ class Subscribe(Message):
     since: int | None = None
     jobs: tuple[str, ...] | None = None
 
-    def body(self) -> dict[str, Any]:
-        return {"type": "subscribe", "since": self.since, "jobs": self.jobs}
-
 
 # ---- from the daemon ----------------------------------------------------------------------
 
@@ -129,9 +125,6 @@ class Event07(Message):
     job_name: str
     event_code: int
 
-    def body(self) -> dict[str, Any]:
-        return {"type": MSG_EVENT, "job": self.job_name, "event": self.event_code}
-
     def __iter__(self) -> Iterator[str | int]:
         return iter((self.job_name, self.event_code))
 
@@ -141,18 +134,12 @@ class Success(Message):
 
     job: str
 
-    def body(self) -> dict[str, Any]:
-        return {"type": MSG_SUCCESS, "job": self.job}
-
 
 class Failure(Message):
     """A 0.7 command was not done; `reason` is one of ERR_*. Also how anybody is turned away."""
 
     job: str
     reason: int
-
-    def body(self) -> dict[str, Any]:
-        return {"type": MSG_FAILURE, "job": self.job, "reason": self.reason}
 
 
 class Status(Message):
@@ -162,17 +149,11 @@ class Status(Message):
     is_running: bool
     pid: int | None
 
-    def body(self) -> dict[str, Any]:
-        return {"type": MSG_STATUS, "job": self.job, "is_running": self.is_running, "pid": self.pid}
-
 
 class JobList(Message):
     """The answer to CMD_JOB_LIST: names, and whether a process lives."""
 
     all_jobs: Mapping[str, bool]
-
-    def body(self) -> dict[str, Any]:
-        return {"type": MSG_JOB_LIST, "all_jobs": self.all_jobs}
 
 
 class ReplyMessage(Message):
@@ -183,6 +164,7 @@ class ReplyMessage(Message):
     rest: Mapping[str, Any] = {}
 
     def body(self) -> dict[str, Any]:
+        """The JSON object of it."""
         return {"type": "reply", "id": self.id, "ok": self.ok, **self.rest}
 
 
@@ -208,7 +190,7 @@ class JobStatus(Record):
 
     def body(self) -> dict[str, Any]:
         """The JSON object of it."""
-        return dict(zip(self._fields, self._values()))
+        return dict(zip(self._fields, self._values(), strict=True))
 
 
 class Snapshot(Message):
@@ -222,6 +204,7 @@ class Snapshot(Message):
     missed: bool = False
 
     def body(self) -> dict[str, Any]:
+        """The JSON object of it."""
         jobs = None if self.jobs is None else [job.body() for job in self.jobs]
         return {"type": "snapshot", "seq": self.seq, "jobs": jobs, "missed": self.missed}
 
@@ -238,9 +221,6 @@ class EventMessage(Message):
     pid: int | None
     cause: str
 
-    def body(self) -> dict[str, Any]:
-        return {"type": "event", **dict(zip(self._fields, self._values()))}
-
 
 class ErrorMessage(Message):
     """The last words to a peer who broke the protocol: code bad-frame, bad-json, bad-message."""
@@ -249,7 +229,21 @@ class ErrorMessage(Message):
     message: str
 
     def body(self) -> dict[str, Any]:
+        """The JSON object of it."""
         return {"type": "error", "error": {"code": self.code, "message": self.message}}
+
+
+# The messages that are flat: their type on the wire, and the names of their fields there.
+_FORMS: dict[type[Message], tuple[int | str, tuple[str, ...]]] = {
+    Event07: (MSG_EVENT, ("job", "event")),
+    Command07: (MSG_COMMAND, ("job", "command")),
+    Success: (MSG_SUCCESS, ("job",)),
+    Failure: (MSG_FAILURE, ("job", "reason")),
+    Status: (MSG_STATUS, ("job", "is_running", "pid")),
+    JobList: (MSG_JOB_LIST, ("all_jobs",)),
+    Subscribe: ("subscribe", ("since", "jobs")),
+    EventMessage: ("event", ("seq", "time", "job", "event", "state", "run", "pid", "cause")),
+}
 
 
 # ---- what a connection says of the bytes --------------------------------------------------
@@ -279,7 +273,7 @@ class Broken(Record):
 
 
 def failed(
-    id: int,
+    request_id: int,
     code: str,
     message: str,
     *,
@@ -293,7 +287,7 @@ def failed(
     rest: dict[str, Any] = {"error": error}
     if results:
         rest["results"] = [result(*one) for one in results]
-    return ReplyMessage(id, False, rest)
+    return ReplyMessage(request_id, False, rest)
 
 
 def result(job: str, code: str = "", message: str = "") -> dict[str, Any]:
@@ -381,7 +375,7 @@ class Connection:
             body = wire.loads(payload)
         except ValueError as error:
             raise _Unreadable("bad-json", f"a message cannot be read: {error}") from None
-        kind = body.get("type")
+        kind: Any = body.get("type")
         decode = self._decoders.get(kind) if type(kind) in (int, str) else None
         if decode is None:
             raise _Unreadable("bad-message", _unknown_type(body, self._role))
@@ -534,19 +528,19 @@ _ENVELOPE = frozenset(("type", "id", "command"))
 
 
 def _request(body: Mapping[str, Any]) -> Request | BadRequest:
-    id = _need(body, "id", _count)
+    number = _need(body, "id", _count)
     command = body.get("command")
-    takes = COMMANDS.get(command) if type(command) is str else None
-    if takes is None:
-        return BadRequest(id, "unknown-command", f"there is no command {_shown(command)}")
+    if type(command) is not str or command not in COMMANDS:
+        return BadRequest(number, "unknown-command", f"there is no command {_shown(command)}")
     try:
-        return Request(id, command, **_arguments(body, command, takes))
+        return Request(number, command, **_arguments(body, command))
     except ValueError as error:
-        return BadRequest(id, "bad-request", f"{command}: {error}")
+        return BadRequest(number, "bad-request", f"{command}: {error}")
 
 
-def _arguments(body: Mapping[str, Any], command: str, takes: tuple[str, ...]) -> dict[str, Any]:
+def _arguments(body: Mapping[str, Any], command: str) -> dict[str, Any]:
     """An argument that is null counts as left out; one that nobody knows is refused, not ignored."""
+    takes = COMMANDS[command]
     given = {}
     for key, value in body.items():
         if key in _ENVELOPE:
@@ -591,13 +585,13 @@ def _job_list(body: Mapping[str, Any]) -> JobList:
 
 
 def _reply(body: dict[str, Any]) -> ReplyMessage:
-    id, ok = _need(body, "id", _count), _need(body, "ok", _flag)
+    number, ok = _need(body, "id", _count), _need(body, "ok", _flag)
     del body["type"], body["id"], body["ok"]
     if not ok:
         error = _need(body, "error", _object)
         _need(error, "code", _string)
         _need(error, "message", _string)
-    return ReplyMessage(id, ok, body)
+    return ReplyMessage(number, ok, body)
 
 
 _STATUS_CHECKS: dict[str, Callable[[Any], Any]] = {

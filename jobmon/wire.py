@@ -23,11 +23,12 @@ def loads(payload: bytes) -> dict[str, Any]:
         text = payload.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start + 1}") from None
-    value = fastjson.loads(text)
+    try:
+        value = fastjson.loads(text)
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair is no character") from None
     if type(value) is not dict:
         raise ValueError("not a JSON object")
-    if "\\ud" in text or "\\uD" in text:
-        _refuse_half_pairs(value)
     return value
 
 
@@ -37,24 +38,7 @@ def dumps(body: dict[str, Any]) -> bytes:
     Raises:
         ValueError: it holds what cannot be sent.
     """
-    text = fastjson.dumps(body)
-    if "\\ud" in text:
-        _refuse_half_pairs(body)
-    return text.encode("ascii")
-
-
-def _refuse_half_pairs(value: object) -> None:
-    """Look at every string. Loops, so depth does not matter; decoding has bounded it anyway."""
-    todo = [value]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, str):
-            try:
-                item.encode("utf-8")
-            except UnicodeEncodeError:
-                raise ValueError("half of a surrogate pair is no character") from None
-        elif isinstance(item, dict):
-            todo.extend(item)
-            todo.extend(item.values())
-        elif isinstance(item, (list, tuple)):
-            todo.extend(item)
+    payload = fastjson.dumps(body).encode("ascii")
+    if b"\\ud" in payload:
+        loads(payload)
+    return payload
