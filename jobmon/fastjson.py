@@ -51,8 +51,8 @@ class _Settings:
 def _c_scanner(pairs: Pairs) -> Scan:
     from _json import make_scanner
 
-    scan: Scan = make_scanner(_Settings(pairs))
-    return scan
+    settings: Any = _Settings(pairs)
+    return make_scanner(settings)
 
 
 def _c_encoder(ascii_only: bool) -> Encode:
@@ -71,8 +71,9 @@ def _c_encoder(ascii_only: bool) -> Encode:
 def _plain_scanner(pairs: Pairs) -> Scan:
     from json import JSONDecoder
 
-    decoder = JSONDecoder(object_pairs_hook=pairs, parse_float=_finite, parse_constant=_no_constant)
-    return decoder.scan_once
+    decoder: Any = JSONDecoder(object_pairs_hook=pairs, parse_float=_finite, parse_constant=_no_constant)
+    scan: Scan = decoder.scan_once
+    return scan
 
 
 def _plain_encoder(ascii_only: bool) -> Encode:
@@ -96,7 +97,7 @@ def _c_works() -> bool:
             and pairs == (("a", value["a"]), ("b", ()))
             and again == sample
         )
-    except Exception:  # whatever a future CPython raises here, the answer is no
+    except (ImportError, AttributeError, TypeError, ValueError, StopIteration, SystemError):
         return False
 
 
@@ -145,9 +146,9 @@ def make_loads(pairs: Pairs = None) -> Callable[[str], Any]:
         except RecursionError:
             raise ValueError("nested too deeply") from None
         except SystemError:
-            # 3.11 looks for JSONDecodeError among the imported modules and, not finding it,
-            # raises nothing at all: an unfinished string, a bad escape or a control character.
-            raise ValueError("a string is unfinished or holds what JSON forbids") from None
+            # 3.11 looks for JSONDecodeError among the imported modules (raise_errmsg in _json.c)
+            # and, not finding it there, returns without any exception.
+            raise ValueError("no JSON: a delimiter or a quote is wrong") from None
         if end != len(text) and text[end:].strip(SPACE):
             raise ValueError(f"more text after the JSON, at character {end}")
         return value
