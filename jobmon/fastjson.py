@@ -105,7 +105,7 @@ FAST = _c_works()
 _scanner = _c_scanner if FAST else _plain_scanner
 _encoder = _c_encoder if FAST else _plain_encoder
 _ascii = _encoder(True)
-_unicode: Encode | None = None
+_unicode = _encoder(False)
 
 
 def dumps(value: object) -> str:
@@ -122,9 +122,6 @@ def dumps(value: object) -> str:
 
 
 def _refuse_surrogates(value: object) -> None:
-    global _unicode
-    if _unicode is None:
-        _unicode = _encoder(False)
     _unicode(value).encode()
 
 
