@@ -1,0 +1,304 @@
+"""Facts from /proc: who is there, and what the kernel says about it.
+
+It only reads. A process that is gone, or that hides itself (EACCES, hidepid), gives None or nothing; it
+is no error. Anything else that goes wrong (EMFILE, ENOMEM, EIO) raises OSError: "I could not look" must
+never be taken for "it is gone". Sources: proc(5), cgroups(7).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from errno import EACCES, ENOENT, ENOTDIR, EPERM, ESRCH
+
+from jobmon.records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HIDDEN = frozenset((ENOENT, ESRCH, ENOTDIR, EACCES, EPERM))
+_CHUNK = 65536
+_SHOWN = 72  # characters of a command line in a message
+
+TCP_ESTABLISHED = 1
+TCP_LISTEN = 10
+
+
+class Stat:
+    """One line of /proc/PID/stat. `starttime` is in clock ticks since boot: with the pid it names a process.
+
+    Written out instead of a Record: a scan of a thousand processes makes a thousand of them.
+    """
+
+    __slots__ = ("comm", "pgrp", "pid", "ppid", "session", "starttime", "state")
+
+    def __init__(
+        self, pid: int, comm: str, state: str, ppid: int, pgrp: int, session: int, starttime: int
+    ) -> None:
+        self.pid = pid
+        self.comm = comm
+        self.state = state
+        self.ppid = ppid
+        self.pgrp = pgrp
+        self.session = session
+        self.starttime = starttime
+
+    def __repr__(self) -> str:
+        return f"Stat({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+
+
+class Mount(Record):
+    """Where a hierarchy is mounted (`point`), and which part of it one sees there (`root`)."""
+
+    point: str
+    root: str
+
+
+class TcpSocket(Record):
+    """One line of /proc/net/tcp: `inode` 0 means that nobody holds it open, and then `uid` says nothing."""
+
+    state: int
+    uid: int
+    inode: int
+
+
+def _read(path: str) -> bytes | None:
+    """All of a file in /proc; None when the process is gone or hides it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        _check_gone(error)
+        return None
+    try:
+        data = chunk = os.read(fd, _CHUNK)
+        while chunk:
+            chunk = os.read(fd, _CHUNK)
+            data += chunk
+        return data
+    except OSError as error:
+        _check_gone(error)
+        return None
+    finally:
+        os.close(fd)
+
+
+def _check_gone(error: OSError) -> None:
+    """Raises what does not mean that there is nothing to see."""
+    if error.errno not in _HIDDEN:
+        raise error
+
+
+def _list(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError as error:
+        _check_gone(error)
+        return []
+
+
+# --- one process ---------------------------------------------------------------------------------
+
+
+def stat(pid: int) -> Stat | None:
+    """What the process is right now, zombies ("Z") included."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        _check_gone(error)
+        return None
+    try:
+        return parse_stat(os.read(fd, 2048))  # one piece, and never this long
+    except OSError as error:
+        _check_gone(error)
+        return None
+    finally:
+        os.close(fd)
+
+
+def parse_stat(line: bytes) -> Stat:
+    """The line of /proc/PID/stat. The name may hold anything, ")" too: only the last one ends it."""
+    start, end = line.index(b"("), line.rindex(b")")
+    field = line[end + 2 :].split(None, 20)
+    return Stat(
+        int(line[:start]),
+        line[start + 1 : end].decode("utf-8", "replace"),
+        field[0].decode("ascii"),
+        int(field[1]),
+        int(field[2]),
+        int(field[3]),
+        int(field[19]),
+    )
+
+
+def environ(pid: int) -> bytes | None:
+    """Its environment as it was at exec, NUL between the entries; b"" for a zombie or a kernel thread.
+
+    Reading takes the memory lock of that process, so one that hangs in a page fault can make the reader wait.
+    """
+    return _read(f"/proc/{pid}/environ")
+
+
+def cmdline(pid: int) -> list[str] | None:
+    """Its arguments; [] for a zombie or a kernel thread. It waits as `environ` does."""
+    data = _read(f"/proc/{pid}/cmdline")
+    if data is None:
+        return None
+    return [os.fsdecode(word) for word in data.split(b"\0")[:-1]]
+
+
+def describe(pid: int) -> str:
+    """A process as a message names it: "pid 12 (jobmon daemon site.json)", without control characters."""
+    words = cmdline(pid)
+    fact = None if words else stat(pid)
+    text = " ".join(words) if words else fact.comm if fact else ""
+    if not text:
+        return f"pid {pid}"
+    clean = "".join(char if char.isprintable() else "?" for char in text)
+    return f"pid {pid} ({clean if len(clean) <= _SHOWN else clean[: _SHOWN - 3] + '...'})"
+
+
+def fd_inodes(pid: int) -> dict[int, int]:
+    """Its sockets and pipes: descriptor -> inode. Links are read and not followed, which could hang."""
+    inodes = {}
+    for fd in _list(f"/proc/{pid}/fd"):
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{fd}")
+        except OSError as error:
+            _check_gone(error)
+            continue
+        if target.startswith(("socket:[", "pipe:[")):
+            inodes[int(fd)] = int(target[target.index("[") + 1 : -1])
+    return inodes
+
+
+# --- all processes -------------------------------------------------------------------------------
+
+
+def pids() -> list[int]:
+    """All that are visible, ascending. Who lives throughout is in it, who is born meanwhile may be."""
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def scan() -> dict[int, Stat]:
+    """All processes, by pid. It is not one moment: a fork can be missed, so look until nothing is new."""
+    found = {}
+    for pid in pids():
+        fact = stat(pid)
+        if fact is not None:
+            found[pid] = fact
+    return found
+
+
+def children(pid: int, processes: dict[int, Stat] | None = None) -> list[int]:
+    """Its children, by a scan: /proc/PID/task/TID/children is optional and may miss some, proc(5)."""
+    table = scan() if processes is None else processes
+    return [fact.pid for fact in table.values() if fact.ppid == pid]
+
+
+def holder_of(inode: int) -> int | None:
+    """A process that has this socket or pipe open, as far as we may look. Slow: for start-up errors only."""
+    for pid in pids():
+        if inode in fd_inodes(pid).values():
+            return pid
+    return None
+
+
+# --- the machine ---------------------------------------------------------------------------------
+
+
+def boot_id() -> str | None:
+    """The random name of this boot: start times of processes mean nothing without it."""
+    data = _read("/proc/sys/kernel/random/boot_id")
+    return None if data is None else data.decode("ascii").strip()
+
+
+def cgroup2_mount() -> Mount | None:
+    """Where the unified hierarchy is mounted for us; in hybrid mode that is beside the old ones."""
+    mounts = parse_mountinfo(_read("/proc/self/mountinfo") or b"", b"cgroup2")
+    return mounts[0] if mounts else None
+
+
+def parse_mountinfo(text: bytes, fstype: bytes) -> list[Mount]:
+    """The mounts of one file system type. The optional fields end with a lone "-", see proc(5)."""
+    mounts = []
+    for line in text.splitlines():
+        fields = line.split(b" ")
+        if b"-" in fields[6:] and fields[fields.index(b"-", 6) + 1] == fstype:
+            mounts.append(Mount(_unescape(fields[4]), _unescape(fields[3])))
+    return mounts
+
+
+def _unescape(path: bytes) -> str:
+    r"""The kernel writes space, tab, newline and backslash as \040 \011 \012 \134."""
+    first, *rest = path.split(b"\\")
+    return os.fsdecode(first + b"".join(bytes((int(part[:3], 8),)) + part[3:] for part in rest))
+
+
+def cgroup2_path(pid: int) -> str | None:
+    """The directory of its unified cgroup; None when it is gone or its cgroup lies outside our mount."""
+    data = _read(f"/proc/{pid}/cgroup")
+    mount = cgroup2_mount()
+    for line in (data or b"").splitlines():
+        if mount is not None and line.startswith(b"0::/"):
+            return _below(mount, os.fsdecode(line[3:]))
+    return None
+
+
+def _below(mount: Mount, path: str) -> str | None:
+    root = mount.root.rstrip("/")
+    if path != root and not path.startswith(root + "/"):
+        return None
+    return (mount.point.rstrip("/") + path[len(root) :]).rstrip("/")
+
+
+# --- TCP -----------------------------------------------------------------------------------------
+
+
+def tcp_socket(local: tuple[bytes, int], remote: tuple[bytes, int]) -> TcpSocket | None:
+    """The socket with just these ends, each a packed address (4 or 16 bytes) and a port."""
+    table = "/proc/net/tcp" if len(local[0]) == 4 else "/proc/net/tcp6"
+    text = _read(table) or b""
+    start = text.find(f" {_end(*local)} {_end(*remote)} ".encode("ascii"))
+    if start < 0:
+        return None
+    return _tcp_fields(text[text.rfind(b"\n", 0, start) + 1 : text.find(b"\n", start)].split())
+
+
+def tcp_port_holder(port: int) -> TcpSocket | None:
+    """Who keeps 127.0.0.1:`port`: whoever listens on it, else any socket that is bound to it."""
+    found = None
+    for address, entry in _tcp_on_port(port):
+        if address in _LOOPBACKS and entry.state == TCP_LISTEN:
+            return entry
+        found = found or (entry if entry.inode and address in _LOOPBACKS else None)
+    return found
+
+
+def _tcp_on_port(port: int) -> Iterator[tuple[bytes, TcpSocket]]:
+    suffix = f":{port:04X}".encode("ascii")
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in (_read(table) or b"").splitlines()[1:]:
+            fields = line.split()
+            if fields[1].endswith(suffix):
+                yield fields[1][:-5], _tcp_fields(fields)
+
+
+def _tcp_fields(fields: list[bytes]) -> TcpSocket:
+    return TcpSocket(int(fields[3], 16), int(fields[7]), int(fields[9]))
+
+
+def _end(address: bytes, port: int) -> str:
+    return f"{_hex(address)}:{port:04X}"
+
+
+def _hex(address: bytes) -> str:
+    """The kernel prints each 32 bits of an address as a number of this machine's byte order."""
+    words = (address[at : at + 4] for at in range(0, len(address), 4))
+    return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
+
+
+_V4, _MAPPED = b"\x7f\0\0\1", b"\0" * 10 + b"\xff\xff"
+_LOOPBACKS = frozenset(
+    _hex(address).encode("ascii") for address in (_V4, b"\0" * 4, _MAPPED + _V4, b"\0" * 16)
+)
