@@ -48,8 +48,23 @@ class StartupError(JobMonError):
     """The daemon cannot start; the text is for the person who tried."""
 
 
+class AddressError(JobMonError, ValueError):
+    """This is no port and no path of a socket; a bad JOBMON_PORT too."""
+
+
 class JobError(JobMonError):
-    """A command about a job was refused or failed."""
+    """A command about jobs was refused or failed.
+
+    `code` is the protocol's word for it. `results` are (job, code, message) for each job of a
+    command that named several; the code is empty where it was done.
+    """
+
+    def __init__(
+        self, message: str = "", code: str = "failed", results: tuple[tuple[str, str, str], ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.results = results
 
 
 class NoSuchJobError(JobError, NameError):

@@ -42,6 +42,14 @@ class FrameReader:
         """Whether a frame has begun and its end has not come."""
         return len(self._buffer) > self._start
 
+    @property
+    def wanted(self) -> int:
+        """How many bytes are missing to the end of the header, or of the frame."""
+        have = len(self._buffer) - self._start
+        if have < HEADER:
+            return HEADER - have
+        return HEADER + self._length() - have
+
     def feed(self, data: bytes) -> None:
         """Take bytes as they came from the peer."""
         if self._start:
@@ -58,7 +66,7 @@ class FrameReader:
         begin = self._start + HEADER
         if len(self._buffer) < begin:
             return None
-        length = int.from_bytes(self._buffer[self._start : begin], "big")
+        length = self._length()
         if length > self._limit:
             self.clear()
             raise RemoteProtocolError(
@@ -73,6 +81,9 @@ class FrameReader:
         if end == len(self._buffer):
             self.clear()
         return payload
+
+    def _length(self) -> int:
+        return int.from_bytes(self._buffer[self._start : self._start + HEADER], "big")
 
     def clear(self) -> None:
         """Forget everything, and give the memory back."""

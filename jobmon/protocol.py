@@ -101,7 +101,7 @@ class Request(Message):
     def body(self) -> dict[str, Any]:
         """The JSON object of it: what its command takes and what is not the default."""
         body: dict[str, Any] = {"type": "request", "id": self.id, "command": self.command}
-        for key in COMMANDS[self.command]:
+        for key in COMMANDS.get(self.command, ()):
             field = _FIELDS.get(key, key)
             value = getattr(self, field)
             if value != self._defaults[field]:
@@ -333,6 +333,11 @@ class Connection:
     def unfinished(self) -> bool:
         """Whether a frame has begun and not ended."""
         return self._frames.unfinished
+
+    @property
+    def wanted(self) -> int:
+        """How many bytes to read so that no more than the present message is taken."""
+        return self._frames.wanted
 
     @property
     def broken(self) -> bool:
