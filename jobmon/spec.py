@@ -18,7 +18,20 @@ DEFAULT_CONTROL_PORT = 6666
 DEFAULT_EVENT_PORT = 6667
 MAX_JOBS = 10_000
 MAX_SECONDS = 10 * 365 * 86400.0
+MAX_RESTARTS = 1_000_000
+JOB_NAME_BYTES = 4096  # it goes into every event, the environment and the log
+MAX_ID = 2**32 - 2  # of a user or group: 2**32 - 1 means "no change" to the kernel, chown(2)
 SOCKET_PATH_BYTES = 107  # sun_path is 108 bytes with its final NUL, unix(7)
+
+# The names of `kill -l`, but for the real-time ones.
+SIGNALS = (
+    *("SIGHUP", "SIGINT", "SIGQUIT", "SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL"),
+    *("SIGUSR1", "SIGSEGV", "SIGUSR2", "SIGPIPE", "SIGALRM", "SIGTERM", "SIGSTKFLT", "SIGCHLD"),
+    *("SIGCONT", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGXCPU", "SIGXFSZ"),
+    *("SIGVTALRM", "SIGPROF", "SIGWINCH", "SIGIO", "SIGPWR", "SIGSYS"),
+)
+SIGNAL_ALIASES = {"SIGIOT": "SIGABRT", "SIGPOLL": "SIGIO", "SIGCLD": "SIGCHLD"}
+REALTIME_SIGNALS = 30  # SIGRTMAX is SIGRTMIN+30: glibc keeps two of the kernel's 33, signal(7)
 
 _NO_ENV: Mapping[str, str] = {}
 
@@ -74,3 +87,29 @@ class SupervisorSpec(Record):
     log_level: str = "WARNING"
     allow_users: tuple[str | int, ...] = ()
     allow_groups: tuple[str | int, ...] = ()
+
+
+def canonical_signal(name: str) -> str | None:
+    """The one name that JobMon uses for the signal `name` (any case, SIG required), or None.
+
+    Real-time signals are SIGRTMIN or SIGRTMIN+1 to SIGRTMIN+30, however they were written.
+    """
+    upper = name.upper()
+    upper = SIGNAL_ALIASES.get(upper, upper)
+    if upper in SIGNALS and name.isascii():  # upper() makes S of a long s too
+        return upper
+    if name.isascii() and upper.startswith(("SIGRTMIN", "SIGRTMAX")):
+        return _realtime_signal(upper[:8], upper[8:])
+    return None
+
+
+def _realtime_signal(base: str, distance: str) -> str | None:
+    sign = "+" if base == "SIGRTMIN" else "-"
+    digits = distance[1:]
+    if distance and (distance[0] != sign or not (digits.isascii() and digits.isdigit() and len(digits) < 3)):
+        return None
+    steps = int(digits or "0")
+    number = steps if base == "SIGRTMIN" else REALTIME_SIGNALS - steps
+    if not 0 <= number <= REALTIME_SIGNALS:
+        return None
+    return f"SIGRTMIN+{number}" if number else "SIGRTMIN"

@@ -1,0 +1,407 @@
+"""From the text of a configuration to specs, or to every error in it, each with its place.
+
+The master and the job files that it includes are read through a `Files`, so no I/O happens here;
+the environment, the current and the temporary directory are arguments too. What may be written is
+said by the table in `config_keys`.
+"""
+
+from __future__ import annotations
+
+from jobmon import config_keys, spec
+from jobmon.config_kinds import Context, Wrong, join, nearest, path_text, show, text_fault
+from jobmon.errors import ConfigError
+from jobmon.jsontext import Document, escape, quote
+from jobmon.records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Protocol
+
+    from jobmon.config_keys import Key
+
+    Path = tuple[str | int, ...]
+
+    class Files(Protocol):
+        """The disk, as far as a configuration is concerned."""
+
+        def read(self, path: str) -> bytes:
+            """The content of a file. Raises OSError."""
+            ...
+
+        def glob(self, pattern: str) -> list[str]:
+            """The paths that match an absolute pattern, in any order."""
+            ...
+
+
+_SUPERVISOR = config_keys.table(config_keys.SUPERVISOR)
+_JOB = config_keys.table(config_keys.JOB)
+
+
+class Problem(Record):
+    """Something that is wrong, or doubtful, and where. `line` is 0 when it is the file as a whole."""
+
+    file: str
+    line: int
+    column: int
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        """One line, as compilers and editors have it: FILE:LINE:COLUMN: KEY: MESSAGE."""
+        file = self.file if self.file.isprintable() else escape(self.file)
+        place = f"{file}:{self.line}:{self.column}" if self.line else file
+        return f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
+
+
+class Config(Record):
+    """A configuration that can be used. `path` is the master's, as it was given."""
+
+    path: str
+    supervisor: spec.SupervisorSpec
+    jobs: dict[str, spec.JobSpec]
+    warnings: tuple[Problem, ...] = ()
+
+
+def load(path: str, files: Files, environ: Mapping[str, str], cwd: str, tmp: str) -> Config:
+    """Reads the master at `path` and what it includes.
+
+    Args:
+        path: the master, as a person named it; messages repeat it.
+        files: how files are read and found.
+        environ: where $NAME is looked up.
+        cwd: the absolute directory that the supervisor's working-dir is relative to.
+        tmp: what $TMP is when `environ` has none.
+
+    Raises:
+        ConfigError: something is wrong; its `problems` are all of them, by file and place.
+    """
+    return _Loader(files, Context(environ, tmp, cwd)).load(path)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a master; `$defs` has those of a job file and a job."""
+    from jobmon import config_docs
+
+    return config_docs.json_schema()
+
+
+def reference() -> str:
+    """The text of docs/configuration.md."""
+    from jobmon import config_docs
+
+    return config_docs.reference()
+
+
+class _Source:
+    """One file, and what was found in it."""
+
+    def __init__(self, name: str, order: int) -> None:
+        self.name = name
+        self.order = order
+        self.document: Document | None = None
+        self.unwrapped = False
+
+    def place(self, path: Path, key: bool) -> tuple[int, int]:
+        """Line and column of what stands at `path`, where a job is always ("jobs", NAME)."""
+        if self.document is None:
+            return 0, 0
+        return self.document.place(path[1:] if self.unwrapped else path, key)
+
+
+class _Note(Record):
+    """A problem to be, whose place is not yet looked up."""
+
+    source: _Source
+    path: Path
+    key: bool
+    message: str
+
+    def problem(self) -> Problem:
+        line, column = self.source.place(self.path, self.key)
+        return Problem(self.source.name, line, column, path_text(self.path), self.message)
+
+
+def _in_order(found: list[tuple[int, Problem]]) -> tuple[Problem, ...]:
+    found.sort(key=lambda each: (each[0], each[1].line, each[1].column))
+    return tuple(problem for _, problem in found)
+
+
+class _Loader:
+    """One loading. Collects problems; nothing is raised before everything has been looked at."""
+
+    def __init__(self, files: Files, context: Context) -> None:
+        self._files = files
+        self._context = context
+        self._sources: list[_Source] = []
+        self._notes: list[_Note] = []
+        self._warnings: list[_Note] = []
+        self._found: list[tuple[int, Problem]] = []
+        self._jobs: dict[str, spec.JobSpec] = {}
+        self._owners: dict[str, _Source] = {}
+        self._cwd = context.base
+
+    def load(self, path: str) -> Config:
+        source = self._read(path)
+        if source.document is not None and source.document.sound:
+            supervisor = self._master(source, source.document.value)
+        else:
+            supervisor = self._broken_master(source)
+        self._include(path, source, supervisor.include_dirs)
+        if len(self._jobs) > spec.MAX_JOBS:
+            self._wrong(source, (), f"{len(self._jobs)} jobs: {spec.MAX_JOBS} are the limit")
+        self._raise()
+        warnings = _in_order([(note.source.order, note.problem()) for note in self._warnings])
+        return Config(path, supervisor, self._jobs, warnings)
+
+    def _raise(self) -> None:
+        found = self._found + [(note.source.order, note.problem()) for note in self._notes]
+        if found:
+            raise ConfigError(_in_order(found))
+
+    # ---- problems ----
+
+    def _wrong(self, source: _Source, path: Path, message: str, key: bool = False) -> None:
+        self._notes.append(_Note(source, path, key, message))
+
+    def _doubt(self, source: _Source, path: Path, message: str) -> None:
+        self._warnings.append(_Note(source, path, False, message))
+
+    def _fault(self, source: _Source, line: int, column: int, message: str, key: str = "") -> None:
+        self._found.append((source.order, Problem(source.name, line, column, key, message)))
+
+    # ---- files ----
+
+    def _read(self, name: str) -> _Source:
+        """The file `name`, read as JSON; its faults are noted."""
+        source = _Source(name, len(self._sources))
+        self._sources.append(source)
+        try:
+            data = self._files.read(name)
+        except IsADirectoryError:
+            advice = quote(name.rstrip("/") + "/*.json", 200)
+            self._fault(source, 0, 0, f"is a directory; the files in it are {advice}")
+        except OSError as error:
+            self._fault(source, 0, 0, f"cannot be read: {error.strerror or error}")
+        except ValueError as error:  # a NUL in the path
+            self._fault(source, 0, 0, f"cannot be read: {error}")
+        else:
+            source.document = Document(data)
+            self._syntax(source, source.document)
+        return source
+
+    def _syntax(self, source: _Source, document: Document) -> None:
+        for fault in document.faults:
+            self._fault(source, *document.line_column(fault.offset), fault.message)
+
+    def _duplicates(self, source: _Source) -> None:
+        """Keys that stand twice in one object, once it is known what the file is."""
+        assert source.document is not None
+        for twice in source.document.duplicates:
+            path = ("jobs", *twice.path) if source.unwrapped else twice.path
+            what = "there are two jobs of this name" if _is_job_path(path) else "this key is here twice"
+            line, column = source.document.line_column(twice.first)
+            message = f"{what}; the first is at {_at(source, line, column)}"
+            self._fault(source, *source.document.line_column(twice.second), message, path_text(path))
+
+    def _include(self, path: str, master: _Source, patterns: tuple[str, ...]) -> None:
+        """Reads every job file once; a glob that finds the master too does not mean it."""
+        seen = {path, join(self._cwd, path)}
+        for index, pattern in enumerate(patterns):
+            found = sorted(self._files.glob(pattern))
+            if not found:
+                where = ("supervisor", "include-dirs", index)
+                self._doubt(master, where, f"matches no file; looked for {quote(pattern, 300)}")
+            for name in found:
+                if name not in seen:
+                    seen.add(name)
+                    self._job_file(self._read(name))
+
+    # ---- the master ----
+
+    def _master(self, source: _Source, top: object) -> spec.SupervisorSpec:
+        self._duplicates(source)
+        if not isinstance(top, dict):
+            self._wrong(source, (), f'must be a hash, as {{"supervisor": ..., "jobs": ...}}, not {show(top)}')
+            top = {}
+        for key, value in top.items():
+            if key not in ("supervisor", "jobs"):
+                self._wrong(source, (key,), _not_in_master(key, value), key=True)
+        supervisor = self._supervisor(source, top.get("supervisor", {}))
+        if "jobs" in top:
+            self._jobs_of(source, top["jobs"])
+        return supervisor
+
+    def _broken_master(self, source: _Source) -> spec.SupervisorSpec:
+        """Of a master with syntax errors, what leads to the job files, if that can be read."""
+        top = source.document.value if source.document else None
+        if source.document:
+            self._duplicates(source)
+        before = len(self._notes)
+        raw = top.get("supervisor", {}) if isinstance(top, dict) else {}
+        supervisor = self._supervisor(source, raw)
+        del self._notes[before:]
+        return supervisor
+
+    def _supervisor(self, source: _Source, raw: object) -> spec.SupervisorSpec:
+        path = ("supervisor",)
+        if not isinstance(raw, dict):
+            self._wrong(source, path, f"must be a hash of settings, not {show(raw)}")
+            raw = {}
+        first = {key: raw[key] for key in ("working-dir",) if key in raw}
+        fields = self._fields(source, path, first, _SUPERVISOR)
+        lost = len(fields) < len(first)
+        self._context.move(fields.setdefault("working_dir", self._cwd))
+        rest = {key: value for key, value in raw.items() if key not in first}
+        fields |= self._fields(source, path, rest, _SUPERVISOR)
+        self._two_ports(source, rest, fields)
+        if lost:  # the wrong files would be found, and their faults shown
+            fields.pop("include_dirs", None)
+        return spec.SupervisorSpec(**fields)
+
+    def _two_ports(self, source: _Source, raw: dict[str, Any], fields: dict[str, Any]) -> None:
+        for key in ("control-port", "event-port"):
+            if key in raw and _SUPERVISOR[key].field not in fields:
+                return
+        control = fields.get("control_port", spec.DEFAULT_CONTROL_PORT)
+        event = fields.get("event_port", spec.DEFAULT_EVENT_PORT)
+        if control == event:
+            key, other = (
+                ("event-port", "control-port") if "event-port" in raw else ("control-port", "event-port")
+            )
+            default = "" if other in raw else " by default"
+            message = f"must differ from {other}, which is {show(control)}{default} too"
+            self._wrong(source, ("supervisor", key), message)
+
+    # ---- jobs ----
+
+    def _job_file(self, source: _Source) -> None:
+        document = source.document
+        if document is None:
+            return
+        top = document.value
+        wrapped = isinstance(top, dict) and _is_wrapper(top)
+        source.unwrapped = not wrapped
+        self._duplicates(source)
+        if not document.sound:
+            return
+        if not isinstance(top, dict):
+            self._wrong(
+                source, (), f'must be a hash of jobs, as {{"NAME": {{"command": ...}}}}, not {show(top)}'
+            )
+        elif wrapped:
+            self._no_master(source, ("supervisor",), top)
+            self._jobs_of(source, top["jobs"])
+        else:
+            self._no_master(source, ("jobs", "supervisor"), top)
+            self._jobs_of(
+                source, {name: value for name, value in top.items() if not _is_section(name, value)}
+            )
+
+    def _no_master(self, source: _Source, path: Path, top: dict[str, Any]) -> None:
+        """A job file that looks like a master."""
+        if "supervisor" in top and _is_section("supervisor", top["supervisor"]):
+            self._wrong(source, path, "belongs in the master: a job file holds nothing but jobs", key=True)
+        if source.unwrapped and "jobs" in top and _is_section("jobs", top["jobs"]):
+            message = (
+                'must be the only key of the file when the jobs stand in it; as a job it has no "command"'
+            )
+            self._wrong(source, ("jobs", "jobs"), message, key=True)
+
+    def _jobs_of(self, source: _Source, raw: object) -> None:
+        if not isinstance(raw, dict):
+            self._wrong(source, ("jobs",), f"must be a hash of jobs, not {show(raw)}")
+            return
+        for name, settings in raw.items():
+            self._job(source, name, settings)
+
+    def _job(self, source: _Source, name: str, raw: object) -> None:
+        path = ("jobs", name)
+        self._job_name(source, path, name)
+        if not isinstance(raw, dict):
+            self._wrong(source, path, f'must be a hash of settings, as {{"command": ...}}, not {show(raw)}')
+            return
+        fields = self._fields(source, path, raw, _JOB)
+        if "command" not in raw:
+            self._wrong(source, path, 'has no "command", and every job needs one', key=True)
+        elif "command" in fields and name not in self._jobs:
+            fields.setdefault("working_dir", self._context.base)
+            self._jobs[name] = spec.JobSpec(name=name, **fields)
+
+    def _job_name(self, source: _Source, path: Path, name: str) -> None:
+        owner = self._owners.setdefault(name, source)
+        if owner is not source:
+            first = _at(owner, *owner.place(path, True))
+            self._wrong(source, path, f"there are two jobs of this name; the first is at {first}", key=True)
+        fault = text_fault(name)
+        if fault:
+            self._wrong(source, path, f"the name of a job {fault}", key=True)
+        elif len(name.encode()) > spec.JOB_NAME_BYTES:
+            size = f"{len(name.encode())} bytes, {spec.JOB_NAME_BYTES} are the limit"
+            self._wrong(source, path, f"the name of this job is too long: {size}", key=True)
+
+    # ---- the table at work ----
+
+    def _fields(
+        self, source: _Source, path: Path, raw: dict[str, Any], keys: dict[str, Key]
+    ) -> dict[str, Any]:
+        """The fields of a spec that can be read from `raw`; everything else is noted."""
+        fields: dict[str, Any] = {}
+        context = self._context
+        for name, value in raw.items():
+            row = keys.get(name)
+            if row is None:
+                self._wrong(source, (*path, name), _unknown(name, keys), key=True)
+                continue
+            try:
+                fields[row.field] = row.kind.read(value, context)
+            except Wrong as wrong:
+                if wrong.rest:
+                    fields[row.field] = wrong.rest
+                for steps, message in wrong.faults:
+                    self._wrong(source, (*path, name, *steps), message)
+            if context.doubts:
+                for doubt in context.doubts:
+                    self._doubt(source, (*path, name), doubt)
+                context.doubts.clear()
+        return fields
+
+
+def _is_job_path(path: Path) -> bool:
+    return len(path) == 2 and path[0] == "jobs"
+
+
+def _at(source: _Source, line: int, column: int) -> str:
+    return f"{escape(source.name)}:{line}:{column}"
+
+
+def _has_command(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("command"), (str, list))
+
+
+def _is_section(name: str, value: object) -> bool:
+    """In a job file: is this a section of a master rather than a job of that name?"""
+    return name in ("supervisor", "jobs") and isinstance(value, dict) and not _has_command(value)
+
+
+def _is_wrapper(top: dict[str, Any]) -> bool:
+    """A job file is wrapped when its only key is "jobs" and that is no job."""
+    others = [name for name, value in top.items() if not _is_section(name, value)]
+    return "jobs" in top and not _has_command(top["jobs"]) and others in ([], ["jobs"])
+
+
+def _unknown(name: str, keys: dict[str, Key]) -> str:
+    whose = "the supervisor" if keys is _SUPERVISOR else "a job"
+    return config_keys.unknown(name, tuple(keys.values()), whose)
+
+
+def _not_in_master(name: str, value: object) -> str:
+    """The message about a key at the top of the master."""
+    if name in _SUPERVISOR and not isinstance(value, dict):
+        return f'unknown key; {name} belongs inside "supervisor"'
+    if _has_command(value):
+        return 'unknown key; in the master, a job belongs inside "jobs"'
+    meant = nearest(name, ("supervisor", "jobs"))
+    if meant:
+        return f"unknown key; did you mean {quote(meant)}?"
+    return "unknown key; the master can have supervisor, jobs"
