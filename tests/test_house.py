@@ -1,0 +1,467 @@
+"""The house of docs/architecture.md, held by reading the sources: who may import whom, and how it is written.
+
+The tables below are the rules. A new module has to be given its place in them.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# ---- the rules -----------------------------------------------------------------------------
+
+# Each layer with its modules, downmost first. A module imports only what stands before it.
+LAYERS: dict[str, tuple[str, ...]] = {
+    "words": ("records", "errors", "fastjson"),
+    "policy": (
+        "spec",
+        "events",
+        "backoff",
+        "eventlog",
+        "machine",
+        "waits",
+        "supervisor",
+        "jsontext",
+        "config_kinds",
+        "config_keys",
+        "config",
+    ),
+    "protocol": ("framing", "wire", "protocol"),
+    "linux": (
+        "linux",
+        "linux.syscalls",
+        "linux.signals",
+        "linux.timers",
+        "linux.reactor",
+        "linux.procfs",
+        "linux.peers",
+        "linux.sockets",
+        "linux.spawn",
+        "linux.children",
+        "linux.logfile",
+        "linux.engine",
+        "linux.service",
+        "linux.daemon",
+    ),
+    "face": ("client", "transport", "", "cli", "__main__"),
+}
+
+# What each layer may use besides itself. The client speaks the protocol and knows no policy, so the
+# protocol knows none either: linux.service translates.
+MAY_USE: dict[str, frozenset[str]] = {
+    "words": frozenset(),
+    "policy": frozenset(("words",)),
+    "protocol": frozenset(("words",)),
+    "linux": frozenset(("words", "policy", "protocol")),
+    "face": frozenset(("words", "protocol")),
+}
+
+# The modules of the face that may use the rest of the house, and only inside a function:
+# nobody who asks for a status pays for an engine.
+DAEMON_VERBS = frozenset(("cli",))
+
+IMPURE = frozenset(("os", "time", "socket", "select", "signal", "subprocess", "ctypes", "threading", "random"))
+PURE_LAYERS = frozenset(("words", "policy", "protocol"))
+
+# Nobody in the package: each costs memory or start-up time that JobMon promises not to spend,
+# or does what belongs to the engine alone.
+NOWHERE = frozenset(
+    "argparse asyncio contextlib dataclasses inspect logging multiprocessing pathlib random "
+    "subprocess tempfile threading typing".split()
+)
+
+# What the client may not load in addition, also through others.
+NOT_IN_THE_CLIENT = NOWHERE | frozenset("collections ctypes enum functools json prctl re signal socket struct".split())
+
+# Imports that break a rule above, each for a reason.
+EXEMPT: dict[tuple[str, str], str] = {
+    ("fastjson", "json"): "where the C functions of json are missing or differ from what we know",
+}
+
+MAX_FUNCTION_LINES = 60
+
+
+# ---- reading the sources -------------------------------------------------------------------
+
+
+def sources(*directories: str) -> Iterator[str]:
+    """The Python files under some directories of the project, as paths relative to its top."""
+    for directory in directories:
+        for here, below, names in os.walk(os.path.join(TOP, directory)):
+            below[:] = [name for name in below if name != "__pycache__"]
+            for name in sorted(names):
+                path = os.path.join(here, name)
+                if name.endswith(".py") or begins_with_python(path):
+                    yield os.path.relpath(path, TOP)
+
+
+def begins_with_python(path: str) -> bool:
+    """Whether a file without a suffix is a Python program."""
+    if "." in os.path.basename(path):
+        return False
+    with open(path, "rb") as file:
+        first = file.readline()
+    return first.startswith(b"#!") and b"python" in first
+
+
+def read(path: str) -> str:
+    """The text of a file of the project."""
+    with open(os.path.join(TOP, path), encoding="utf-8") as file:
+        return file.read()
+
+
+def tree(path: str) -> ast.Module:
+    """The syntax tree of a file of the project."""
+    return ast.parse(read(path), path)
+
+
+def module_name(path: str) -> str:
+    """jobmon/linux/spawn.py is linux.spawn; the package itself has the empty name."""
+    parts = path.removesuffix(".py").split(os.sep)[1:]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sources("jobmon")}
+
+
+def is_typing_only(node: ast.AST) -> bool:
+    """Whether this is `if TYPE_CHECKING:`, which no interpreter ever enters."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def imports(nodes: Iterable[ast.AST], *, lazy: bool = False) -> Iterator[tuple[str, bool]]:
+    """The full names that are imported at run time, and whether that happens only in a function."""
+    for node in nodes:
+        if is_typing_only(node):
+            assert isinstance(node, ast.If)
+            yield from imports(node.orelse, lazy=lazy)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, lazy) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            assert node.module is not None
+            yield from ((full_name(node.module, alias.name), lazy) for alias in node.names)
+        else:
+            in_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+            yield from imports(ast.iter_child_nodes(node), lazy=lazy or in_function)
+
+
+def full_name(module: str, name: str) -> str:
+    """`from jobmon.linux import spawn` means jobmon.linux.spawn; `from os import path` means os."""
+    if module.split(".")[0] != "jobmon":
+        return module
+    inner = f"{module}.{name}".removeprefix("jobmon.")
+    return f"jobmon.{inner}" if inner in MODULES else module
+
+
+def outside(module: str) -> set[str]:
+    """The top-level names of what a module imports from elsewhere, exemptions left out."""
+    names = {name.split(".")[0] for name, _ in imports(tree(MODULES[module]).body)} - {"jobmon"}
+    return {name for name in names if (module, name) not in EXEMPT}
+
+
+def inside(module: str) -> Iterator[tuple[str, bool]]:
+    """The modules of JobMon that a module imports, and whether lazily."""
+    for name, lazy in imports(tree(MODULES[module]).body):
+        if name == "jobmon" or name.startswith("jobmon."):
+            yield name.removeprefix("jobmon").removeprefix("."), lazy
+
+
+PLACES = {module: layer for layer, modules in LAYERS.items() for module in modules}
+ORDER = {module: place for place, module in enumerate(PLACES)}
+
+
+def place(module: str) -> int:
+    """A module's number in the order of the house; those of the package cli share one."""
+    return ORDER.get("cli" if module.startswith("cli.") else module, len(ORDER))
+
+
+def layer_of(module: str) -> str:
+    """A module's layer; parts of the package cli are cli."""
+    return PLACES.get("cli" if module.startswith("cli.") else module, "no layer")
+
+
+def functions(path: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """All functions and methods of a file."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+
+
+# ---- the layers ----------------------------------------------------------------------------
+
+
+def test_every_module_has_its_place() -> None:
+    """Each module of the package stands in the table, and the table names no module that is not there."""
+    there = {module for module in MODULES if not module.startswith("cli.")}
+
+    assert set(PLACES) == there
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_downward(module: str) -> None:
+    """A module imports from its own layer what stands before it, and from others only what its layer may use."""
+    layer = layer_of(module)
+    wrong = []
+    for name, lazy in inside(module):
+        if layer_of(name) == layer:
+            allowed = name.startswith("cli") or place(name) < place(module)
+        else:
+            allowed = layer_of(name) in MAY_USE.get(layer, ()) or (lazy and module.split(".")[0] in DAEMON_VERBS)
+        if not allowed:
+            wrong.append(name)
+
+    assert wrong == [], f"jobmon.{module} ({layer}) may not import these"
+
+
+def test_machine_and_protocol_do_not_know_each_other() -> None:
+    """What the wire says and what a job does are translated in one place, above both."""
+    policy, protocol = (set(LAYERS[layer]) for layer in ("policy", "protocol"))
+
+    assert not any(name in protocol for module in policy for name, _ in inside(module))
+    assert not any(name in policy for module in protocol for name, _ in inside(module))
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if layer_of(module) in PURE_LAYERS])
+def test_pure_layers_are_given_the_world(module: str) -> None:
+    """Words, policy and protocol touch no clock, no process and no file: these come as arguments."""
+    assert outside(module) & IMPURE == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_costly_modules_are_imported_nowhere(module: str) -> None:
+    """What would cost every user megabytes or milliseconds is imported by no module, not even lazily."""
+    assert outside(module) & NOWHERE == set()
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if layer_of(m) != "linux"])
+def test_ctypes_stands_in_one_place(module: str) -> None:
+    """Only linux.syscalls speaks to the C library."""
+    assert "ctypes" not in outside(module)
+
+
+def test_ctypes_stands_in_one_module() -> None:
+    """Within linux/, too, nobody but syscalls imports ctypes."""
+    users = {module for module in MODULES if "ctypes" in outside(module)}
+
+    assert users <= {"linux.syscalls"}
+
+
+CLIENT_VERBS = (["help"], ["--version"], ["status", "web"], ["list-jobs"], ["start", "web"], ["listen"])
+
+
+@pytest.mark.parametrize("arguments", CLIENT_VERBS, ids=" ".join)
+def test_a_client_loads_little(arguments: list[str], tmp_path: object) -> None:
+    """A client verb loads neither the engine nor any module that a client must not pay for."""
+    program = (
+        "import sys\n"
+        "before = set(sys.modules)\n"
+        "from jobmon.cli import main\n"
+        "sys.argv[1:] = " + repr(arguments) + "\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "sys.stderr.write('\\nLOADED ' + ' '.join(set(sys.modules) - before))\n"
+    )
+    nobody = f"{tmp_path}/control,{tmp_path}/events"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=TOP,
+        env={"PATH": os.defpath, "PYTHONPATH": TOP, "JOBMON_PORT": nobody},
+        check=False,
+    )
+    loaded = set(done.stderr.rpartition("LOADED ")[2].split())
+
+    assert "jobmon.cli" in loaded, done.stderr
+    assert loaded & NOT_IN_THE_CLIENT == set()
+    heavy = {name for name in loaded if name.startswith("jobmon.")}
+    assert {name for name in heavy if layer_of(name.removeprefix("jobmon.")) in ("policy", "linux")} == set()
+
+
+def test_the_public_names_are_the_api() -> None:
+    """`import jobmon` gives exactly the names that it lists, and each of them is there."""
+    import jobmon
+
+    parts = {name.split(".")[0] for name in MODULES} | {"annotations", "TYPE_CHECKING"}
+    public = {name for name in vars(jobmon) if not name.startswith("_")}
+
+    assert public - parts <= set(jobmon.__all__)
+    assert dir(jobmon) == sorted(jobmon.__all__)
+    assert all(getattr(jobmon, name) for name in jobmon.__all__)
+
+
+# ---- how it is written ---------------------------------------------------------------------
+
+OURS = [path for path in sources("jobmon", "tests", "contrib") if os.path.getsize(os.path.join(TOP, path))]
+
+
+@pytest.mark.parametrize("path", OURS)
+def test_functions_are_short(path: str) -> None:
+    """No function has more than sixty lines, its docstring aside."""
+    too_long = {}
+    for function in functions(path):
+        body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+        lines = (function.end_lineno or 0) - body[0].lineno + 1 if body else 0
+        if lines > MAX_FUNCTION_LINES:
+            too_long[function.name] = lines
+
+    assert too_long == {}
+
+
+@pytest.mark.parametrize("path", OURS)
+def test_annotations_cost_nothing(path: str) -> None:
+    """Every file postpones its annotations, so that types need no import at run time."""
+    first = [node for node in tree(path).body if isinstance(node, ast.ImportFrom)]
+
+    assert first
+    assert first[0].module == "__future__"
+
+
+@pytest.mark.parametrize("path", OURS)
+def test_every_file_says_what_it_is_for(path: str) -> None:
+    """Every file begins with a docstring that gives its role."""
+    assert ast.get_docstring(tree(path))
+
+
+TESTS = list(sources("tests"))
+
+
+@pytest.mark.parametrize("path", TESTS)
+def test_every_test_makes_a_claim(path: str) -> None:
+    """Every test says in its docstring what it holds to be true."""
+    silent = [f.name for f in functions(path) if f.name.startswith("test_") and not ast.get_docstring(f)]
+
+    assert silent == []
+
+
+@pytest.mark.parametrize("path", TESTS)
+def test_no_test_sleeps(path: str) -> None:
+    """Tests wait for the thing, never for time: nothing in tests/ calls or imports a sleep."""
+    sleeps = [node.lineno for node in ast.walk(tree(path)) if is_sleep(node)]
+
+    assert sleeps == [], "lines of sleeps"
+
+
+def is_sleep(node: ast.AST) -> bool:
+    """Whether this is time.sleep or asyncio.sleep, or brings one of them in by name."""
+    if isinstance(node, ast.ImportFrom):
+        return any(alias.name == "sleep" for alias in node.names)
+    return (
+        isinstance(node, ast.Attribute)
+        and node.attr == "sleep"
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("time", "asyncio")
+    )
+
+
+# ---- documents and everything else ---------------------------------------------------------
+
+DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "docs/architecture.md")
+MORE_DOCUMENTS = ("docs/configuration.md", "docs/protocol.md", "contrib/examples/README.md")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS + MORE_DOCUMENTS)
+def test_documents_exist(path: str) -> None:
+    """What a newcomer looks for is there."""
+    assert len(read(path)) > 200
+
+
+LINK = re.compile(r"\]\(([^)#:\s]+)(?:#([^)\s]+))?\)")
+
+
+def written() -> list[str]:
+    """The documents of the project."""
+    tops = [name for name in os.listdir(TOP) if name.endswith(".md")]
+    docs = [os.path.join("docs", name) for name in os.listdir(os.path.join(TOP, "docs")) if name.endswith(".md")]
+    return sorted([*tops, *docs, "contrib/examples/README.md"])
+
+
+@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", "docs", "contrib/examples/README.md"])
+def test_links_lead_somewhere(path: str) -> None:
+    """Every relative link in a document names a file of the project."""
+    documents = [name for name in written() if name.startswith(path)]
+    broken = [
+        (name, target)
+        for name in documents
+        for target, _ in LINK.findall(read(name))
+        if not os.path.exists(os.path.join(TOP, os.path.dirname(name), target))
+    ]
+
+    assert documents
+    assert broken == []
+
+
+def project_files() -> list[str]:
+    """Every file that is tracked, or everything beside this one where there is no git."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, capture_output=True, text=True, check=False)
+    if listed.returncode == 0 and listed.stdout:
+        return [name for name in listed.stdout.split("\0") if name and os.path.isfile(os.path.join(TOP, name))]
+    return [*sources("jobmon", "tests", "contrib", "bench"), *written()]
+
+
+# Put together here, so that this file does not contain what it looks for.
+A_MACHINE = re.compile("|".join(("/wo" + "rk/", "/ro" + "ot/", r"\.py" + "env/", "/tmp/v" + r"\d")))
+
+
+def test_nothing_names_the_machine_it_was_made_on() -> None:
+    """No file of the project has a path that exists on one developer's machine only."""
+    found = {}
+    for name in project_files():
+        with open(os.path.join(TOP, name), "rb") as file:
+            text = file.read().decode("utf-8", "replace")
+        lines = [line for line, content in enumerate(text.splitlines(), 1) if A_MACHINE.search(content)]
+        if lines:
+            found[name] = lines
+
+    assert found == {}
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "check", "bench", "docs", "clean"])
+def test_make_help_names_every_target(target: str) -> None:
+    """`make` alone lists what it can do."""
+    done = subprocess.run(["make", "--no-print-directory"], cwd=TOP, capture_output=True, text=True, check=True)
+
+    assert re.search(rf"^ *{target} +\S", done.stdout, re.MULTILINE)
+
+
+# ---- the tests of the tests ----------------------------------------------------------------
+
+
+def test_the_reader_of_imports_sees_what_it_should() -> None:
+    """Plain and lazy imports are seen, those for type checkers are not: a rule that saw nothing would always hold."""
+    text = (
+        "import os.path\n"
+        "from jobmon.linux import spawn\n"
+        "if TYPE_CHECKING:\n    import typing\nelse:\n    import enum\n"
+        "def f():\n    from json import loads\n"
+        "try:\n    import ctypes\nexcept ImportError:\n    pass\n"
+    )
+    seen = set(imports(ast.parse(text).body))
+
+    assert ("os.path", False) in seen
+    assert ("enum", False) in seen
+    assert ("json", True) in seen
+    assert ("ctypes", False) in seen
+    assert ("jobmon.linux.spawn", False) in seen
+    assert not any(name == "typing" for name, _ in seen)
+
+
+def test_the_rules_can_be_broken() -> None:
+    """The engine does use what pure layers may not, so the test of them looks at something."""
+    used = {name for module in LAYERS["linux"] for name in outside(module)}
+
+    assert {"os", "select"} <= used
