@@ -16,6 +16,7 @@ from jobmon.events import (
     Disarm,
     Finish,
     Happened,
+    Impossible,
     JobResult,
     Publish,
     Removed,
@@ -31,7 +32,7 @@ from jobmon.machine import Job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from jobmon.events import Action, Input
     from jobmon.spec import JobSpec
@@ -39,14 +40,16 @@ if TYPE_CHECKING:
 
 # Which failure names the whole, when a command failed for several jobs: the last of these.
 SEVERITY = (
-    "already-stopped",
     "already-started",
+    "already-stopped",
     "not-running",
+    "timeout",
     "failed",
     "could-not-start",
     "terminating",
-    "timeout",
 )
+
+TOLD_OF_A_BUG = 20  # events of a job that go with the report of a contradiction
 
 
 class Supervisor:
@@ -60,9 +63,11 @@ class Supervisor:
         self._actions: list[Action] = []
         self._published = 0
         self._live = 0
+        self._all_told = False
         self._finished = False
         self._unannounced: set[str] | None = None
         self._waiters: dict[int, Waiter] = {}
+        self._waiting: dict[Hashable, Waiter] = {}
         self._watching: dict[str, dict[int, Waiter]] = {}
         self._last_key = 0
 
@@ -97,6 +102,8 @@ class Supervisor:
                 self._record(action, now)
             elif type(action) is Removed:
                 self._forget(job, now)
+            elif type(action) is Impossible:
+                self._actions.append(action.replace(history=self.log.history(name, TOLD_OF_A_BUG)))
             else:
                 self._actions.append(action)
         self._look(job, now)
@@ -111,22 +118,37 @@ class Supervisor:
                 waiter.settle(JobResult(name, "timeout", f"timed out: it is {self._plight(name)}"))
             self._answer(waiter)
 
-    def drop(self, to: object) -> None:
+    def drop(self, to: Hashable) -> None:
         """Whoever `to` is has gone: nobody waits there any more."""
-        for waiter in [w for w in self._waiters.values() if w.to == to]:
+        waiter = self._waiting.get(to)
+        if waiter is not None:
             self._dismiss(waiter)
 
     # ---- commands: each is answered exactly once ------------------------------------------
 
     def start(
-        self, names: Sequence[str], to: object, now: float, *, wait: bool = False, timeout: float | None = None, by: str = "start"
+        self,
+        names: Sequence[str],
+        to: Hashable,
+        now: float,
+        *,
+        wait: bool = False,
+        timeout: float | None = None,
+        by: str = "start",
     ) -> None:
         """Start jobs; answered when launched (or queued behind a stop), with `wait` when running."""
         condition = waits.up if wait else waits.launched
         self._command(names, to, now, Start(by), condition, timeout, self._refuse_start)
 
     def restart(
-        self, names: Sequence[str], to: object, now: float, *, wait: bool = False, timeout: float | None = None, by: str = "restart"
+        self,
+        names: Sequence[str],
+        to: Hashable,
+        now: float,
+        *,
+        wait: bool = False,
+        timeout: float | None = None,
+        by: str = "restart",
     ) -> None:
         """Give jobs a new run; answered as `start` is."""
         condition = waits.up if wait else waits.launched
@@ -135,7 +157,7 @@ class Supervisor:
     def stop(
         self,
         names: Sequence[str],
-        to: object,
+        to: Hashable,
         now: float,
         *,
         wait: bool = False,
@@ -147,18 +169,18 @@ class Supervisor:
         condition = waits.gone if wait else _at_once
         self._command(names, to, now, Stop(at_once, by), condition, timeout, self._refuse_stop)
 
-    def wait(self, names: Sequence[str], to: object, now: float, *, timeout: float | None = None) -> None:
+    def wait(self, names: Sequence[str], to: Hashable, now: float, *, timeout: float | None = None) -> None:
         """Answer when each job has changed between RUNNING and STOPPED."""
         self._command(names, to, now, None, waits.changed, timeout, self._refuse_wait)
 
-    def signal(self, names: Sequence[str], signal: str, to: object, *, every: bool = False) -> None:
+    def signal(self, names: Sequence[str], signal: str, to: Hashable, *, every: bool = False) -> None:
         """Send a signal to the leaders of jobs, or to every process of theirs."""
         if self._unknown(names, to):
             return
         results = []
         for name in dict.fromkeys(names):
             job = self.jobs[name]
-            if job.pid is None:
+            if (job.pid if every else job.leader) is None:
                 results.append(JobResult(name, "not-running", "is not running"))
             else:
                 self._actions.append(Deliver(name, job.run, signal, every))
@@ -172,9 +194,7 @@ class Supervisor:
             return
         self.terminating = True
         self._each(Shutdown(), now)
-        for waiter in list(self._waiters.values()):
-            if waiter.condition is waits.changed:
-                self._give_up_on_the_down(waiter)
+        self._all_told = True
         self._finish(now)
 
     # ---- inside ---------------------------------------------------------------------------
@@ -187,7 +207,7 @@ class Supervisor:
     def _command(
         self,
         names: Sequence[str],
-        to: object,
+        to: Hashable,
         now: float,
         what: Input | None,
         condition: Condition,
@@ -206,7 +226,8 @@ class Supervisor:
                 waiter.settle(refused)
             else:
                 waiter.pending[name] = waits.mark(job)
-                wanted.append(name)
+            if refused is None or refused.code != "terminating":
+                wanted.append(name)  # "already": the table knows what that comes to
         self._register(waiter, timeout, now)
         for name in wanted:
             if what is not None:
@@ -216,7 +237,7 @@ class Supervisor:
         if not waiter.pending and waiter.key in self._waiters:
             self._answer(waiter)
 
-    def _unknown(self, names: Sequence[str], to: object) -> bool:
+    def _unknown(self, names: Sequence[str], to: Hashable) -> bool:
         unknown = [name for name in dict.fromkeys(names) if name not in self.jobs]
         if unknown:
             results = tuple(JobResult(name, "no-such-job", "no such job") for name in unknown)
@@ -249,11 +270,9 @@ class Supervisor:
         self.log.add(now + self.wall, event.job, event.kind, event.state, event.run, event.pid, event.cause)
 
     def _forget(self, job: Job, now: float) -> None:
+        self._look(job, now)  # its end may be what somebody waits for
         del self.jobs[job.spec.name]
-        for waiter in list(self._watching.get(job.spec.name, {}).values()):
-            waiter.settle(JobResult(job.spec.name, "failed", "was removed"))
-            if not waiter.pending:
-                self._answer(waiter)
+        self._give_up(job, "failed", "was removed")
 
     def _look(self, job: Job, now: float) -> None:
         watching = self._watching.get(job.spec.name)
@@ -263,11 +282,13 @@ class Supervisor:
                     self._answer(waiter)
                 elif job.spec.name not in waiter.pending:
                     self._unwatch(job.spec.name, waiter)
+        if self.terminating and not job.alive:
+            self._give_up(job, "terminating", "is down, and the supervisor is terminating")
         if self._unannounced:
             if job.pid is not None or job.state is not State.STARTING:
                 self._unannounced.discard(job.spec.name)
             self._announce()
-        if self.terminating and not self._live:
+        if self._all_told:
             self._finish(now)
 
     def _announce(self) -> None:
@@ -280,7 +301,8 @@ class Supervisor:
             return
         self._finished = True
         self.log.add(now + self.wall, "", "terminated", State.STOPPED, 0, None, "shutdown")
-        self._actions.append(Finish())
+        self._published = self.log.last
+        self._actions += (Publish(), Finish())
 
     def _plight(self, name: str) -> str:
         job = self.jobs[name]
@@ -290,7 +312,7 @@ class Supervisor:
     # ---- waiters --------------------------------------------------------------------------
 
     def _register(self, waiter: Waiter, timeout: float | None, now: float) -> None:
-        self._waiters[waiter.key] = waiter
+        self._waiters[waiter.key] = self._waiting[waiter.to] = waiter
         for name in waiter.pending:
             self._watching.setdefault(name, {})[waiter.key] = waiter
         if timeout is not None and waiter.pending:
@@ -305,7 +327,7 @@ class Supervisor:
                 del self._watching[name]
 
     def _dismiss(self, waiter: Waiter) -> None:
-        del self._waiters[waiter.key]
+        del self._waiters[waiter.key], self._waiting[waiter.to]
         for name in (*waiter.pending, *(result.job for result in waiter.results)):
             self._unwatch(name, waiter)
         if waiter.timed:
@@ -315,7 +337,7 @@ class Supervisor:
         self._dismiss(waiter)
         self._reply(waiter.to, waiter.results, waiter.token)
 
-    def _reply(self, to: object, results: Sequence[JobResult], token: int) -> None:
+    def _reply(self, to: Hashable, results: Sequence[JobResult], token: int) -> None:
         failed = [result for result in results if result.code]
         if not failed:
             self._actions.append(Reply(to, True, tuple(results), token=token))
@@ -323,13 +345,13 @@ class Supervisor:
         worst = max(failed, key=lambda result: SEVERITY.index(result.code))
         self._actions.append(Reply(to, False, tuple(results), worst.code, worst.message, token))
 
-    def _give_up_on_the_down(self, waiter: Waiter) -> None:
-        for name in list(waiter.pending):
-            refused = self._refuse_wait(self.jobs[name])
-            if refused is not None:
-                waiter.settle(refused)
-        if not waiter.pending:
-            self._answer(waiter)
+    def _give_up(self, job: Job, code: str, message: str) -> None:
+        """What anybody still waits for on this job can hold no more."""
+        for waiter in list(self._watching.get(job.spec.name, {}).values()):
+            waiter.settle(JobResult(job.spec.name, code, message))
+            self._unwatch(job.spec.name, waiter)
+            if not waiter.pending:
+                self._answer(waiter)
 
 
 def _at_once(job: Job, since: waits.Mark) -> JobResult | None:

@@ -10,7 +10,7 @@ from jobmon.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     Condition = Callable[[Job, "Mark"], JobResult | None]
 
@@ -40,7 +40,7 @@ def up(job: Job, since: Mark) -> JobResult | None:
     """A later run is running."""
     if job.run > since.run and job.state is State.RUNNING:
         return JobResult(job.spec.name)
-    if job.state in LEAVING and job.next is not Next.RESTART and (job.run > since.run or job.next is not Next.DECIDE):
+    if job.state in LEAVING and job.next in (Next.STOP, Next.REMOVE):
         return JobResult(job.spec.name, "failed", f"was stopped meanwhile ({job.cause})")
     return _ended(job)
 
@@ -74,7 +74,7 @@ class Waiter:
 
     __slots__ = ("condition", "key", "pending", "results", "timed", "to", "token")
 
-    def __init__(self, key: int, to: object, condition: Condition, token: int) -> None:
+    def __init__(self, key: int, to: Hashable, condition: Condition, token: int) -> None:
         self.key = key
         self.to = to
         self.condition = condition

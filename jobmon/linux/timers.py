@@ -51,16 +51,16 @@ class Timers:
                 self._heap = [item for item in self._heap if item[1] in self._keys]
                 heapq.heapify(self._heap)
 
-    def due(self, now: float) -> list[tuple[Hashable, int]]:
-        """Take all (key, token) whose time has come, earliest first, equal times as they were armed.
+    def next_due(self, now: float) -> tuple[Hashable, int] | None:
+        """Take the earliest (key, token) whose time has come; equal times in the order of arming.
 
-        Whoever acts on one of them may cancel another: ask `still` before acting on the next.
+        One at a time, because whoever acts on it may cancel the others.
         """
-        due = []
-        while (head := self._head()) is not None and head <= now:
-            key = self._keys.pop(heapq.heappop(self._heap)[1])
-            due.append((key, self._armed.pop(key)[1]))
-        return due
+        head = self._head()
+        if head is None or head > now:
+            return None
+        key = self._keys.pop(heapq.heappop(self._heap)[1])
+        return key, self._armed.pop(key)[1]
 
     def drain(self) -> None:
         """Take the expiry off the descriptor."""

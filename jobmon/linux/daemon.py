@@ -1,0 +1,252 @@
+"""From a configuration's path to a running daemon: load, daemonise, listen, run.
+
+Whatever fails before the daemon is up is said once, to the person who started it, and leaves
+nothing behind.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import sys
+import time
+
+from jobmon.config import load
+from jobmon.errors import ConfigError, StartupError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jobmon.config import Config
+    from jobmon.linux.engine import Engine
+    from jobmon.linux.logfile import Log
+    from jobmon.linux.sockets import Listener
+    from jobmon.spec import SupervisorSpec
+
+RESERVED_FDS = 64  # for streams while spawning, the log, /proc, refusing politely
+MAX_CONNECTIONS = 1024  # of one user
+_NO_PRCTL = (
+    "the daemon needs the package python-prctl, which is not installed for {python}.\n"
+    "        Install it with: {python} -m pip install python-prctl\n"
+    "        (it is compiled: on Debian, 'apt-get install gcc python3-dev libcap-dev' first)"
+)
+
+
+class Disk:
+    """The files of a configuration, as `config.load` asks for them."""
+
+    def read(self, path: str) -> bytes:
+        """The content of a file."""
+        with open(path, "rb") as file:
+            return file.read()
+
+    def glob(self, pattern: str) -> list[str]:
+        """The paths that match a pattern."""
+        from glob import glob  # costs `re`, so only where there is something to include
+
+        return glob(pattern)
+
+
+def load_config(path: str) -> Config:
+    """The configuration at `path`, against this process's directory and environment.
+
+    Raises:
+        ConfigError: with everything that is wrong with it.
+    """
+    tmp = next((os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)), "/tmp")
+    return load(path, Disk(), os.environ, os.getcwd(), tmp)
+
+
+def main(path: str, mode: str) -> int:
+    """Run a daemon. `mode`: "foreground", "background", or "auto" (the foreground as PID 1 and
+    under $NOTIFY_SOCKET). Returns the exit code."""
+    try:
+        _need_prctl()
+        config = load_config(path)
+    except (ConfigError, StartupError) as error:
+        return _complain(str(error))
+    for warning in config.warnings:
+        print(f"jobmon: {warning}", file=sys.stderr)
+    foreground = os.getpid() == 1 or "NOTIFY_SOCKET" in os.environ if mode == "auto" else mode == "foreground"
+    if foreground:
+        return _in_foreground(config)
+    return _in_background(config)
+
+
+def _complain(text: str) -> int:
+    print("\n".join(f"jobmon: {line}" for line in text.splitlines()), file=sys.stderr)
+    return 1
+
+
+def _need_prctl() -> None:
+    try:
+        import prctl  # noqa: F401
+    except ImportError:
+        raise StartupError(_NO_PRCTL.format(python=sys.executable or "this Python")) from None
+
+
+# ---- where it runs ----------------------------------------------------------------------------
+
+
+def _in_foreground(config: Config) -> int:
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            os.set_inheritable(int(name), int(name) < 3)
+        except OSError:
+            pass  # the descriptor of the listing itself
+
+    def announce(text: str) -> None:
+        try:
+            print(text, flush=True)
+        except OSError:
+            pass
+
+    try:
+        return _serve(config, None, announce)
+    except StartupError as error:
+        return _complain(str(error))
+
+
+def _in_background(config: Config) -> int:
+    """daemon(7): fork twice, so that it can never get a terminal. The caller waits for its word."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        if os.fork() == 0:
+            _be_the_daemon(config, writer)
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader, "rb") as pipe:
+        verdict, _, text = pipe.read().decode(errors="surrogateescape").partition("\n")
+    if verdict == "up":
+        print(text)
+        return 0
+    return _complain(text or "the daemon died before it was up; its log may say why")
+
+
+def _be_the_daemon(config: Config, writer: int) -> None:
+    code = 1
+    try:
+        _let_go(writer)
+        code = _serve(config, config.supervisor.log_file or os.devnull, lambda text: _tell(writer, "up", text))
+    except StartupError as error:
+        _tell(writer, "failed", str(error))
+    except BaseException as error:
+        _tell(writer, "failed", f"the daemon cannot start: {error!r}")
+        raise
+    finally:
+        os._exit(code)
+
+
+def _let_go(writer: int) -> None:
+    """Nothing of the caller's stays: no descriptor, no umask, no terminal."""
+    os.umask(0o022)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    os.closerange(3, writer)
+    os.closerange(writer + 1, limit if limit > 0 else 1 << 20)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def _tell(writer: int, verdict: str, text: str) -> None:
+    try:
+        os.write(writer, f"{verdict}\n{text}".encode(errors="surrogateescape"))
+        os.close(writer)
+    except OSError:
+        pass  # whoever started us has gone, or was told before
+
+
+# ---- what it does -----------------------------------------------------------------------------
+
+
+def _serve(config: Config, log_path: str | None, announce: Callable[[str], None]) -> int:
+    """Build the engine and run it. Raises StartupError."""
+    import prctl
+
+    from jobmon.linux import logfile
+    from jobmon.linux.sockets import listen
+
+    spec = config.supervisor
+    try:
+        os.chdir(spec.working_dir)
+    except OSError as error:
+        raise StartupError(f"working-dir {spec.working_dir}: {error.strerror}") from None
+    log = _open_log(spec, log_path, logfile.Log)
+    public = bool(spec.allow_users or spec.allow_groups)
+    listeners: list[Listener] = []
+    try:
+        for address in (spec.control_port, spec.event_port):
+            listeners.append(listen(address, public=public))
+        prctl.set_child_subreaper(1)
+        engine = _engine(config, log, lambda: announce(f"{spec.control_port},{spec.event_port}"))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    try:
+        return _run(engine, listeners)
+    finally:
+        engine.close()
+        log.close()
+
+
+def _open_log(spec: SupervisorSpec, path: str | None, log: type[Log]) -> Log:
+    path = spec.log_file or path
+    try:
+        opened = log(path, spec.log_level)
+        if path is not None and os.path.samestat(os.fstat(2), os.stat(os.devnull)):
+            opened.take_stderr()
+    except OSError as error:
+        raise StartupError(f"log-file {path}: {error.strerror}") from None
+    return opened
+
+
+def _engine(config: Config, log: Log, announce: Callable[[], None]) -> Engine:
+    from jobmon.linux.engine import Engine
+    from jobmon.linux.peers import Access
+    from jobmon.linux.spawn import Spawner
+    from jobmon.supervisor import Supervisor
+
+    spec = config.supervisor
+    access = Access.resolve(spec.allow_users, spec.allow_groups)
+    before, room = _raise_nofile()
+    now = time.monotonic()
+    wall = time.time() - now
+    return Engine(
+        Supervisor(config.jobs.values(), now, wall),
+        Spawner(os.environb, os.urandom(8).hex(), before),
+        log,
+        access,
+        connections=min(MAX_CONNECTIONS, (room - 2 * len(config.jobs) - RESERVED_FDS) // 2),
+        announce=announce,
+        about={
+            "config": os.path.abspath(config.path),
+            "control": spec.control_port,
+            "event": spec.event_port,
+            "started": now + wall,
+        },
+    )
+
+
+def _run(engine: Engine, listeners: list[Listener]) -> int:
+    from jobmon import protocol
+
+    for listener, role in zip(listeners, (protocol.CONTROL, protocol.EVENTS), strict=True):
+        engine.sessions.listen(listener, role)
+    gc.collect()
+    gc.freeze()  # what is there now stays: later collections need not look at it
+    return engine.run()
+
+
+def _raise_nofile() -> tuple[tuple[int, int], int]:
+    """Raise our soft RLIMIT_NOFILE to the hard one: a pidfd per job. Returns what it was, and is."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = before[1] if before[1] != resource.RLIM_INFINITY else 1 << 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, before[1]))
+    return before, hard

@@ -1,0 +1,259 @@
+"""The loop: turns kernel events into inputs and actions into system calls. Decides nothing.
+
+One thread, one epoll. A turn dispatches what is ready, carries out what the supervisor wants,
+and starts processes for a few milliseconds at most, so that a thousand starts do not keep a
+client waiting. While nothing happens it sleeps in epoll_wait without a timeout.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from jobmon import __version__, events
+from jobmon.errors import SpawnError
+from jobmon.events import State
+from jobmon.linux import logfile, peers, reactor, signals
+from jobmon.linux.children import Children, spawn_failed
+from jobmon.linux.reactor import Reactor
+from jobmon.linux.sessions import Sessions
+from jobmon.linux.timers import Timers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from jobmon.linux.logfile import Log
+    from jobmon.linux.peers import Access, Peer
+    from jobmon.linux.sockets import Stream
+    from jobmon.linux.spawn import Spawner
+    from jobmon.supervisor import Supervisor
+
+SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+BIRTH_SECONDS = 0.005  # how long one turn may spend on starting processes
+FAREWELL_SECONDS = 2.0  # how long the end waits for readers of the last event
+WALL_SLACK = 0.001  # seconds that unix time may drift before it is set right
+
+
+class Engine:
+    """The daemon at work. `announce` is called once the autostart jobs are launched."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        spawner: Spawner,
+        log: Log,
+        access: Access,
+        *,
+        connections: int,
+        announce: Callable[[], None],
+        about: dict[str, Any],
+    ) -> None:
+        self.supervisor = supervisor
+        self.log = log
+        self.pid = os.getpid()
+        self.reactor = Reactor(self._source_failed)
+        self.timers = Timers()
+        self.sessions = Sessions(self, access, connections)
+        self._spawner = spawner
+        self._announce = announce
+        self._about = about
+        self._signals = signals.SignalSource(SIGNALS)
+        self._peers = peers.Peers()
+        self._children = Children(self.reactor, self._feed, self._look_later)
+        self._births: dict[str, events.Spawn] = {}
+        self._finished: int | None = None
+        self._over = False
+        self._do: dict[type[events.Action], Callable[[Any], None]] = {
+            events.Spawn: self._enqueue,
+            events.SendSignal: self._stop,
+            events.Kill: self._kill,
+            events.Deliver: self._deliver,
+            events.Arm: lambda action: self.timers.arm(action.key, action.token, action.at),
+            events.Disarm: lambda action: self.timers.disarm(action.key),
+            events.Changed: self._log_change,
+            events.Impossible: self._log_impossible,
+            events.Warn: self._log_warning,
+            events.Publish: lambda action: self.sessions.publish(),
+            events.Reply: self.sessions.reply,
+            events.Announce: lambda action: self._announce(),
+            events.Finish: self._finish,
+        }
+
+    def run(self) -> int:
+        """Work until everything is down; returns the daemon's exit code."""
+        self.reactor.register(self._signals.fileno(), self._on_signal, reactor.SIGNAL)
+        self.reactor.register(self.timers.fileno(), self._on_timer, reactor.TIMER)
+        self._set_wall()
+        self.supervisor.begin(time.monotonic())
+        self._act()
+        while not self._over:
+            self._give_birth()
+            self.timers.program()
+            self.reactor.turn(block=not self._births)
+            self._act()
+            if self._finished is not None and not self.sessions.unsent():
+                break
+        return self._finished or 0
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.sessions.close()
+        for fd in (self._signals.fileno(), self.timers.fileno()):
+            self.reactor.unregister(fd)
+        self._signals.close()
+        self._peers.close()
+        self.timers.close()
+        self.reactor.close()
+
+    def terminate(self, by: str) -> None:
+        """Begin the ordered shutdown; again: without patience."""
+        self.log.write(logfile.INFO, "shutdown", by=by, again=self.supervisor.terminating or None)
+        self.supervisor.terminate(time.monotonic())
+
+    def info(self) -> dict[str, Any]:
+        """What a client may know of this daemon."""
+        return {"pid": self.pid, "version": __version__, **self._about}
+
+    def peer_of(self, stream: Stream) -> Peer | None:
+        """Who is at the other end of a connection; None when the kernel does not say."""
+        return self._peers.peer_of(stream)
+
+    def bug(self, where: str, error: Exception) -> None:
+        """Something failed that must not: say so with its place, and live on."""
+        at = error.__traceback__
+        while at is not None and at.tb_next is not None:
+            at = at.tb_next
+        place = f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}" if at is not None else ""
+        self.log.write(logfile.CRITICAL, "a bug in jobmon", where=where, error=repr(error), place=place)
+
+    # ---- what the kernel says -------------------------------------------------------------
+
+    def _feed(self, job: str, what: events.ProcessInput) -> None:
+        self.supervisor.feed(job, what, time.monotonic())
+
+    def _on_signal(self, _events: int) -> None:
+        for number, sender in self._signals.read():
+            if number == signal.SIGCHLD:
+                self._children.sweep()
+            elif number in (signal.SIGTERM, signal.SIGINT):
+                self.terminate(f"{signals.name_of(number)} from pid {sender}")
+            elif number == signal.SIGUSR1:
+                self.log.reopen()
+            elif number == signal.SIGHUP:
+                self.log.write(logfile.WARNING, "SIGHUP: this version cannot reload its configuration")
+
+    def _on_timer(self, _events: int) -> None:
+        self.timers.drain()
+        now = time.monotonic()
+        while (due := self.timers.next_due(now)) is not None:
+            key, token = due
+            if callable(key):
+                key(token)
+            else:
+                self.supervisor.timer(key, token, now)
+            self._act()
+
+    def _source_failed(self, fd: int, error: Exception) -> None:
+        self.bug(f"descriptor {fd}", error)
+
+    def _look_later(self, delay: float) -> None:
+        self.timers.arm(self._look, 0, time.monotonic() + delay)
+
+    def _look(self, _token: int) -> None:
+        self._children.sweep()
+
+    # ---- what the supervisor wants --------------------------------------------------------
+
+    def _act(self) -> None:
+        while actions := self.supervisor.take():
+            self._set_wall()
+            for action in actions:
+                self._do[type(action)](action)
+
+    def _set_wall(self) -> None:
+        wall = time.time() - time.monotonic()
+        if abs(wall - self.supervisor.wall) > WALL_SLACK:
+            self.supervisor.wall = wall
+
+    def _enqueue(self, action: events.Spawn) -> None:
+        self._births[action.job] = action
+
+    def _give_birth(self) -> None:
+        until = time.monotonic() + BIRTH_SECONDS
+        while self._births and time.monotonic() < until:
+            action = self._births.pop(next(iter(self._births)))
+            self._spawn(action)
+            self._act()
+
+    def _spawn(self, action: events.Spawn) -> None:
+        try:
+            pid, report = self._spawner.spawn(action.spec, action.run)
+        except SpawnError as error:
+            self._feed(action.job, spawn_failed(action.run, error.stage, error.errno, error.what))
+        else:
+            self._children.add(action.job, action.run, pid, report, action.spec.kill_scope)
+
+    def _call_off(self, action: events.SendSignal | events.Kill) -> bool:
+        """Whether the run was not born yet: then it never is."""
+        birth = self._births.get(action.job)
+        if birth is None or birth.run != action.run:
+            return False
+        del self._births[action.job]
+        self._feed(action.job, events.SpawnFailed(action.run, "", 0, "called off"))
+        return True
+
+    def _stop(self, action: events.SendSignal) -> None:
+        if not self._call_off(action):
+            self._children.stop(action.job, action.run, signals.number_of(action.signal))
+
+    def _kill(self, action: events.Kill) -> None:
+        if not self._call_off(action):
+            self._children.kill(action.job, action.run)
+
+    def _deliver(self, action: events.Deliver) -> None:
+        number = signals.number_of(action.signal)
+        self._children.deliver(action.job, action.run, number, every=action.every)
+
+    def _finish(self, action: events.Finish) -> None:
+        """Everything is down. Who listens gets the last event, if he takes it soon."""
+        self._finished = action.code
+        self.sessions.publish()
+        self.sessions.stop_listening()
+        self.timers.arm(self._leave, 0, time.monotonic() + FAREWELL_SECONDS)
+
+    def _leave(self, _token: int) -> None:
+        self._over = True
+
+    # ---- the log --------------------------------------------------------------------------
+
+    def _log_change(self, change: events.Changed) -> None:
+        level = _LEVEL_OF.get(change.after, logfile.INFO)
+        if change.after is State.BACKOFF and not self._waits(change.job):
+            level = logfile.INFO
+        self.log.write(
+            level,
+            "job",
+            job=change.job,
+            run=change.run,
+            pid=change.pid,
+            **{"from": change.before.value, "to": change.after.value},
+            cause=change.cause,
+        )
+
+    def _waits(self, name: str) -> bool:
+        job = self.supervisor.jobs.get(name)
+        return job is not None and job.armed is not None and job.armed > job.since
+
+    def _log_impossible(self, action: events.Impossible) -> None:
+        self.log.write(
+            logfile.CRITICAL, "a bug in jobmon", job=action.job, state=action.state.value, input=repr(action.input)
+        )
+
+    def _log_warning(self, action: events.Warn) -> None:
+        self.log.write(logfile.WARNING, action.text, job=action.job, run=action.run, pid=action.pid)
+
+
+_LEVEL_OF = {State.FAILED: logfile.ERROR, State.BACKOFF: logfile.WARNING, State.KILLING: logfile.WARNING}

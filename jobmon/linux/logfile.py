@@ -1,0 +1,106 @@
+"""The daemon's log: one line per fact, never blocking, never forged.
+
+Names and texts from outside are quoted as JSON strings, so that no job's name can begin a line.
+A line that cannot be written (a full disk, a full pipe) is counted, and the count is written when
+there is room again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+from jobmon.fastjson import dumps
+
+LEVELS = {"DEBUG": 10, "INFO": 20, "WARN": 30, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+DEBUG, INFO, WARNING, ERROR, CRITICAL = "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"
+
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class Log:
+    """Where the daemon says what it does. `path` None: standard error."""
+
+    def __init__(self, path: str | None, level: str) -> None:
+        self._path = path
+        self._threshold = LEVELS[level.upper()]
+        self._lost = 0
+        self._owns_stderr = False
+        self._fd = self._open()
+
+    def fileno(self) -> int:
+        """The descriptor of the log."""
+        return self._fd
+
+    def reopen(self) -> None:
+        """Open the path anew, as log rotation wants it; the old file is kept if that fails."""
+        try:
+            fd = self._open()
+        except OSError as error:
+            self.write(ERROR, "cannot reopen the log", path=self._path, error=error.strerror)
+            return
+        os.close(self._fd)
+        self._fd = fd
+        if self._owns_stderr:
+            os.dup2(fd, 2)
+
+    def take_stderr(self) -> None:
+        """Let the process's standard error go to the log too, also after `reopen`."""
+        self._owns_stderr = True
+        os.dup2(self._fd, 2)
+
+    def wants(self, level: str) -> bool:
+        """Whether lines of this level are written at all."""
+        return LEVELS[level] >= self._threshold
+
+    def write(self, level: str, what: str, **facts: object) -> None:
+        """Write a line: time, level, what, then key=value for the facts (None is left out)."""
+        if LEVELS[level] < self._threshold:
+            return
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            self._put(WARNING, f"{lost} lines of the log were lost", {})
+        self._put(level, what, facts)
+
+    def _put(self, level: str, what: str, facts: dict[str, object]) -> None:
+        words = [f"{key}={_shown(value)}" for key, value in facts.items() if value is not None]
+        line = " ".join((_stamp(time.time()), level, what, *words)) + "\n"
+        data = line.encode()
+        try:
+            written = os.write(self._fd, data)
+        except OSError:
+            self._lost += 1
+            return
+        if written != len(data):
+            self._lost += 1
+
+    def _open(self) -> int:
+        if self._path is not None:
+            return os.open(self._path, _FLAGS, 0o666)
+        return _private_stderr()
+
+    def close(self) -> None:
+        """Close the log."""
+        os.close(self._fd)
+
+
+def _private_stderr() -> int:
+    """Standard error, not blocking us. Setting O_NONBLOCK on the descriptor itself would set it
+    for everybody who shares it, so a pipe or terminal is opened anew."""
+    mode = os.fstat(2).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        try:
+            return os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            pass
+    return os.dup(2)
+
+
+def _stamp(now: float) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+    return f"{whole}.{int(now % 1 * 1000):03d}Z"
+
+
+def _shown(value: object) -> str:
+    return dumps(value) if isinstance(value, str) else str(value)

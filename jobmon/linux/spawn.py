@@ -1,0 +1,274 @@
+"""Start a process exactly as its spec says, without ever blocking the daemon.
+
+The daemon itself opens the streams (nonblocking) and enters the directory, so that each failing
+stage is known with its errno, and then uses posix_spawn, which costs the same however big the
+daemon is. A FIFO must be opened by the child, because that waits for its other end: then the
+child is forked, and the outcome of its exec is read later from a pipe (close-on-exec: end of
+file means executed). Knows nothing of jobs beyond their spec.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import stat
+
+from jobmon.errors import SpawnError
+from jobmon.linux import signals
+from jobmon.records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jobmon.spec import JobSpec
+
+STREAMS = ("stdin", "stdout", "stderr")
+SHELL = "/bin/sh"
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_READ_FLAGS = os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC
+_APPEND_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC
+_REPORT_FD = 3
+_REPORT_SIZE = 64
+
+# What the daemon was told about itself (sd_notify(3), sd_listen_fds(3)) is not for its jobs.
+_PRIVATE = (
+    "NOTIFY_SOCKET",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PIDFDID",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "FDSTORE",
+    "JOURNAL_STREAM",
+    "JOBMON_RUN",
+    "JOBMON_JOB",
+)
+
+
+class Spawner:
+    """Starts processes from one daemon. `marker` tells its processes from those of another.
+
+    `nofile` is the (soft, hard) RLIMIT_NOFILE that the children get back.
+    """
+
+    def __init__(self, environ: Mapping[bytes, bytes], marker: str, nofile: tuple[int, int]) -> None:
+        private = {name.encode() for name in _PRIVATE}
+        self._environ = {name: value for name, value in environ.items() if name not in private}
+        self._marker = marker
+        self._childrens_nofile = nofile
+        self._own_nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._ignored = signals.ignored()
+        self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._here = os.getcwd()
+        self._null = {flags: os.open(os.devnull, flags) for flags in (_READ_FLAGS, _APPEND_FLAGS & ~os.O_CREAT)}
+
+    def spawn(self, spec: JobSpec, run: int) -> tuple[int, int]:
+        """Start the program of `spec`.
+
+        Returns:
+            The pid, and a descriptor (or -1) that tells what became of the exec: see `read_report`.
+
+        Raises:
+            SpawnError: the stage that failed, with its errno.
+        """
+        program = _Program(*self._command(spec), self._environment(spec, run))
+        away = self._enter(spec.working_dir)
+        opened: list[int] = []
+        try:
+            streams = [self._open(spec, index, opened) for index in range(3)]
+            if None in streams:
+                return self._fork(spec, streams, program)
+            return self._posix_spawn(streams, program), -1
+        finally:
+            for fd in opened:
+                os.close(fd)
+            if away:
+                os.fchdir(self._home)
+
+    def close(self) -> None:
+        """Close what is kept open for spawning."""
+        for fd in (self._home, *self._null.values()):
+            os.close(fd)
+
+    def _command(self, spec: JobSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The places where the program may be, and its arguments."""
+        if isinstance(spec.command, str):
+            return (SHELL,), (SHELL, "-c", spec.command)
+        name = spec.command[0]
+        if "/" in name:
+            return (name,), spec.command
+        path = spec.env.get("PATH")
+        if path is None:
+            path = os.fsdecode(self._environ.get(b"PATH", DEFAULT_PATH.encode()))
+        return tuple(os.path.join(folder or ".", name) for folder in path.split(":")), spec.command
+
+    def _environment(self, spec: JobSpec, run: int) -> dict[bytes, bytes]:
+        environ = dict(self._environ)
+        for name, value in spec.env.items():
+            environ[name.encode()] = value.encode()
+        environ[b"JOBMON_JOB"] = spec.name.encode()
+        environ[b"JOBMON_RUN"] = f"{self._marker}:{spec.name}:{run}".encode()
+        return environ
+
+    def _enter(self, directory: str) -> bool:
+        if directory in (".", self._here):
+            return False
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            raise SpawnError("directory", error.errno or 0, directory) from None
+        return True
+
+    def _open(self, spec: JobSpec, index: int, opened: list[int]) -> int | None:
+        """A descriptor for one stream; None when the child must open it (a FIFO)."""
+        path: str = getattr(spec, STREAMS[index])
+        if path == "inherit":
+            return index
+        flags = _READ_FLAGS if index == 0 else _APPEND_FLAGS
+        if path == os.devnull:
+            return self._null[flags & ~os.O_CREAT]
+        try:
+            if _is_fifo(path):
+                return None
+            fd = os.open(path, flags | os.O_NONBLOCK, 0o666)
+            opened.append(fd)
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                return None
+            os.set_blocking(fd, True)
+        except OSError as error:
+            raise SpawnError(STREAMS[index], error.errno or 0, path) from None
+        return fd
+
+    def _posix_spawn(self, streams: list[int | None], program: _Program) -> int:
+        actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(streams)]
+        failure = errno.ENOENT
+        with_own_limit = self._childrens_nofile == self._own_nofile
+        if not with_own_limit:
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._childrens_nofile)
+        try:
+            for place in program.places:
+                try:
+                    return self._try(place, program, actions)
+                except OSError as error:
+                    failure = _worse(failure, error.errno or 0)
+                    if failure not in _KEEP_LOOKING:
+                        break
+        finally:
+            if not with_own_limit:
+                resource.setrlimit(resource.RLIMIT_NOFILE, self._own_nofile)
+        where = program.places[0] if len(program.places) == 1 else program.argv[0]
+        raise SpawnError("exec", failure, where)
+
+    def _try(self, place: str, program: _Program, actions: list[tuple[int, int | None, int]]) -> int:
+        return os.posix_spawn(
+            place,
+            program.argv,
+            program.environ,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=self._ignored,
+        )
+
+    def _fork(self, spec: JobSpec, streams: list[int | None], program: _Program) -> tuple[int, int]:
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.close(reader)
+            raise SpawnError("fork", error.errno or 0) from None
+        else:
+            if pid == 0:
+                self._be_the_child(spec, streams, program, writer)
+        finally:
+            os.close(writer)
+        return pid, reader
+
+    def _be_the_child(
+        self, spec: JobSpec, streams: list[int | None], program: _Program, writer: int
+    ) -> None:
+        """The child's side of a fork: never returns, writes the stage that fails on `writer`."""
+        stage = "session"
+        try:
+            for number in (*self._ignored, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            os.setsid()
+            writer = self._let_go(streams, writer)
+            for index, fd in enumerate(streams):
+                if fd is None:
+                    stage = STREAMS[index]
+                    flags = _READ_FLAGS if index == 0 else _APPEND_FLAGS
+                    os.dup2(os.open(getattr(spec, stage), flags, 0o666), index)
+            stage = "exec"
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._childrens_nofile)
+            program.execute()
+        except OSError as error:
+            os.write(writer, f"{stage}:{error.errno}".encode())
+        finally:
+            os._exit(127)
+
+    def _let_go(self, streams: list[int | None], writer: int) -> int:
+        """Keep 0-2 and the pipe only: while it waits for a FIFO, the child must hold none of the
+        daemon's locks, and no connection that the daemon may want to close."""
+        for index, fd in enumerate(streams):
+            if fd is not None:
+                os.dup2(fd, index)
+        if writer != _REPORT_FD:
+            os.dup2(writer, _REPORT_FD, inheritable=False)
+        os.closerange(_REPORT_FD + 1, self._own_nofile[0])
+        return _REPORT_FD
+
+
+_KEEP_LOOKING = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+
+
+def _worse(known: int, new: int) -> int:
+    """Of two reasons not to find a program, the one that says more (execvp(3) does the same)."""
+    return known if known == errno.EACCES and new in _KEEP_LOOKING else new
+
+
+def _is_fifo(path: str) -> bool:
+    # Asked before opening: to open a FIFO even for a moment would wake whoever waits at its other end.
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+class _Program(Record):
+    """What is to be executed: the places to look in, arguments, environment."""
+
+    places: tuple[str, ...]
+    argv: tuple[str, ...]
+    environ: dict[bytes, bytes]
+
+    def execute(self) -> None:
+        """execve(2) the first that is there. Raises OSError."""
+        failure = errno.ENOENT
+        for place in self.places:
+            try:
+                os.execve(place, self.argv, self.environ)
+            except OSError as error:
+                failure = _worse(failure, error.errno or 0)
+                if failure not in _KEEP_LOOKING:
+                    break
+        raise OSError(failure, os.strerror(failure))
+
+
+def read_report(fd: int) -> tuple[str, int] | None:
+    """What the descriptor that `spawn` returned says: (stage, errno), or None for "executed".
+
+    Raises:
+        BlockingIOError: the child has not come that far yet.
+    """
+    data = os.read(fd, _REPORT_SIZE)
+    if not data:
+        return None
+    stage, _, number = data.decode().partition(":")
+    return stage, int(number)
