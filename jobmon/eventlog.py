@@ -30,7 +30,9 @@ class EventLog:
         """The number of the oldest event still kept (`last` + 1 when there is none)."""
         return self.last - len(self._ring) + 1
 
-    def add(self, time: float, job: str, kind: str, state: State, run: int, pid: int | None, cause: str) -> None:
+    def add(
+        self, time: float, job: str, kind: str, state: State, run: int, pid: int | None, cause: str
+    ) -> None:
         """Append one event at the unix `time` (seconds)."""
         self.last += 1
         self._ring.append((self.last, time, job, kind, state, run, pid, cause))
@@ -38,6 +40,11 @@ class EventLog:
     def holds(self, seq: int) -> bool:
         """Whether somebody who has seen everything up to `seq` has missed nothing."""
         return self.first - 1 <= seq <= self.last
+
+    def history(self, job: str, length: int) -> tuple[str, ...]:
+        """The last `length` events of a job in words, oldest first: for a bug report."""
+        told = [f"{e[1]:.3f} {e[3]}: {e[4].value}, run {e[5]}, {e[6]}" for e in self._ring if e[2] == job]
+        return tuple(told[-length:])
 
     def after(self, seq: int) -> Iterator[Event]:
         """The events after `seq`, oldest first. Read it before the next `add`."""

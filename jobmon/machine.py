@@ -61,8 +61,10 @@ class Job:
         "_actions",
         "_interval",
         "_kept",
+        "_reports_ready",
         "armed",
         "cause",
+        "leader",
         "next",
         "past",
         "pid",
@@ -82,7 +84,8 @@ class Job:
         self.state = State.STOPPED
         self.next: Next | None = None
         self.run = 0
-        self.pid: int | None = None
+        self.pid: int | None = None  # while anything of the run lives
+        self.leader: int | None = None  # the same, while its first process lives
         self.token = 0
         self.armed: float | None = None
         self.past = _NO_PAST
@@ -94,6 +97,7 @@ class Job:
         self.since = now
         self._kept: tuple[bool, str] | None = None
         self._interval = 0.0
+        self._reports_ready = False
         self._actions: list[Action] = []
 
     @property
@@ -121,7 +125,9 @@ class Job:
     def _do(self, action: Action) -> None:
         self._actions.append(action)
 
-    def _enter(self, state: State, now: float, cause: str, kind: str = "state", arm: float | None = None) -> None:
+    def _enter(
+        self, state: State, now: float, cause: str, kind: str = "state", arm: float | None = None
+    ) -> None:
         """Go to `state`; with `arm`, be woken after so many seconds."""
         before, self.state, self.since, self.cause = self.state, state, now, cause
         if self.armed is not None and arm is None:
@@ -147,7 +153,7 @@ class Job:
 
     def _spawn(self, now: float, cause: str, kind: str = "state") -> None:
         self.run += 1
-        self.stale = False
+        self._reports_ready = self.spec.ready is not None
         self.spawn_error = ""
         self._enter(State.STARTING, now, cause, kind, self.spec.start_timeout)
         self._do(Spawn(self.spec.name, self.run, self.spec))
@@ -158,14 +164,15 @@ class Job:
         self._do(SendSignal(self.spec.name, self.run, self.spec.signal))
 
     def _kill(self, following: Next, now: float, cause: str) -> None:
-        self._interval = max(self.spec.kill_timeout, 1.0)
+        self._interval = min(max(self.spec.kill_timeout, 1.0), MAX_KILL_INTERVAL)
         self._enter(State.KILLING, now, cause, arm=self._interval)
         self.next = following
         self._do(Kill(self.spec.name, self.run))
 
     def _gone(self) -> str:
         """The process is gone: what listeners call the transition that follows."""
-        had_process, self.pid = self.pid is not None, None
+        had_process, self.pid, self.leader = self.pid is not None, None, None
+        self.stale = False
         return "died" if had_process else "state"
 
     def _decide(self, death: Death, now: float, cause: str, kind: str) -> None:
@@ -178,7 +185,7 @@ class Job:
             ended = State.EXITED if death.ok and not verdict.gave_up else State.FAILED
             self._enter(ended, now, self.result, kind)
 
-    def _leave(self, now: float, cause: str, death: Death) -> None:
+    def _leave(self, now: float, cause: str) -> None:
         following, kept, kind = self.next, self._kept, self._gone()
         self.result = cause
         if following is Next.RESTART:
@@ -186,10 +193,8 @@ class Job:
         elif following is Next.REMOVE:
             self._enter(State.STOPPED, now, cause, kind)
             self._removed()
-        elif following is Next.DECIDE and kept is not None:
+        elif following is Next.DECIDE and kept is not None:  # never without
             self._decide(Death(kept[0]), now, kept[1], kind)
-        elif following is Next.DECIDE:
-            self._decide(death, now, cause, kind)
         else:
             self._enter(State.STOPPED, now, cause, kind)
 
@@ -246,6 +251,7 @@ def halt_stop(job: Job, what: Stop | Shutdown, now: float) -> None:
 
 def halt_restart(job: Job, what: RestartJob, now: float) -> None:
     """halt(RESTART)"""
+    job.past = _begin_anew(job.past)
     job._halt(Next.RESTART, now, what.by)
 
 
@@ -257,6 +263,7 @@ def halt_remove(job: Job, what: Remove, now: float) -> None:
 def halt_decide(job: Job, what: LeaderDied | WatchdogExpired | Timer, now: float) -> None:
     """halt(DECIDE)"""
     if isinstance(what, LeaderDied):
+        job.leader = None
         kept = (job._death(what.status).ok, describe(what.status))
     else:
         kept = (False, "start-timeout" if isinstance(what, Timer) else "watchdog")
@@ -309,13 +316,18 @@ def forget(job: Job, what: Remove, now: float) -> None:
 
 def launched(job: Job, what: Launched, now: float) -> None:
     """= (a process exists)"""
-    job.pid = what.pid
+    job.pid = job.leader = what.pid
     job._happened("launched")
+
+
+def lose_leader(job: Job, what: LeaderDied, now: float) -> None:
+    """= (others live)"""
+    job.leader = None
 
 
 def spawned(job: Job, what: Spawned, now: float) -> None:
     """ready=none: running"""
-    if job.spec.ready is None:
+    if not job._reports_ready:
         job._enter(State.RUNNING, now, "launched")
 
 
@@ -338,12 +350,12 @@ def decide(job: Job, what: Exited, now: float) -> None:
 
 def leave_spawn(job: Job, what: SpawnFailed, now: float) -> None:
     """leave (no process)"""
-    job._leave(now, what.reason, Death(False, unspawned=True))
+    job._leave(now, what.reason)
 
 
 def leave(job: Job, what: Exited, now: float) -> None:
     """leave"""
-    job._leave(now, describe(what.status), job._death(what.status))
+    job._leave(now, describe(what.status))
 
 
 def out_of_patience(job: Job, what: Timer, now: float) -> None:
@@ -432,11 +444,11 @@ TABLE: dict[type[Input], dict[State, Cell]] = {
         killing=next_stop,
         backoff=settle,
     ),
-    Launched: _row(starting=launched),
+    Launched: _row(starting=launched, stopping=launched, killing=launched),
     Spawned: _row(starting=spawned, stopping=keep, killing=keep),
     Ready: _row(starting=ready, running=keep, stopping=keep, killing=keep),
     SpawnFailed: _row(starting=decide_spawn, stopping=leave_spawn, killing=leave_spawn),
-    LeaderDied: _row(starting=halt_decide, running=halt_decide, stopping=keep, killing=keep),
+    LeaderDied: _row(starting=halt_decide, running=halt_decide, stopping=lose_leader, killing=lose_leader),
     Exited: _row(starting=decide, running=decide, stopping=leave, killing=leave),
     WatchdogExpired: _row(running=halt_decide, stopping=keep, killing=keep),
     Timer: _row(starting=halt_decide, stopping=out_of_patience, killing=kill_again, backoff=retry),

@@ -354,5 +354,5 @@ class Supervisor:
                 self._answer(waiter)
 
 
-def _at_once(job: Job, since: waits.Mark) -> JobResult | None:
+def _at_once(job: Job, _since: waits.Mark) -> JobResult | None:
     return JobResult(job.spec.name)
