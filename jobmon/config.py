@@ -81,16 +81,16 @@ def load(path: str, files: Files, environ: Mapping[str, str], cwd: str, tmp: str
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a master; `$defs` has those of a job file and a job."""
-    from jobmon import config_docs
+    from jobmon.config_docs import json_schema as schema
 
-    return config_docs.json_schema()
+    return schema()
 
 
 def reference() -> str:
     """The text of docs/configuration.md."""
-    from jobmon import config_docs
+    from jobmon.config_docs import reference as text
 
-    return config_docs.reference()
+    return text()
 
 
 class _Source:

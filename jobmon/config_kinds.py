@@ -37,10 +37,11 @@ class Wrong(Exception):
         self.rest: tuple[Any, ...] = ()
 
     @classmethod
-    def inside(cls, faults: list[tuple[tuple[Step, ...], str]]) -> Wrong:
+    def inside(cls, faults: list[tuple[tuple[Step, ...], str]], rest: tuple[Any, ...] = ()) -> Wrong:
         """Several faults in the parts of one value."""
         wrong = cls("")
         wrong.faults = faults
+        wrong.rest = rest
         return wrong
 
 
@@ -277,9 +278,7 @@ def _each(values: list[Any], kind: Kind, context: Context) -> tuple[Any, ...]:
         except Wrong as wrong:
             faults += [((index, *steps), message) for steps, message in wrong.faults]
     if faults:
-        wrong = Wrong.inside(faults)
-        wrong.rest = tuple(found)
-        raise wrong
+        raise Wrong.inside(faults, tuple(found))
     return tuple(found)
 
 
@@ -368,7 +367,9 @@ class Number(Kind):
     def __init__(self, low: int, high: float, what: str, whole: bool = False, null: str = "") -> None:
         self._low, self._high, self._whole, self._null = low, high, whole, null
         self.expects = f"{what} from {low} to {int(high)}" + (f", or null ({null})" if null else "")
-        self.words = f"{what}" + (f", or `null` ({null})" if null else "")
+        self.words = what.removeprefix("a ").removeprefix("number of ") + (
+            f", or `null` ({null})" if null else ""
+        )
 
     def read(self, value: Any, context: Context) -> Any:
         if value is None and self._null:

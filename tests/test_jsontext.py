@@ -1,0 +1,336 @@
+"""JSON with places: what is right reads as json reads it, what is wrong is said at its very character."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobmon import fastjson
+from jobmon.jsontext import MAX_DEPTH, Document, Scanner, quote
+
+# The job file of JobMon 0.7's documentation, with both of its mistakes.
+SAMPLE = """{
+  "true-job": {
+    "command": "/bin/true",
+    "stdin": "$DEVNULL",
+    "stdout": "$DEVNULL",
+    "stderr": "$DEVNULL",
+    "env": {
+      "HOME": "/home/bob",
+    },
+    "working-dir": "/home/bob",
+    "signal": "SIGSTOP",
+    "autostart": false,
+    "restart: true
+  }
+}
+"""
+SAMPLE_IN_ONE_LINE = " ".join(SAMPLE.split())
+
+
+def faults(text: str | bytes) -> list[str]:
+    """All that is wrong with a text, as LINE:COLUMN: MESSAGE."""
+    document = Document(text if isinstance(text, bytes) else text.encode())
+    return ["{}:{}: ".format(*document.line_column(f.offset)) + f.message for f in document.faults]
+
+
+def test_sample_of_the_documentation_is_wrong_in_two_places():
+    """Both mistakes of the documentation's sample are found at once, each where it is."""
+    expected = [
+        "8:26: a comma before }: remove it",
+        '13:5: the string that begins here has no closing quote: write "restart"',
+    ]
+
+    assert faults(SAMPLE) == expected
+
+
+def test_sample_in_one_line_too():
+    """The same in one line, where the open string runs to the end of the text."""
+    comma = SAMPLE_IN_ONE_LINE.index(", }") + 1
+    string = SAMPLE_IN_ONE_LINE.index('"restart') + 1
+    expected = [
+        f"1:{comma}: a comma before }}: remove it",
+        f'1:{string}: the string that begins here has no closing quote: write "restart"',
+    ]
+
+    assert faults(SAMPLE_IN_ONE_LINE) == expected
+
+
+EMPTY = "1:1: the file is empty: the least that it can hold is {}"
+NO_QUOTE = "the string that begins here has no closing quote"
+
+FAULTS: list[tuple[str, list[str]]] = [
+    ("", [EMPTY]),
+    (" \n ", [EMPTY]),
+    ('{"a": 1,}', ["1:8: a comma before }: remove it"]),
+    ('["a" , ]', ["1:6: a comma before ]: remove it"]),
+    ("{,}", ["1:2: a comma too many: remove it"]),
+    ("[1,,2]", ["1:4: a comma too many: remove it"]),
+    ("[1,,]", ["1:4: a comma too many: remove it", "1:4: a comma before ]: remove it"]),
+    ('{"a": 1\n "b": 2}', ["1:8: a comma is missing here"]),
+    ('["a" "b"]', ["1:5: a comma is missing here"]),
+    ('{"a" 1}', ['1:5: a colon is missing after "a"']),
+    ('{"a" = 1}', ["1:6: a colon belongs between key and value, not ="]),
+    ('{"a"}', ['1:5: a colon and a value are missing after "a"']),
+    ('{"a":}', ['1:6: the value of "a" is missing']),
+    ('{"a": , "b": 1}', ['1:7: the value of "a" is missing']),
+    ('{"a"', ['1:5: the text ends after "a": a colon and a value are missing']),
+    ('{"a": ', ['1:7: the text ends here: the value of "a" is missing']),
+    ('{"a": [1, 2', ["1:12: the text ends here, but the [ of 1:7 is not closed: add its ]"]),
+    ('{\n "a": {"b": 1}\n', ["2:15: the text ends here, but the { of 1:1 is not closed: add its }"]),
+    ('{"a": [1}', ["1:9: a } where the [ of 1:7 wants its ]"]),
+    ('{"a": 1]', ["1:8: a ] where the { of 1:1 wants its }"]),
+    ('{"a": 1}}', ["1:9: a } too many: remove it, or find where another one is too early"]),
+    ("{},", ["1:3: a comma after the end of the file's one value: remove it"]),
+    (
+        "{} {}",
+        ["1:4: more text after the end of the file's one value: remove it, or find the } that is too early"],
+    ),
+    ('{"a": "b\n}', [f'1:7: {NO_QUOTE}: write "b"']),
+    ('{"a": "/bin/true,\n "b": 1}', [f'1:7: {NO_QUOTE}: write "/bin/true"']),
+    ('{"a": "b, "c": 1}', [f'1:7: {NO_QUOTE}: write "b"']),
+    ('{"a: 1, "b": 2}', [f'1:2: {NO_QUOTE}: write "a"']),
+    ('"', [f"1:1: {NO_QUOTE}"]),
+    ('{a": 1}', ['1:2: the opening quote is missing: write "a"']),
+    ('{"a": b"}', ['1:7: the opening quote is missing: write "b"']),
+    ('{"a": "say "hi""}', ['1:12: a " within a string is written \\", or a comma is missing after it']),
+    ("{'a': 1}", ['1:2: a string needs double quotes: write "a"']),
+    ("{\u201ca\u201d: 1}", ['1:2: a string needs double quotes: write "a"']),
+    ("['a", ['1:2: a string needs double quotes: "']),
+    ("{a: 1}", ['1:2: a key needs double quotes: write "a"']),
+    ('{"a": SIGTERM}', ['1:7: a string needs double quotes: write "SIGTERM"']),
+    ("{1: 1}", ['1:2: a key needs double quotes: write "1"']),
+    ("{@: 1}", ["1:2: a key in double quotes belongs here, not @"]),
+    ("[@]", ["1:2: a value belongs here, not @"]),
+    ("[True, no, None]", [
+        "1:2: True is no word of JSON: write true",
+        "1:8: no is no word of JSON: write false",
+        "1:12: None is no word of JSON: write null",
+    ]),
+    ("{ // one\n}", ["1:3: a comment: JSON has none, remove it"]),
+    ("# one\n{}", ["1:1: a comment: JSON has none, remove it"]),
+    ("[1 /* one */]", ["1:4: a comment: JSON has none, remove it"]),
+    ("[/]", ["1:2: a value belongs here, not /"]),
+    ("[NaN]", ["1:2: NaN is no number in JSON: write one that is finite"]),
+    ("[-Infinity]", ["1:2: -Infinity is no number in JSON: write one that is finite"]),
+    ("[1e999]", ["1:2: 1e999 is too large for a number"]),
+    ("[" + "9" * 5000 + "]", ["1:2: " + "9" * 20 + " is too large for a number"]),
+    ("[10s]", ["1:2: 10s is no number of JSON: write 10"]),
+    ("[007]", ["1:2: 007 is no number of JSON: write 7"]),
+    ("[+1]", ["1:2: +1 is no number of JSON: write 1"]),
+    ("[.5]", ["1:2: .5 is no number of JSON: write 0.5"]),
+    ("[5.]", ["1:2: 5. is no number of JSON: write 5"]),
+    ("[1_000]", ["1:2: 1_000 is no number of JSON: write 1000"]),
+    ("[0x1F]", ["1:2: 0x1F is no number of JSON"]),
+    ("[1.5.2]", ["1:2: 1.5.2 is no number of JSON"]),
+    ("[-]", ["1:2: - is no number of JSON"]),
+    ('["\\q"]', ["1:3: \\q is no escape of JSON: a backslash itself is written \\\\"]),
+    ('["\\u00g0"]', ["1:3: \\u wants four hexadecimal digits, as in \\u00e9"]),
+    ('["a\\ud800"]', ["1:4: \\ud800 is half a character (a lone surrogate): remove it"]),
+    ('{"\\uDC00": 1}', ["1:3: \\uDC00 is half a character (a lone surrogate): remove it"]),
+    ('["a\tb\0"]', [
+        "1:4: a raw control character in a string: write \\t",
+        "1:6: a raw control character in a string: write \\u0000",
+    ]),
+    ("\ufeff{}", ["1:1: a byte order mark (U+FEFF): save the file as UTF-8 without one"]),
+    ("{\u00a0}", ["1:2: an invisible character (U+00A0): remove it"]),
+    ("\0", ["1:1: an invisible character (U+0000): remove it", EMPTY]),
+    ("\0[", ["1:1: an invisible character (U+0000): remove it", "1:3: the text ends here, but the [ of 1:2 is not closed: add its ]"]),
+    ("[" * 101, ["1:101: nested too deeply: 100 levels are the limit"]),
+    ("[" * 100_000, ["1:101: nested too deeply: 100 levels are the limit"]),
+    ('{"a":' * 100_000, ["1:501: nested too deeply: 100 levels are the limit"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), FAULTS, ids=[quote(text, 30) for text, _ in FAULTS])
+def test_fault(text, expected):
+    """A mistake is said in words that tell what to do, at its line and column."""
+    assert faults(text) == expected
+
+
+def test_bytes_that_are_no_utf8():
+    """A byte that is not UTF-8 is named, with its place in characters."""
+    assert faults(b'{"\xc3\xa9":\n "\xff"}') == ["2:3: the byte 0xff is not UTF-8: save the file as UTF-8"]
+    assert faults("{}".encode("utf-16")) == ["1:1: this is UTF-16: save the file as UTF-8"]
+
+
+def test_recovers_what_was_meant():
+    """A mistake that has one meaning leaves the values sound; a guess does not."""
+    forgiven = Document(b"{'a': True, b: [1 2,], // c\n}")
+    guessed = Document(b'{"a": 10s}')
+
+    assert forgiven.sound
+    assert forgiven.value == {"a": True, "b": [1, 2]}
+    assert not guessed.sound
+
+
+def test_what_stands_before_the_end_is_kept():
+    """Of a text that breaks off, the members that are whole can be read."""
+    document = Document(b'{"supervisor": {"include-dirs": ["x"]}, "jobs": {"a": ')
+
+    assert document.value == {"supervisor": {"include-dirs": ["x"]}}
+    assert not document.sound
+
+
+def test_places():
+    """Every key and value knows its line and column, in characters, from 1."""
+    document = Document('{"\xe9\U0001f600": {"b": [1,\n  "c"]}}'.encode())
+
+    assert document.place(()) == (1, 1)
+    assert document.place(("\xe9\U0001f600",)) == (1, 8)
+    assert document.place(("\xe9\U0001f600",), key=True) == (1, 2)
+    assert document.place(("\xe9\U0001f600", "b", 1)) == (2, 3)
+    assert document.place(("\xe9\U0001f600", "b", 7)) == (1, 14)
+    assert document.place(("\xe9\U0001f600", "nowhere"), key=True) == (1, 2)
+
+
+def test_duplicates_are_seen_and_the_last_counts():
+    """A key that stands twice in one object is found at any depth, with both places."""
+    document = Document(b'{"a": {"x": 1, "y": 2, "x": 3}, "b": [{"c": 1, "c": 2}]}')
+
+    found = [(each.path, each.first, each.second) for each in document.duplicates]
+
+    assert found == [(("a", "x"), 7, 23), (("b", 0, "c"), 39, 47)]
+    assert document.value == {"a": {"x": 3, "y": 2}, "b": [{"c": 2}]}
+    assert document.sound
+
+
+def test_a_text_without_fault_is_not_read_twice():
+    """The slow scanner stays out of the way of what is right."""
+    document = Document(b'{"a": [1, 2.5, true, null]}')
+
+    assert document.value == {"a": [1, 2.5, True, None]}
+    assert document._root is None
+
+
+def test_quote_escapes_and_shortens():
+    """What a message quotes cannot break or forge a line."""
+    assert quote('a"\\\n\x1b\u2028\U000e0001\xe9') == '"a\\"\\\\\\n\\u001b\\u2028\\U000e0001\xe9"'
+    assert quote("x" * 80, 20) == '"' + "x" * 17 + '..."'
+
+
+def test_the_c_functions_are_used_here():
+    """On the CPython that runs this, the quick way is open."""
+    assert fastjson.FAST
+
+
+@pytest.mark.parametrize("scanner", [fastjson._c_scanner, fastjson._plain_scanner])
+@pytest.mark.parametrize(
+    "text", ["", "[1", "[1] 2", "[NaN]", "[1e999]", '["\\ud800"]', '["\0"]', "[" * 100_000, '{"a" 1}']
+)
+def test_loads_refuses(scanner, text, monkeypatch):
+    """By the C functions and by json alike, what is no strict JSON is a ValueError."""
+    monkeypatch.setattr(fastjson, "_scanner", scanner)
+    with pytest.raises(ValueError):
+        fastjson.make_loads()(text)
+
+
+@pytest.mark.parametrize("encoder", [fastjson._c_encoder, fastjson._plain_encoder])
+def test_dumps_refuses(encoder, monkeypatch):
+    """What JSON cannot say is a ValueError or a TypeError, never something else on the wire."""
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    monkeypatch.setattr(fastjson, "_ascii", encoder(True))
+    for value in (float("nan"), float("inf"), deep):
+        with pytest.raises(ValueError):
+            fastjson.dumps(value)
+    with pytest.raises(TypeError):
+        fastjson.dumps(object())
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(VALUES, st.booleans(), st.sampled_from([None, 1]))
+def test_agrees_with_json(value, ascii_only, indent):
+    """What json writes is read as json reads it, by the fast way and by the slow one."""
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
+    scanner = Scanner(text)
+
+    assert Document(text.encode()).value == value
+    assert scanner.run().value == value
+    assert (scanner.faults, scanner.duplicates, scanner.sound) == ([], [], True)
+    assert fastjson.loads(fastjson.dumps(value)) == value
+    assert fastjson.dumps(value) == json.dumps(value, separators=(",", ":"))
+
+
+FRAGMENTS = st.sampled_from(
+    ['"', "{", "}", "[", "]", ",", ":", "\\", "/", "#", "'", "\n", " ", "1", "-", "e", ".", "true", "nu", "\\u", "d8"]
+    + ["\ufeff", "\0", "\xe9", '"a"', '"a":', "//", "/*", "*/", "\u201c", "NaN"]
+)  # fmt: skip
+
+
+def check_any(data: bytes) -> None:
+    """Either a value and no fault, as json has it, or faults that lie within the text."""
+    document = Document(data)
+    strict = json_or_none(data)
+    if document.faults:
+        assert strict is None
+        lines = data.decode(errors="replace").split("\n")
+        for fault in document.faults:
+            line, column = document.line_column(fault.offset)
+            assert 1 <= line <= len(lines)
+            assert 1 <= column <= len(lines[line - 1]) + 1
+            assert fault.message.isprintable()
+    else:
+        assert strict is not None
+        assert document.value == strict[0]
+
+
+def json_or_none(data: bytes) -> list[object] | None:
+    """What json makes of it, in a list, or None where it is no strict JSON."""
+    try:
+        value = json.loads(data.decode(), parse_constant=finite, parse_float=finite)
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return [value]
+
+
+def finite(digits: str) -> float:
+    """A float that is one."""
+    number = float(digits)
+    if number - number != 0:
+        raise ValueError(digits)
+    return number
+
+
+@settings(max_examples=500)
+@given(st.lists(FRAGMENTS, max_size=12).map("".join))
+def test_any_text_is_a_value_or_faults(text):
+    """Whatever is in the file: a value that json agrees with, or faults with places; nothing else."""
+    check_any(text.encode())
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_a_value_or_faults(data):
+    """The same for bytes that need not be text."""
+    check_any(data)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_any_one_change_is_survived(data):
+    """A good file with one character changed, lost or added is still read to a value or to faults."""
+    good = json.dumps(json.loads(SAMPLE.replace('bob",\n    }', 'bob"\n    }').replace('"restart:', '"restart":')))
+    at = data.draw(st.integers(0, len(good) - 1))
+    changed = good[:at] + data.draw(st.sampled_from(["", '"', "{", "}", ",", ":", "x", "\n", "\\", "'"]))
+    check_any((changed + good[at + data.draw(st.integers(0, 1)) :]).encode())
+
+
+def test_depth_limit_is_the_one_that_is_said():
+    """At the limit it is read, one deeper it is not, once the slow scanner has to look."""
+    deep = "[" * MAX_DEPTH + "]" * MAX_DEPTH
+
+    assert Scanner(deep).run().value == json.loads(deep)
+    assert faults(deep.replace("[]", "[,]")) == [f"1:{MAX_DEPTH + 1}: a comma too many: remove it"]
