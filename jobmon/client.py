@@ -6,9 +6,9 @@ module `_socket` instead of `socket`, and nothing of the policy or the engine.
 
 from __future__ import annotations
 
+import _socket
 import os
 
-import _socket
 from jobmon.errors import (
     AddressError,
     ConnectionLost,

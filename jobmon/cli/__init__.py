@@ -1,0 +1,139 @@
+"""The command `jobmon`: arguments in; output, errors in words, and exit codes out.
+
+This module is what every verb needs. The rest is loaded by verb, so that `jobmon status JOB`
+costs little more than starting Python.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from jobmon.cli.verbs import Arguments, Verb
+
+OK, FAILED, USAGE, NO_SUCH_JOB, NOT_PERMITTED = 0, 1, 2, 4, 5
+UNREACHABLE, LOST, TIMED_OUT, INTERRUPTED, UNANSWERED = 69, 75, 124, 130, 255
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the words after `jobmon` say; the exit code."""
+    try:
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    return _finish(code)
+
+
+def say(line: str) -> None:
+    """One line on standard output. What the terminal's encoding lacks is escaped."""
+    out = sys.stdout
+    if out is None:
+        return
+    try:
+        out.write(line + "\n")
+    except UnicodeEncodeError:
+        out.write(line.encode(out.encoding, "backslashreplace").decode(out.encoding) + "\n")
+
+
+def complain(what: str) -> None:
+    """One line on standard error."""
+    try:  # noqa: SIM105 - contextlib is an import that every call would pay for
+        print(f"jobmon: {what}", file=sys.stderr)
+    except OSError:
+        pass  # nobody is left to tell
+
+
+def _main(argv: list[str]) -> int:
+    from jobmon.cli.verbs import VERBS, UsageError, did_you_mean, parse
+
+    if not argv:
+        from jobmon.cli.help import overview
+
+        print(overview(), file=sys.stderr)
+        return USAGE
+    name = {"--help": "help", "-h": "help"}.get(argv[0], argv[0])
+    if name == "--version":
+        from jobmon import __version__
+
+        say(f"jobmon {__version__}")
+        return OK
+    verb = VERBS.get(name)
+    if verb is None:
+        complain(f"there is no verb {name!r}{did_you_mean(name, list(VERBS))}; see jobmon help")
+        return USAGE
+    try:
+        return _do(verb, parse(verb, argv[1:]))
+    except UsageError as error:
+        complain(f"{name}: {error}; see jobmon help {name}")
+        return UNANSWERED if name in ("status", "pid") else USAGE
+
+
+def _do(verb: Verb, arguments: Arguments) -> int:
+    from jobmon.cli.verbs import UsageError
+
+    if "--help" in arguments.options:
+        from jobmon.cli.help import page
+
+        say(page(verb))
+        return OK
+    answers = verb.name == "pid" or (verb.name == "status" and bool(arguments.given))
+    try:
+        return _runner(verb)(verb, arguments)
+    except UsageError:
+        raise
+    except BrokenPipeError:
+        return OK
+    except Exception as error:  # noqa: BLE001 - a user never sees a traceback
+        code = _explain(error)
+        return UNANSWERED if answers else code
+
+
+def _runner(verb: Verb) -> Callable[[Verb, Arguments], int]:
+    run: Callable[[Verb, Arguments], int] = __import__(f"jobmon.cli.{verb.module}", fromlist=("run",)).run
+    return run
+
+
+def _explain(error: Exception) -> int:
+    """Tell what happened; the exit code that stands for it."""
+    from jobmon import errors
+    from jobmon.cli.text import escape
+
+    if isinstance(error, errors.JobError) and error.results:
+        for job, bad, message in error.results:
+            if bad:
+                complain(f"{escape(job)}: {escape(message)}")
+    elif isinstance(error, errors.JobMonError):
+        complain(escape(str(error)))
+    elif isinstance(error, OSError):
+        complain(escape(f"{error.filename or 'cannot go on'}: {error.strerror}"))
+    else:
+        complain(escape(f"this is a mistake in JobMon itself: {error!r}"))
+    codes: tuple[tuple[type[Exception], int], ...] = (
+        (errors.AddressError, USAGE),
+        (errors.NoSuchJobError, NO_SUCH_JOB),
+        (errors.NotPermittedError, NOT_PERMITTED),
+        (errors.WaitTimeout, TIMED_OUT),
+        (errors.DaemonUnreachable, UNREACHABLE),
+        (errors.RemoteProtocolError, UNREACHABLE),
+        (errors.ConnectionLost, LOST),
+    )
+    return next((code for kind, code in codes if isinstance(error, kind)), FAILED)
+
+
+def _finish(code: int) -> int:
+    """Flush, so that the interpreter's own end finds nothing to fail at."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has read enough: the answer is the exit code. What Python still holds goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError as error:
+        complain(f"cannot write the output: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return code or FAILED
+    return code

@@ -1,0 +1,265 @@
+"""The verbs and options of the command line, as data: parsing and help texts come from it.
+
+Pure: arguments in, arguments out. A verb's `module` is the part of `jobmon.cli` that does it,
+with a function `run(verb, arguments) -> exit code`; it is loaded for that verb only.
+"""
+
+from __future__ import annotations
+
+from jobmon.records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+MANY = 1 << 30
+
+_TIMEOUT = ("--timeout", "DUR", "give up after 500ms, 20s, 2m, 1h or bare seconds: exit 124")
+_NO_WAIT = ("--no-wait", "", "return when it is under way, and print the number of the latest event")
+_REASON = ("--reason", "TEXT", "why, for the log and for those who listen")
+
+
+class UsageError(Exception):
+    """The command line makes no sense; the text is for the person who wrote it."""
+
+
+class Verb(Record):
+    """One verb. `takes` is for the usage line, `least` to `most` arguments are taken.
+
+    An option is (its names, what stands for its value or nothing, what it does).
+    """
+
+    name: str
+    module: str
+    takes: str
+    least: int
+    most: int
+    summary: str
+    options: tuple[tuple[str, str, str], ...] = ()
+    details: str = ""
+
+
+class Arguments:
+    """A parsed command line: what was given in order, and the options by their long names."""
+
+    __slots__ = ("given", "options")
+
+    def __init__(self) -> None:
+        self.given: list[str] = []
+        self.options: dict[str, str] = {}
+
+
+VERBS = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            "daemon",
+            "local",
+            "CONFIG",
+            1,
+            1,
+            "run the supervisor on CONFIG and print its JOBMON_PORT",
+            (
+                ("-f --foreground", "", "stay in the foreground, log to standard error"),
+                ("--background", "", "go to the background also under systemd or as PID 1"),
+            ),
+            "Returns when both ports listen and the autostart jobs are launched:\n"
+            "    export JOBMON_PORT=$(jobmon daemon CONFIG)\n"
+            "It stays in the foreground by itself as PID 1 and where $NOTIFY_SOCKET is set.",
+        ),
+        Verb(
+            "check",
+            "local",
+            "CONFIG",
+            0,
+            1,
+            "say what is wrong with CONFIG, all of it, each with its place",
+            (("--schema", "", "print the JSON Schema of a configuration instead"),),
+            "Exits 0 when the daemon would take it, else 1.",
+        ),
+        Verb(
+            "start",
+            "control",
+            "JOB...",
+            1,
+            MANY,
+            "start jobs and wait until they are running",
+            (_NO_WAIT, _TIMEOUT, _REASON),
+            "A job that runs already is a failure (exit 1).",
+        ),
+        Verb(
+            "stop",
+            "control",
+            "JOB...",
+            1,
+            MANY,
+            "stop jobs and wait until nothing of them is left",
+            (("--now", "", "kill at once, without patience"), _NO_WAIT, _TIMEOUT, _REASON),
+            "A job that is stopped already is a failure (exit 1).",
+        ),
+        Verb(
+            "restart",
+            "control",
+            "JOB...",
+            1,
+            MANY,
+            "stop jobs, start them again and wait until they are running",
+            (_NO_WAIT, _TIMEOUT, _REASON),
+            "A job that is stopped is just started.",
+        ),
+        Verb(
+            "status",
+            "ask",
+            "[JOB]",
+            0,
+            1,
+            "say how a job is, in a line, or all jobs, in a table",
+            (("--json", "", "as JSON, for programs"),),
+            "With JOB the exit code is the answer: 0 a process of it lives, 1 none does, 255 error.",
+        ),
+        Verb(
+            "pid",
+            "ask",
+            "JOB",
+            1,
+            1,
+            "print the pid of a job's process",
+            (),
+            "Exits 1 and prints nothing when there is none, 255 on an error.",
+        ),
+        Verb(
+            "list-jobs",
+            "ask",
+            "",
+            0,
+            0,
+            "list all jobs as RUNNING or STOPPED, a line each",
+            (("--json", "", "as a JSON object: names, and whether a process lives"),),
+            "Control characters, other unprintable ones and backslashes in names are escaped as in \\n, "
+            "\\x1b, \\\\;\n--json is exact.",
+        ),
+        Verb(
+            "listen",
+            "listen",
+            "[NUM_EVENTS]",
+            0,
+            1,
+            "print events as they come: RUNNING, STOPPED, RESTARTING JOB, TERMINATE",
+            (
+                ("--since", "SEQ", "begin with the event after number SEQ; 0 is the oldest that is kept"),
+                ("--json", "", "every change as a line of JSON"),
+            ),
+            "Ends after NUM_EVENTS (0 or less: never), when the daemon ends, or when nobody reads on.",
+        ),
+        Verb(
+            "wait",
+            "control",
+            "JOB...",
+            1,
+            MANY,
+            "wait until jobs have changed from running to stopped or back",
+            (_TIMEOUT,),
+            "Prints nothing. The daemon watches: no change after the call is missed.",
+        ),
+        Verb(
+            "signal",
+            "control",
+            "SIG JOB...",
+            2,
+            MANY,
+            "send a signal to jobs: SIG as HUP, SIGHUP or 1",
+            (("--all", "", "to every process of the job, not just its first"),),
+        ),
+        Verb(
+            "terminate",
+            "control",
+            "",
+            0,
+            0,
+            "stop all jobs and end the daemon; returns when it is gone",
+            (("--no-wait", "", "return at once"),),
+        ),
+        Verb("help", "help", "[VERB]", 0, 1, "explain JobMon, or a verb"),
+    )
+}
+
+
+def parse(verb: Verb, argv: Sequence[str]) -> Arguments:
+    """What `argv`, the words after the verb, say. Options may stand anywhere before a `--`.
+
+    Raises:
+        UsageError: they make no sense.
+    """
+    arguments = Arguments()
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            arguments.given.extend(words)
+        elif is_option(word):
+            _take_option(verb, arguments, word, words)
+        else:
+            arguments.given.append(word)
+    if "--help" not in arguments.options:
+        _check(verb, arguments)
+    return arguments
+
+
+def is_option(word: str) -> bool:
+    """Whether it begins with a dash and is not just a dash or a number below zero."""
+    return len(word) > 1 and word[0] == "-" and not word[1:].isdigit()
+
+
+def _take_option(verb: Verb, arguments: Arguments, word: str, words: Iterator[str]) -> None:
+    name, assigned, value = word.partition("=")
+    for names, stands_for, _ in (*verb.options, ("-h --help", "", "")):
+        known = names.split()
+        if name not in known:
+            continue
+        if assigned and not stands_for:
+            raise UsageError(f"{name} takes no value")
+        if stands_for and not assigned:
+            value = next(words, "")
+            if not value:
+                raise UsageError(f"{name} needs a value: {name} {stands_for}")
+        arguments.options[known[-1]] = value
+        return
+    raise UsageError(_unknown_option(verb, name))
+
+
+def _check(verb: Verb, arguments: Arguments) -> None:
+    given, options = arguments.given, arguments.options
+    least = 0 if "--schema" in options else verb.least + (verb.name == "check")
+    if len(given) < least:
+        raise UsageError(f"{verb.takes} is missing")
+    if len(given) > verb.most:
+        extra = given[verb.most]
+        raise UsageError(f"{extra!r} is one argument too many; quote a name that has spaces")
+    if "--timeout" in options and "--no-wait" in options:
+        raise UsageError("--timeout means nothing with --no-wait")
+    if "--foreground" in options and "--background" in options:
+        raise UsageError("--foreground and --background exclude each other")
+    for word in (*given, *options.values()):
+        if verb.module != "local" and any("\ud800" <= character <= "\udfff" for character in word):
+            raise UsageError(f"{word!a} is not valid in this locale's encoding; names are Unicode")
+
+
+def _unknown_option(verb: Verb, name: str) -> str:
+    known = [one for names, _, _ in (*verb.options, ("--help", "", "")) for one in names.split()]
+    return f"unknown option {name}{did_you_mean(name, known)}; a name that begins with a dash goes after --"
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """` (did you mean X?)` where one of the known words is near, else nothing."""
+    best = min(known, key=lambda one: distance(word, one), default="")
+    near = best and (distance(word, best) <= 2 or (len(word) > 2 and best.startswith(word)))
+    return f" (did you mean {best}?)" if near else ""
+
+
+def distance(one: str, other: str) -> int:
+    """How many insertions, deletions and replacements lead from one word to the other."""
+    row = list(range(len(other) + 1))
+    for i, left in enumerate(one, 1):
+        before, row[0] = row[0], i
+        for j, right in enumerate(other, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (left != right))
+    return row[-1]
