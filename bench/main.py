@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -156,6 +157,7 @@ def main() -> int:
     """Run the benchmark."""
     options = arguments()
     before = machine()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that everything is cleaned up
     try:
         system.prepare_harness()
         with tempfile.TemporaryDirectory(prefix="jobmon-bench-") as base:

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 import system
 from peers import Peer, Place
@@ -42,6 +42,8 @@ class Reports:
 
 class Session:
     """A context: within it the daemon runs and all of its jobs have begun."""
+
+    daemons: ClassVar[set[int]] = set()  # of all sessions there are
 
     def __init__(self, peer: Peer, jobs: int, base: Path) -> None:
         system.require_files(jobs * peer.files_per_job + 256)
@@ -87,6 +89,7 @@ class Session:
         ]
         self.launched_ns = time.monotonic_ns()
         self.pid = os.posix_spawnp(command[0], command, environment, file_actions=streams, setsid=True)
+        Session.daemons.add(self.pid)
 
     def _wait_begun(self) -> None:
         deadline = time.monotonic() + PATIENCE_S
@@ -128,7 +131,7 @@ class Session:
 
     def supervisors(self) -> list[int]:
         """The processes of the peer itself: the daemon and its descendants but the jobs."""
-        return [pid for pid in system.family(self.pid) if pid == self.pid or pid not in self.began]
+        return [pid for pid in system.family([self.pid]) if pid == self.pid or pid not in self.began]
 
     def wait_listening(self) -> None:
         """Wait until the daemon's socket takes connections: the jobs may have begun before that."""
@@ -159,13 +162,15 @@ class Session:
         left = [pid for pid in self.began if system.runs(pid, self.place.probe)]
         if left:
             raise self.error(f"ended and left {len(left)} jobs")
+        Session.daemons.discard(self.pid)
         self.pid = 0
         return stopped_s
 
     def close(self) -> None:
         """End what is still there, and remove the directory."""
         if self.pid:
-            system.end_families([self.pid, *self.began])
+            Session.daemons.discard(self.pid)
+            system.end_families([self.pid], Session.daemons)
             self.pid = 0
         os.close(self.reports.fd)
         shutil.rmtree(self.place.directory)

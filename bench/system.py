@@ -51,15 +51,18 @@ def parents() -> dict[int, int]:
     return found
 
 
-def family(root: int) -> list[int]:
-    """`root` and all its descendants, parents first."""
+def family(roots: list[int]) -> list[int]:
+    """`roots` and all their descendants, parents first."""
     children: dict[int, list[int]] = {}
     for pid, parent in parents().items():
         children.setdefault(parent, []).append(pid)
-    found = [root]
-    for pid in found:
-        found.extend(children.get(pid, ()))
-    return found
+    found = dict.fromkeys(roots)
+    pending = list(found)
+    for pid in pending:
+        new = [child for child in children.get(pid, ()) if child not in found]
+        found.update(dict.fromkeys(new))
+        pending.extend(new)
+    return pending
 
 
 def runs(pid: int, program: Path) -> bool:
@@ -122,16 +125,18 @@ def end(pid: int, with_signal: signal.Signals = signal.SIGKILL) -> None:
         return
 
 
-def end_families(roots: list[int]) -> None:
-    """Kill processes with all their descendants, until none is left, and reap them."""
+def end_families(roots: list[int], spared: set[int]) -> None:
+    """Kill processes with all their descendants and every other child of ours but the spared, and reap them.
+
+    A family can grow while it is looked at: what a killed parent leaves behind becomes our own child.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while roots:
-        pids = [pid for root in roots for pid in family(root)]
+        pids = family(roots)
         for pid in pids:
             end(pid)
         for pid in pids:
             wait_end(pid)
-        mine = {pid for pid, parent in parents().items() if parent == os.getpid()}
-        roots = [pid for pid in pids if pid in mine]
+        roots = [pid for pid, parent in parents().items() if parent == os.getpid() and pid not in spared]
         if time.monotonic() > deadline:
             raise BenchError(f"cannot end the processes {roots}")
