@@ -1,0 +1,58 @@
+"""The fixtures that several test files share: a real daemon, and its log in the report of a failure."""
+
+from __future__ import annotations
+
+import kit
+import pytest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+_RUNNING: list[kit.Daemon] = []
+
+
+@pytest.fixture
+def daemon() -> Iterator[Callable[..., kit.Daemon]]:
+    """A factory of running daemons, with the arguments of kit.Daemon.
+
+    After the test each is ended, and the test fails if one left a process, a zombie or a socket file.
+    """
+    made: list[kit.Daemon] = []
+
+    def make(*arguments: Any, **options: Any) -> kit.Daemon:
+        one = kit.Daemon(*arguments, **options)
+        made.append(one)
+        _RUNNING.append(one)
+        return one
+
+    kit.adopt_orphans(True)
+    try:
+        yield make
+    finally:
+        close_all(made)
+
+
+def close_all(made: list[kit.Daemon]) -> None:
+    """Close daemons in turn, all of them, and then fail for the first that left something."""
+    problems = []
+    for one in made:
+        _RUNNING.remove(one)
+        try:
+            one.close()
+        except AssertionError as error:
+            problems.append(error)
+    kit.adopt_orphans(False)
+    if problems:
+        raise problems[0]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """A test that fails shows what its daemons wrote."""
+    report = yield
+    if report.failed and report.when == "call":
+        for one in _RUNNING:
+            report.sections.append((f"daemon {one.pid}", one.report()))
+    return report
