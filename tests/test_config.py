@@ -1,0 +1,1105 @@
+"""A configuration is read to specs, or every error in it is said in full, with its place."""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import gc
+import json
+import os
+import re
+import time
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from jobmon import config, config_keys, spec
+from jobmon.config import Config, Problem, load
+from jobmon.config_docs import DIALECT
+from jobmon.errors import ConfigError
+from jobmon.spec import JobSpec, KillScope, Restart, SupervisorSpec, canonical_signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ENVIRON = {"HOME": "/home/bob", "EMPTY": "", "LATIN": "caf\udce9"}
+
+
+class Disk:
+    """Files that are a dictionary; a value may be text, bytes, or the error of reading it."""
+
+    def __init__(self, content: dict[str, str | bytes | OSError]) -> None:
+        self.content = content
+        self.was_read: list[str] = []
+
+    def read(self, path: str) -> bytes:
+        """As open(path, "rb").read() would."""
+        self.was_read.append(path)
+        content = self.content.get(path, FileNotFoundError(errno.ENOENT, "No such file or directory", path))
+        if isinstance(content, OSError):
+            raise content
+        return content.encode() if isinstance(content, str) else content
+
+    def glob(self, pattern: str) -> list[str]:
+        """In the wrong order, to show that the order is not the disk's affair."""
+        return sorted((path for path in self.content if fnmatch.fnmatchcase(path, pattern)), reverse=True)
+
+
+def read(master: str | bytes | dict[str, Any], /, **others: Any) -> Config:
+    """What load makes of a master and other files, called in /work."""
+    text = json.dumps(master) if isinstance(master, dict) else master
+    files = {path: json.dumps(c) if isinstance(c, dict) else c for path, c in others.pop("files", {}).items()}
+    return load("main.json", Disk({"main.json": text, **files}), ENVIRON, "/work", "/tmp")
+
+
+def problems(master: str | bytes | dict[str, Any], /, **others: Any) -> list[str]:
+    """All that load finds wrong, as it is printed."""
+    with pytest.raises(ConfigError) as caught:
+        read(master, **others)
+    assert str(caught.value).split("\n") == [str(problem) for problem in caught.value.problems]
+    return str(caught.value).split("\n")
+
+
+def job(**settings: object) -> JobSpec:
+    """The spec of a job with these settings beside its command."""
+    keys = {name.replace("_", "-"): value for name, value in settings.items()}
+    return read({"jobs": {"a": {"command": "true", **keys}}}).jobs["a"]
+
+
+def wrong(key: str, value: object) -> list[str]:
+    """What is said about one key of a job, less the place."""
+    text = '{"jobs": {"a": {"command": "true",\n' + json.dumps(key) + ":" + json.dumps(value) + "}}}"
+    found = problems(text)
+    assert all(re.match(r"main\.json:2:\d+: ", line) for line in found)
+    return [re.sub(r"^main\.json:2:\d+: ", "", line) for line in found]
+
+
+def wrong_supervisor(key: str, value: object) -> list[str]:
+    """The same for one of the supervisor."""
+    found = problems('{"supervisor": {\n' + json.dumps(key) + ":" + json.dumps(value) + "}}")
+    return [re.sub(r"^main\.json:2:\d+: supervisor\.", "", line) for line in found]
+
+
+# ---- what is right -------------------------------------------------------------------------
+
+
+def test_nothing_is_needed() -> None:
+    """Both sections of the master are optional, and every default is the spec's."""
+    assert read("{}") == Config("main.json", SupervisorSpec(working_dir="/work"), {}, ())
+    assert read('{"supervisor": {}, "jobs": {}}').supervisor == SupervisorSpec(working_dir="/work")
+
+
+def test_a_job_needs_a_command_only() -> None:
+    """All else of a job has a default, and its working-dir is the supervisor's."""
+    assert job() == JobSpec("a", "true", working_dir="/work")
+
+
+def test_every_key() -> None:
+    """Each key reaches its field."""
+    master: dict[str, Any] = {
+        "supervisor": {
+            "working-dir": "run",
+            "control-port": "$TMP/c.sock",
+            "event-port": 65535,
+            "include-dirs": [],
+            "log-file": "log",
+            "log-level": "Debug",
+            "allow-users": ["bob", 0],
+            "allow-groups": [4294967294],
+        },
+        "jobs": {
+            "a": {
+                "command": ["prog", "", "$HOME"],
+                "stdin": "/in",
+                "stdout": "inherit",
+                "stderr": "./inherit",
+                "env": {"A": "$HOME", "B": ""},
+                "working-dir": "sub/",
+                "signal": "sigrtmax-1",
+                "autostart": True,
+                "restart": "on-failure",
+                "restart-window": 0,
+                "restart-penalty": 0.5,
+                "max-restarts": 3,
+                "success-codes": [0, 255, "SigTerm", "SIGCLD"],
+                "kill-timeout": 1e2,
+                "kill-scope": "group",
+                "description": "d\xe9",
+            }
+        },
+    }
+    expected = JobSpec(
+        name="a",
+        command=("prog", "", "$HOME"),
+        stdin="/in",
+        stdout="inherit",
+        stderr="/work/run/inherit",
+        env={"A": "$HOME", "B": ""},
+        working_dir="/work/run/sub/",
+        signal="SIGRTMIN+29",
+        autostart=True,
+        restart=Restart.ON_FAILURE,
+        restart_window=0.0,
+        restart_penalty=0.5,
+        max_restarts=3,
+        success_codes=frozenset((0, 255, "SIGTERM", "SIGCHLD")),
+        kill_timeout=100.0,
+        kill_scope=KillScope.GROUP,
+        description="d\xe9",
+    )
+
+    result = read(master)
+
+    assert result.jobs == {"a": expected}
+    assert result.supervisor == SupervisorSpec(
+        "/work/run", "/tmp/c.sock", 65535, (), "/work/run/log", "DEBUG", ("bob", 0), (4294967294,)
+    )
+    assert set(master["jobs"]["a"]) == {row.name for row in config_keys.JOB}
+    assert set(master["supervisor"]) == {row.name for row in config_keys.SUPERVISOR}
+
+
+def test_numbers_are_of_one_type() -> None:
+    """Seconds are floats and counts are ints, however they were written."""
+    spec_of = job(kill_timeout=3, max_restarts=0)
+
+    assert type(spec_of.kill_timeout) is float
+    assert type(spec_of.max_restarts) is int
+
+
+def test_the_samples_of_the_documentation() -> None:
+    """The master and the job file of 0.7's documentation work, their two mistakes aside."""
+    master = """{ "supervisor": { "working-dir": ".", "control-port": 6666, "event-port": 6667,
+      "include-dirs": [ "jobs/*.json" ], "log-file": "$TMP/supervisor.log", "log-level": "WARNING" },
+      "jobs": { } }"""
+    job_file = """{ "true-job": { "command": "/bin/true", "stdin": "$DEVNULL", "stdout": "$DEVNULL",
+      "stderr": "$DEVNULL", "env": { "HOME": "/home/bob" }, "working-dir": "/home/bob",
+      "signal": "SIGSTOP", "autostart": false, "restart": true } }"""
+
+    result = read(master, files={"/work/jobs/true.json": job_file})
+
+    assert result.jobs == {
+        "true-job": JobSpec(
+            "true-job",
+            "/bin/true",
+            env={"HOME": "/home/bob"},
+            working_dir="/home/bob",
+            signal="SIGSTOP",
+            restart=Restart.ALWAYS,
+        )
+    }
+    assert result.supervisor.log_file == "/tmp/supervisor.log"
+    assert [str(warning) for warning in result.warnings] == [
+        (
+            "/work/jobs/true.json:3:17: jobs.true-job.signal: SIGSTOP stops nothing, it only pauses: "
+            "the job ends by SIGKILL after kill-timeout"
+        )
+    ]
+
+
+def test_the_samples_with_their_mistakes() -> None:
+    """The two mistakes are said at the very character, and nothing else is said of that file."""
+    job_file = """{
+  "true-job": {
+    "command": "/bin/true",
+    "env": {
+      "HOME": "/home/bob",
+    },
+    "restart: true
+  }
+}
+"""
+
+    found = problems({"supervisor": {"include-dirs": ["jobs/*"]}}, files={"/work/jobs/true.json": job_file})
+
+    assert found == [
+        "/work/jobs/true.json:5:26: a comma before }: remove it",
+        '/work/jobs/true.json:7:5: the string that begins here has no closing quote: write "restart"',
+    ]
+
+
+# ---- names ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "Job A", "a\nb", '"', "a/../b", "\u65e5\u672c\U0001f600", "jobs", "x" * 4096]
+)
+def test_any_name(name: str) -> None:
+    """A job may be called anything."""
+    assert list(read({"jobs": {name: {"command": "true"}}}).jobs) == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a\0b", r'jobs."a\u0000b": the name of a job must not hold the character NUL (\u0000)'),
+        ("x" * 4097, f"jobs.{'x' * 4097}: the name of this job is too long: 4097 bytes, 4096 are the limit"),
+    ],
+)
+def test_no_such_name(name: str, expected: str) -> None:
+    """But what the kernel and the wire cannot carry."""
+    assert problems({"jobs": {name: {"command": "true"}}}) == ["main.json:1:11: " + expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("", '""'),
+        ("a.b", '"a.b"'),
+        ("a\nb", '"a\\nb"'),
+        ("a b", "a b"),
+        (" a", '" a"'),
+        ("\x1b", '"\\u001b"'),
+    ],
+)
+def test_names_in_messages(name: str, shown: str) -> None:
+    """A name cannot forge a message, nor hide in it."""
+    assert problems({"jobs": {name: {"command": 1}}})[0].split(": ")[1] == f"jobs.{shown}.command"
+
+
+def test_lone_surrogate() -> None:
+    """Half a character is an error wherever it stands."""
+    message = "is half a character (a lone surrogate): remove it"
+
+    assert problems('{"jobs": {"a\\ud800": {"command": "\\udc00"}}}') == [
+        f"main.json:1:13: \\ud800 {message}",
+        f"main.json:1:35: \\udc00 {message}",
+    ]
+
+
+# ---- one error each ------------------------------------------------------------------------
+
+SECONDS = "must be a number of seconds from 0 to 315360000, not "
+STRING = 'must be a string in quotes, as "text", not '
+NUL = "must not hold the character NUL (\\u0000)"
+PATH = 'must be a path in quotes, as "$TMP/file", '
+RESTART = 'must be false, true, "always", "on-failure" or "never", not '
+COUNT = "must be a count from 0 to 1000000, or null (no limit), not "
+CODES = 'must be a list of exit codes (0-255) and signal names, as [0, 3, "SIGTERM"], not '
+LEVELS = 'must be "DEBUG", "INFO", "WARN", "WARNING", "ERROR" or "CRITICAL", not '
+USER = 'must be the name of a user in quotes, as "alice", or a number, as 1000, not '
+KEYS = ", ".join(row.name for row in config_keys.JOB)
+
+JOB_ERRORS: list[tuple[str, object, list[str]]] = [
+    ("stdin", 1, [f'jobs.a.stdin: {PATH}or "inherit", not 1']),
+    ("stdout", "", ["jobs.a.stdout: is empty: a path is wanted"]),
+    ("stdout", "$EMPTY", ['jobs.a.stdout: is empty once "$EMPTY" is expanded']),
+    ("stderr", "a\0", [f"jobs.a.stderr: {NUL}"]),
+    ("stderr", "$NOPE/x", ["jobs.a.stderr: the variable $NOPE is not set (a $ itself is written $$)"]),
+    ("stderr", "${NOPE}", ["jobs.a.stderr: the variable $NOPE is not set (a $ itself is written $$)"]),
+    ("stderr", "${HOME:-x}", [
+        "jobs.a.stderr: ${HOME has no closing } after its name (a $ itself is written $$)"
+    ]),
+    ("stderr", "$LATIN", ["jobs.a.stderr: the value of the variable $LATIN is not UTF-8"]),
+    ("working-dir", ["x"], [f"jobs.a.working-dir: {PATH}not a list"]),
+    ("env", ["A=b"], ['jobs.a.env: must be a hash of strings, as {"NAME": "value"}, not a list']),
+    ("env", {"A": 1, "B": None, "C": True}, [
+        f'jobs.a.env.A: {STRING}1: write "1"',
+        f"jobs.a.env.B: {STRING}null",
+        f'jobs.a.env.C: {STRING}true: write "true"',
+    ]),
+    ("env", {"": "x", "A=B": "x", "C\0": "x", "D": "x\0"}, [
+        'jobs.a.env."": the name of a variable must not be empty',
+        "jobs.a.env.A=B: the name of a variable must not hold =",
+        f'jobs.a.env."C\\u0000": the name of a variable {NUL}',
+        f"jobs.a.env.D: {NUL}",
+    ]),
+    ("signal", 15, ['jobs.a.signal: must be the name of a signal, as "SIGTERM", not 15']),
+    ("signal", "term", ['jobs.a.signal: the name of a signal begins with SIG: write "SIGTERM"']),
+    ("signal", "SIGTREM", ['jobs.a.signal: "SIGTREM" is not the name of a signal; did you mean "SIGTERM"?']),
+    ("signal", "bye", ['jobs.a.signal: "bye" is not the name of a signal; `kill -l` lists them']),
+    ("signal", "SIGRTMIN+31", [
+        'jobs.a.signal: "SIGRTMIN+31" is not the name of a signal; `kill -l` lists them'
+    ]),
+    ("autostart", 1, ["jobs.a.autostart: must be true or false, not 1"]),
+    ("autostart", "true", ['jobs.a.autostart: must be true or false, not "true": remove the quotes']),
+    ("restart", "false", [
+        f'jobs.a.restart: {RESTART}"false": remove the quotes'
+    ]),
+    ("restart", "on_failure", [
+        (f'jobs.a.restart: {RESTART}"on_failure"; '
+        'did you mean "on-failure"?')
+    ]),
+    ("restart", 1, [f'jobs.a.restart: {RESTART}1']),
+    ("restart-window", -0.001, [f"jobs.a.restart-window: {SECONDS}-0.001"]),
+    ("restart-penalty", None, [f"jobs.a.restart-penalty: {SECONDS}null"]),
+    ("kill-timeout", True, [f"jobs.a.kill-timeout: {SECONDS}true"]),
+    ("kill-timeout", "10s", [f'jobs.a.kill-timeout: {SECONDS}"10s": write 10']),
+    ("kill-timeout", 315360000.5, [f"jobs.a.kill-timeout: {SECONDS}315360000.5"]),
+    ("kill-timeout", 10**400, [f"jobs.a.kill-timeout: {SECONDS}1" + "0" * 26 + "..."]),
+    ("max-restarts", -1, [f"jobs.a.max-restarts: {COUNT}-1"]),
+    ("max-restarts", 1.5, [f"jobs.a.max-restarts: {COUNT}1.5"]),
+    ("success-codes", 0, [
+        f'jobs.a.success-codes: {CODES}0'
+    ]),
+    ("success-codes", [0, 256, -1, True, "0", "HUP", None], [
+        "jobs.a.success-codes[1]: must be an exit code from 0 to 255, not 256",
+        "jobs.a.success-codes[2]: must be an exit code from 0 to 255, not -1",
+        "jobs.a.success-codes[3]: must be an exit code from 0 to 255, not true",
+        'jobs.a.success-codes[4]: must be an exit code from 0 to 255, not "0": write 0',
+        'jobs.a.success-codes[5]: the name of a signal begins with SIG: write "SIGHUP"',
+        "jobs.a.success-codes[6]: must be an exit code from 0 to 255, not null",
+    ]),
+    ("kill-scope", "all", ['jobs.a.kill-scope: must be "job", "group" or "process", not "all"']),
+    ("description", 5, [f"jobs.a.description: {STRING}5"]),
+    ("description", "a\0", [f"jobs.a.description: {NUL}"]),
+    ("autostrat", True, ['jobs.a.autostrat: unknown key; did you mean "autostart"?']),
+    ("Working_Dir", "/", ['jobs.a.Working_Dir: unknown key; did you mean "working-dir"?']),
+    ("cwd", "/", ['jobs.a.cwd: unknown key; did you mean "working-dir"?']),
+    ("colour", "red", [f"jobs.a.colour: unknown key; a job can have {KEYS}"]),
+    ("state-dir", "/", [f"jobs.a.state-dir: unknown key; a job can have {KEYS}"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), JOB_ERRORS)
+def test_job_error(key: str, value: object, expected: list[str]) -> None:
+    """What is wrong with a key of a job is said in these words."""
+    assert wrong(key, value) == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("", "command: is empty: a job needs the command that it runs"),
+        (" \t", "command: is empty: a job needs the command that it runs"),
+        ([], "command: is empty: its first element must be the program to run"),
+        (["", "x"], "command: is empty: its first element must be the program to run"),
+        (["a", 1], f"command[1]: {STRING}1"),
+        ("a\0", f"command: {NUL}"),
+        (["a", "b\0"], f"command[1]: {NUL}"),
+        (
+            None,
+            'command: must be a string for /bin/sh, or a list of strings, as ["prog", "argument"], not null',
+        ),
+    ],
+)
+def test_command_error(command: object, expected: str) -> None:
+    """What is wrong with a command is said in these words."""
+    found = problems({"jobs": {"a": {"command": command}}})
+
+    assert [line.split(": jobs.a.", 1)[1] for line in found] == [expected]
+
+
+def test_command_missing() -> None:
+    """A job without a command is shown by its name."""
+    assert problems('{"jobs": {"a": {}}}') == [
+        'main.json:1:11: jobs.a: has no "command", and every job needs one'
+    ]
+
+
+PORT = 'must be a TCP port from 1 to 65535, or the path of a UNIX socket, as "$TMP/jobmon.sock", not '
+
+SUPERVISOR_ERRORS: list[tuple[str, object, list[str]]] = [
+    ("control-port", 0, [f"control-port: {PORT}0"]),
+    ("control-port", 65536, [f"control-port: {PORT}65536"]),
+    ("control-port", -1, [f"control-port: {PORT}-1"]),
+    ("control-port", True, [f"control-port: {PORT}true"]),
+    ("control-port", 80.0, [f"control-port: {PORT}80.0"]),
+    ("control-port", None, [f"control-port: {PORT}null"]),
+    ("event-port", "6667", [
+        ('event-port: a TCP port is a number without quotes: write 6667 '
+        '(for a socket file of that name, "./6667")')
+    ]),
+    ("event-port", "a,b", [
+        'event-port: must not hold a comma, which separates the two in $JOBMON_PORT: "/work/a,b"'
+    ]),
+    ("event-port", "a\0b", [f"event-port: {NUL}"]),
+    ("event-port", "", ["event-port: is empty: a path is wanted"]),
+    ("event-port", 6666, ["event-port: must differ from control-port, which is 6666 by default too"]),
+    ("control-port", 6667, ["control-port: must differ from event-port, which is 6667 by default too"]),
+    ("include-dirs", "jobs/*", ['include-dirs: must be a list of globs, as ["jobs/*.json"], not "jobs/*"']),
+    ("include-dirs", [1, "", "$NOPE"], [
+        'include-dirs[0]: must be a glob in quotes, as "jobs/*.json", not 1',
+        "include-dirs[1]: is empty: a path is wanted",
+        "include-dirs[2]: the variable $NOPE is not set (a $ itself is written $$)",
+    ]),
+    ("log-level", "LOUD", [
+        f'log-level: {LEVELS}"LOUD"'
+    ]),
+    ("log-level", "WARNNG", [
+        (f'log-level: {LEVELS}"WARNNG"; '
+        'did you mean "WARNING"?')
+    ]),
+    ("log-level", 10, [f'log-level: {LEVELS}10']),
+    ("allow-users", "bob", [
+        'allow-users: must be a list of names or numbers of users, as ["alice", 1000], not "bob"'
+    ]),
+    ("allow-users", ["1000", -1, "", True, 4294967295, "a\0"], [
+        "allow-users[0]: a number stands without quotes: write 1000",
+        f'allow-users[1]: {USER}-1',
+        f'allow-users[2]: {USER}""',
+        f'allow-users[3]: {USER}true',
+        f'allow-users[4]: {USER}4294967295',
+        f"allow-users[5]: {NUL}",
+    ]),
+    ("allow-groups", {}, [
+        'allow-groups: must be a list of names or numbers of groups, as ["deploy", 1000], not a hash'
+    ]),
+    ("control_port", 1, ['control_port: unknown key; did you mean "control-port"?']),
+    ("state-dir", "/", [
+        "state-dir: unknown key; the supervisor can have "
+        + ", ".join(row.name for row in config_keys.SUPERVISOR)
+    ]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), SUPERVISOR_ERRORS)
+def test_supervisor_error(key: str, value: object, expected: list[str]) -> None:
+    """What is wrong with a key of the supervisor is said in these words."""
+    assert wrong_supervisor(key, value) == expected
+
+
+def test_ports_that_are_the_same_file() -> None:
+    """Two ports that come to the same path are one too few."""
+    master = {"supervisor": {"control-port": "./a", "event-port": "$TMP/../work/a"}}
+
+    assert read(master).supervisor.event_port == "/tmp/../work/a"
+    master["supervisor"]["event-port"] = "a"
+    assert problems(master) == [
+        'main.json:1:54: supervisor.event-port: must differ from control-port, which is "/work/a" too'
+    ]
+
+
+@pytest.mark.parametrize("tail", ["x" * 101, "\xe9" * 50 + "x"])
+def test_socket_path_of_107_bytes(tail: str) -> None:
+    """A path fits a UNIX socket up to 107 bytes of UTF-8, expanded and absolute."""
+    fits = read({"supervisor": {"control-port": tail}}).supervisor.control_port
+
+    assert isinstance(fits, str)
+    assert len(fits.encode()) == 107
+    assert wrong_supervisor("control-port", tail + "y") == [
+        f'control-port: the path of a UNIX socket can have 107 bytes, this one has 108: "{fits}y"'
+    ]
+
+
+SECTION_ERRORS: list[tuple[str, list[str]]] = [
+    ("[]", ['1:1: must be a hash, as {"supervisor": ..., "jobs": ...}, not a list']),
+    ("", ["1:1: the file is empty: the least that it can hold is {}"]),
+    ('{"supervisor": 1}', ["1:16: supervisor: must be a hash of settings, not 1"]),
+    ('{"supervisor": null}', ["1:16: supervisor: must be a hash of settings, not null"]),
+    ('{"jobs": []}', ["1:10: jobs: must be a hash of jobs, not a list"]),
+    (
+        '{"jobs": {"a": "true"}}',
+        ['1:16: jobs.a: must be a hash of settings, as {"command": ...}, not "true"'],
+    ),
+    ('{"job": {}}', ['1:2: job: unknown key; did you mean "jobs"?']),
+    ('{"log-file": "x"}', ['1:2: log-file: unknown key; log-file belongs inside "supervisor"']),
+    ('{"a": {"command": "x"}}', ['1:2: a: unknown key; in the master, a job belongs inside "jobs"']),
+    ('{"whatever": 1}', ["1:2: whatever: unknown key; the master can have supervisor, jobs"]),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), SECTION_ERRORS)
+def test_section_error(text: str, expected: list[str]) -> None:
+    """What is wrong with the outline of a master is said in these words."""
+    assert problems(text) == ["main.json:" + line for line in expected]
+
+
+# ---- duplicates ----------------------------------------------------------------------------
+
+
+def test_duplicates_within_a_file() -> None:
+    """A job or a key that stands twice in one file is an error that names both places."""
+    text = """{"jobs": {
+  "a": {"command": "x", "env": {"A": "1", "A": "2"}, "command": "y"},
+  "a": {"command": "z"}
+}, "jobs": {
+  "b": {"command": "x", "command": "y"}
+}}"""
+
+    assert problems(text) == [
+        'main.json:2:43: jobs.a.env.A: this key is here twice; the first is at main.json:2:33',
+        'main.json:2:54: jobs.a.command: this key is here twice; the first is at main.json:2:9',
+        'main.json:3:3: jobs.a: there are two jobs of this name; the first is at main.json:2:3',
+        'main.json:4:4: jobs: this key is here twice; the first is at main.json:1:2',
+        'main.json:5:25: jobs.b.command: this key is here twice; the first is at main.json:5:9',
+    ]  # fmt: skip
+
+
+def test_duplicates_across_files() -> None:
+    """A job that stands in two files is an error that names both places, and one within a job file too."""
+    found = problems(
+        '{"supervisor": {"include-dirs": ["*.d/*"]},\n "jobs": {"a": {"command": "x"}}}',
+        files={
+            "/work/1.d/one": '{"b": {"command": "x"}, "b": {"command": "y"}}',
+            "/work/2.d/two": '{"jobs": {"a": {"command": "x"},\n "b": {"command": "x"}}}',
+        },
+    )
+
+    assert found == [
+        "/work/1.d/one:1:25: jobs.b: there are two jobs of this name; the first is at /work/1.d/one:1:2",
+        "/work/2.d/two:1:11: jobs.a: there are two jobs of this name; the first is at main.json:2:11",
+        "/work/2.d/two:2:2: jobs.b: there are two jobs of this name; the first is at /work/1.d/one:1:25",
+    ]
+
+
+# ---- files ---------------------------------------------------------------------------------
+
+
+def test_files_that_cannot_be_read() -> None:
+    """A file that cannot be read is an error of that file, and the others are looked at."""
+    assert problems(b"\xff") == ["main.json:1:1: the byte 0xff is not UTF-8: save the file as UTF-8"]
+    with pytest.raises(ConfigError) as caught:
+        load("no/such", Disk({}), {}, "/work", "/tmp")
+    assert str(caught.value) == "no/such: cannot be read: No such file or directory"
+
+    found = problems(
+        {"supervisor": {"include-dirs": ["jobs/*"]}},
+        files={
+            "/work/jobs/1": PermissionError(errno.EACCES, "Permission denied"),
+            "/work/jobs/2": IsADirectoryError(errno.EISDIR, "Is a directory"),
+            "/work/jobs/3": "[]",
+        },
+    )
+
+    assert found == [
+        "/work/jobs/1: cannot be read: Permission denied",
+        '/work/jobs/2: is a directory; the files in it are "/work/jobs/2/*.json"',
+        '/work/jobs/3:1:1: must be a hash of jobs, as {"NAME": {"command": ...}}, not a list',
+    ]
+
+
+def test_all_errors_in_one_go() -> None:
+    """After a syntax error in one file the others are still checked, sorted by file and place."""
+    found = problems(
+        '{"jobs": {"a": {"signal": "x",}, "b": 1},\n'
+        ' "supervisor": {"event-port": 0, "include-dirs": ["*/?"]}}',
+        files={"/work/j/1": '{"c": {"command": "x}}', "/work/j/2": '{"d": {"cmd": "x"}}'},
+    )
+
+    assert found == [
+        'main.json:1:11: jobs.a: has no "command", and every job needs one',
+        'main.json:1:27: jobs.a.signal: "x" is not the name of a signal; `kill -l` lists them',
+        "main.json:1:30: a comma before }: remove it",
+        'main.json:1:39: jobs.b: must be a hash of settings, as {"command": ...}, not 1',
+        f"main.json:2:31: supervisor.event-port: {PORT}0",
+        '/work/j/1:1:19: the string that begins here has no closing quote: write "x"',
+        '/work/j/2:1:2: jobs.d: has no "command", and every job needs one',
+        '/work/j/2:1:8: jobs.d.cmd: unknown key; did you mean "command"?',
+    ]
+
+
+def test_a_broken_master_still_leads_to_its_job_files() -> None:
+    """What stands before the break is enough to find and check the included files."""
+    found = problems(
+        '{"supervisor": {"include-dirs": ["j/*"], "log-level": 5}, "jobs": {"a": {"command": ',
+        files={"/work/j/1": '{"b": {}}'},
+    )
+
+    assert found == [
+        'main.json:1:85: the text ends here: the value of "command" is missing',
+        '/work/j/1:1:2: jobs.b: has no "command", and every job needs one',
+    ]
+
+
+def test_one_bad_glob_does_not_hide_the_others() -> None:
+    """The files of the good globs are checked though another one is bad."""
+    found = problems({"supervisor": {"include-dirs": ["$NOPE", "j/*"]}}, files={"/work/j/1": '{"b": {}}'})
+
+    assert len(found) == 2
+    assert found[1] == '/work/j/1:1:2: jobs.b: has no "command", and every job needs one'
+
+
+def test_a_bad_working_dir_does_not_lead_to_the_wrong_files() -> None:
+    """Nothing is included when it is not known from where."""
+    found = problems(
+        {"supervisor": {"working-dir": "$NOPE", "include-dirs": ["j/*"]}}, files={"/work/j/1": "["}
+    )
+
+    assert found == [
+        "main.json:1:32: supervisor.working-dir: the variable $NOPE is not set (a $ itself is written $$)"
+    ]
+
+
+def test_includes() -> None:
+    """Globs are relative to the working-dir; each file is read once, sorted by name, the master never."""
+    disk = Disk(
+        {
+            "conf/main.json": '{"supervisor": {"working-dir": "conf", "include-dirs": ["b*", "*", "no/*"]}}',
+            "/work/conf/main.json": "the same",
+            "/work/conf/a": "{}",
+            "/work/conf/b2": '{"2": {"command": "x"}}',
+            "/work/conf/b1": '{"jobs": {"1": {"command": "x"}}}',
+        }
+    )
+
+    result = load("conf/main.json", disk, {}, "/work", "/tmp")
+
+    assert disk.was_read == ["conf/main.json", "/work/conf/b1", "/work/conf/b2", "/work/conf/a"]
+    assert list(result.jobs) == ["1", "2"]
+    assert result.supervisor.include_dirs == ("/work/conf/b*", "/work/conf/*", "/work/conf/no/*")
+    assert [str(warning) for warning in result.warnings] == [
+        'conf/main.json:1:68: supervisor.include-dirs[2]: matches no file; looked for "/work/conf/no/*"'
+    ]
+
+
+def test_glob_characters_in_the_working_dir_are_plain() -> None:
+    """A directory called [x] is that directory, not a pattern."""
+    master = {"supervisor": {"working-dir": "[x]*", "include-dirs": ["j?"]}}
+
+    result = read(
+        master, files={"/work/[x]*/j1": '{"a": {"command": "x", "stdout": "o"}}', "/work/xx/j1": "["}
+    )
+
+    assert result.jobs["a"].stdout == "/work/[x]*/o"
+
+
+WRAPPERS: list[tuple[str, object]] = [
+    ("{}", []),
+    ('{"jobs": {}}', []),
+    ('{"jobs": {"a": {"command": "x"}}}', ["a"]),
+    ('{"jobs": {"command": "x"}}', ["jobs"]),
+    ('{"jobs": {"command": ["x"]}}', ["jobs"]),
+    ('{"jobs": {"command": {"command": "x"}}}', ["command"]),
+    ('{"jobs": {"command": "x"}, "a": {"command": "x"}}', ["jobs", "a"]),
+    ('{"jobs": {"jobs": {"command": "x"}}}', ["jobs"]),
+    ('{"supervisor": {"command": "x"}}', ["supervisor"]),
+    ('{"supervisor": {"log-level": "INFO"}, "jobs": {"a": {"command": "x"}}}', [
+        "/work/j:1:2: supervisor: belongs in the master: a job file holds nothing but jobs"
+    ]),
+    ('{"supervisor": {"log-level": "INFO"}, "a": {"command": "x"}}', [
+        "/work/j:1:2: jobs.supervisor: belongs in the master: a job file holds nothing but jobs"
+    ]),
+    ('{"b": {"command": "x"}, "jobs": {"a": {"command": "x"}}}', [
+        ("/work/j:1:25: jobs.jobs: must be the only key of the file when the jobs stand in it; "
+        'as a job it has no "command"')
+    ]),
+    ('{"jobs": 5}', ["/work/j:1:10: jobs: must be a hash of jobs, not 5"]),
+    ('{"jobs": {"a": {}}}', ['/work/j:1:11: jobs.a: has no "command", and every job needs one']),
+    ('{"jobs": {"comand": "x"}}', [
+        '/work/j:1:21: jobs.comand: must be a hash of settings, as {"command": ...}, not "x"'
+    ]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), WRAPPERS)
+def test_wrapper(text: str, expected: list[str]) -> None:
+    """A job file is wrapped when its only key is "jobs" and that is no job; else it is the jobs."""
+    master = {"supervisor": {"include-dirs": ["j"]}}
+    try:
+        found = list(read(master, files={"/work/j": text}).jobs)
+    except ConfigError as error:
+        found = str(error).split("\n")
+
+    assert found == expected
+
+
+def test_too_many_jobs() -> None:
+    """The number of jobs is bounded, and the bound is said."""
+    jobs = {str(number): {"command": "true"} for number in range(spec.MAX_JOBS)}
+
+    assert len(read({"jobs": jobs}).jobs) == spec.MAX_JOBS
+    assert problems({"jobs": jobs | {"x": {"command": "true"}}}) == [
+        "main.json:1:1: 10001 jobs: 10000 are the limit"
+    ]
+
+
+# ---- values --------------------------------------------------------------------------------
+
+PATHS = [
+    ("x", "/work/x"),
+    ("./x", "/work/x"),
+    (".//x", "/work/x"),
+    (".", "/work"),
+    ("./", "/work"),
+    ("../x", "/work/../x"),
+    ("/x", "/x"),
+    ("inherit", "/work/inherit"),
+    ("$HOME/x", "/home/bob/x"),
+    ("${HOME}x", "/home/bobx"),
+    ("$TMP", "/tmp"),
+    ("$DEVNULL", "/dev/null"),
+    ("a$$b", "/work/a$b"),
+    ("$$HOME", "/work/$HOME"),
+    ("$$$HOME", "/work/$/home/bob"),
+    ("a$", "/work/a$"),
+    ("a$ b$1$-", "/work/a$ b$1$-"),
+    ("a${", "/work/a${"),
+    ("a${}", "/work/a${}"),
+    ("a${1}", "/work/a${1}"),
+    ("$HOME\xe9", "/home/bob\xe9"),
+    ("x$EMPTY", "/work/x"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), PATHS)
+def test_path(text: str, expected: str) -> None:
+    """Paths are expanded and made absolute, and otherwise left alone."""
+    assert job(working_dir=text).working_dir == expected
+    if text != "inherit":
+        assert job(stdout=text).stdout == expected
+
+
+def test_environment_overrides_tmp() -> None:
+    """$TMP and $DEVNULL are only what they are where the environment has none."""
+    text = '{"jobs": {"a": {"command": "$TMP", "stdout": "$TMP", "stderr": "$DEVNULL"}}}'
+
+    result = load("m", Disk({"m": text}), {"TMP": "/t", "DEVNULL": "/n"}, "/", "/tmp").jobs["a"]
+
+    assert (result.command, result.stdout, result.stderr) == ("$TMP", "/t", "/n")
+
+
+def test_root_as_working_dir() -> None:
+    """Relative to / there is one slash."""
+    assert load("m", Disk({"m": '{"jobs": {"a": {"command": "x", "stdin": "y"}}}'}), {}, "/", "/").jobs[
+        "a"
+    ].stdin == "/y"  # fmt: skip
+
+
+def test_tilde_is_doubted() -> None:
+    """A ~ is a name like others, with a warning each time that it stands first."""
+    result = read({"jobs": {"a": {"command": "x", "stdout": "~/o", "stderr": "~/o"}}})
+
+    assert result.jobs["a"].stdout == "/work/~/o"
+    assert [str(warning).split(": ", 1)[1] for warning in result.warnings] == [
+        "jobs.a.stdout: a ~ is not expanded: write $HOME",
+        "jobs.a.stderr: a ~ is not expanded: write $HOME",
+    ]
+
+
+def test_every_signal_of_kill() -> None:
+    """Every name that the shell's `kill -l` lists is a signal, in any case, and comes out canonical."""
+    with os.popen("bash -c 'kill -l'") as listing:
+        names = re.findall(r"SIG\S+", listing.read())
+
+    assert len(names) > 60
+    assert all(job(signal=name.lower()).signal == canonical_signal(name) is not None for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("SIGIOT", "SIGABRT"),
+        ("SIGPOLL", "SIGIO"),
+        ("SIGCLD", "SIGCHLD"),
+        ("SIGRTMIN", "SIGRTMIN"),
+        ("SIGRTMIN+0", "SIGRTMIN"),
+        ("SIGRTMIN+30", "SIGRTMIN+30"),
+        ("SIGRTMAX", "SIGRTMIN+30"),
+        ("SIGRTMAX-30", "SIGRTMIN"),
+        ("SIGRTMAX-31", None),
+        ("SIGRTMAX+1", None),
+        ("SIGRTMIN-1", None),
+        ("SIGRTMIN+", None),
+        ("SIGRTMIN+ 1", None),
+        ("SIGRTMIN1", None),
+        ("\u017figterm", None),
+        ("SIG", None),
+        ("SIG_IGN", None),
+        ("", None),
+    ],
+)
+def test_canonical_signal(name: str, expected: str | None) -> None:
+    """Aliases have one name, real-time signals are counted from SIGRTMIN."""
+    assert canonical_signal(name) == expected
+
+
+def test_restart_words() -> None:
+    """The words for restart, and the truth values that stand for two of them."""
+    meanings = [(each, job(restart=each).restart.value) for each in (True, False, "always", "never")]
+
+    assert meanings == [(True, "always"), (False, "never"), ("always", "always"), ("never", "never")]
+
+
+def test_problem_as_a_line() -> None:
+    """A problem is one line, whatever the file is called."""
+    assert str(Problem("f", 1, 2, "jobs.a", "m")) == "f:1:2: jobs.a: m"
+    assert str(Problem("f", 1, 2, "", "m")) == "f:1:2: m"
+    assert str(Problem("f\n", 0, 0, "", "m")) == "f\\n: m"
+
+
+# ---- cost ----------------------------------------------------------------------------------
+
+
+def thousand() -> str:
+    """A master with a thousand jobs that are much alike."""
+    settings = {
+        "autostart": True,
+        "restart": True,
+        "stdout": "$TMP/out",
+        "env": {"A": "b"},
+        "signal": "SIGINT",
+    }
+    return json.dumps({"jobs": {f"job-{n}": {"command": f"exec prog {n}", **settings} for n in range(1000)}})
+
+
+def test_a_thousand_jobs_load_quickly() -> None:
+    """A thousand jobs take well under 100 ms, and strings that are equal are one."""
+    text = thousand()
+    took = []
+    for _ in range(3):
+        start = time.perf_counter()
+        result = read(text)
+        took.append(time.perf_counter() - start)
+
+    assert len(result.jobs) == 1000
+    assert len({id(each.stdout) for each in result.jobs.values()}) == 1
+    assert len({id(each.working_dir) for each in result.jobs.values()}) == 1
+    assert len({id(value) for each in result.jobs.values() for value in each.env.values()}) == 1
+    assert min(took) < 0.1
+
+
+def test_loading_leaves_no_garbage() -> None:
+    """No cycle is left for the collector to find."""
+    text = thousand()
+    read(text)
+    gc.collect()
+    gc.disable()
+    try:
+        read(text)
+        left = gc.collect()
+    finally:
+        gc.enable()
+
+    assert left == 0
+
+
+# ---- schema and reference ------------------------------------------------------------------
+
+
+def validate(schema: dict[str, Any], value: object, root: dict[str, Any]) -> bool:
+    """As much of JSON Schema 2020-12 as json_schema() uses; an unknown keyword is an error."""
+    known = {"$ref", "$schema", "$defs", "title", "description", "default"}
+    return all(CHECKS[word](schema, value, root) for word in schema if word not in known) and (
+        "$ref" not in schema or validate(root["$defs"][schema["$ref"].removeprefix("#/$defs/")], value, root)
+    )
+
+
+TYPES: dict[str, Any] = {
+    "object": lambda value: isinstance(value, dict),
+    "array": lambda value: isinstance(value, list),
+    "string": lambda value: isinstance(value, str),
+    "boolean": lambda value: isinstance(value, bool),
+    "null": lambda value: value is None,
+    "number": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
+}
+
+
+def check_type(schema: dict[str, Any], value: object, root: dict[str, Any]) -> bool:
+    """The keyword type."""
+    names = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    return any(TYPES[name](value) for name in names)
+
+
+def check_items(schema: dict[str, Any], value: object, root: dict[str, Any]) -> bool:
+    """The keywords prefixItems and items."""
+    if not isinstance(value, list):
+        return True
+    first = schema.get("prefixItems", [])
+    return all(validate(sub, each, root) for sub, each in zip(first, value, strict=False)) and all(
+        validate(schema["items"], each, root) for each in value[len(first) :]
+    )
+
+
+def check_members(schema: dict[str, Any], value: object, root: dict[str, Any]) -> bool:
+    """The keywords properties and additionalProperties."""
+    if not isinstance(value, dict):
+        return True
+    named = schema.get("properties", {})
+    other = schema.get("additionalProperties", {})
+    for name, each in value.items():
+        sub = named.get(name, other)
+        if sub is False or not validate(sub, each, root):
+            return False
+    return True
+
+
+def is_a(kind: type | tuple[type, ...], value: object) -> bool:
+    """isinstance, but for a bool, which is no number."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+CHECKS: dict[str, Any] = {
+    "type": check_type,
+    "enum": lambda s, v, _: any(type(each) is type(v) and each == v for each in s["enum"]),
+    "pattern": lambda s, v, _: not isinstance(v, str) or bool(re.search(s["pattern"].replace("$", r"\Z"), v)),
+    "minimum": lambda s, v, _: not is_a((int, float), v) or v >= s["minimum"],
+    "maximum": lambda s, v, _: not is_a((int, float), v) or v <= s["maximum"],
+    "maxLength": lambda s, v, _: not isinstance(v, str) or len(v) <= s["maxLength"],
+    "minItems": lambda s, v, _: not isinstance(v, list) or len(v) >= s["minItems"],
+    "prefixItems": check_items,
+    "items": check_items,
+    "oneOf": lambda s, v, r: sum(validate(sub, v, r) for sub in s["oneOf"]) == 1,
+    "anyOf": lambda s, v, r: any(validate(sub, v, r) for sub in s["anyOf"]),
+    "required": lambda s, v, _: not isinstance(v, dict) or all(name in v for name in s["required"]),
+    "properties": check_members,
+    "additionalProperties": check_members,
+    "propertyNames": lambda s, v, r: (
+        not isinstance(v, dict) or all(validate(s["propertyNames"], name, r) for name in v)
+    ),
+    "maxProperties": lambda s, v, _: not isinstance(v, dict) or len(v) <= s["maxProperties"],
+}
+
+# What the schema cannot know: the environment, and what the rest of the file says.
+BEYOND_THE_SCHEMA = (
+    "is not set",
+    "is not UTF-8",
+    "must differ",
+    "once",
+    "no closing }",
+    "a comma",
+    "107 bytes",
+)
+
+
+def agrees(master: dict[str, Any]) -> bool:
+    """Whether the schema and load are of one mind about a master."""
+    schema = config.json_schema()
+    try:
+        read(master)
+    except ConfigError as error:
+        lines = str(error).split("\n")
+        if all(any(word in line for word in BEYOND_THE_SCHEMA) for line in lines):
+            return True
+        return not validate(schema, master, schema)
+    return validate(schema, master, schema)
+
+
+@pytest.mark.parametrize(("key", "value", "_"), JOB_ERRORS)
+def test_schema_refuses_what_load_refuses_in_a_job(key: str, value: object, _: object) -> None:
+    """Whatever is an error of a key is one by the schema too."""
+    assert agrees({"jobs": {"a": {"command": "true", key: value}}})
+
+
+@pytest.mark.parametrize(("key", "value", "_"), SUPERVISOR_ERRORS)
+def test_schema_refuses_what_load_refuses_in_the_supervisor(key: str, value: object, _: object) -> None:
+    """The same for the supervisor."""
+    assert agrees({"supervisor": {key: value}})
+
+
+SOME = (
+    st.none() | st.booleans() | st.integers(-2, 70000) | st.sampled_from([0.5, 5.0, 315360000, 315360001])
+    | st.sampled_from(["", " ", "x", "inherit", "true", "0", "a\0", "SIGTERM", "sigrtmin+3", "HUP", "always"])
+    | st.sampled_from(["group", "warn", "a,b", "10s", "job"])
+)  # fmt: skip
+ANY = (
+    SOME
+    | st.lists(SOME, max_size=3)
+    | st.dictionaries(st.sampled_from(["", "A", "A=", "a\0"]), SOME, max_size=2)
+)
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(config_keys.JOB), ANY)
+def test_schema_agrees_about_jobs(row: config_keys.Key, value: object) -> None:
+    """For any value of any key, the schema says what load says."""
+    assert agrees({"jobs": {"a": {"command": "true", row.name: value}}})
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(config_keys.SUPERVISOR), ANY)
+def test_schema_agrees_about_the_supervisor(row: config_keys.Key, value: object) -> None:
+    """The same for the supervisor."""
+    assert agrees({"supervisor": {row.name: value}})
+
+
+def test_schema_has_every_key() -> None:
+    """The schema has the keys of the table with their defaults and meanings, and no others."""
+    schema = config.json_schema()
+    parts = (
+        (schema["properties"]["supervisor"], config_keys.SUPERVISOR),
+        (schema["$defs"]["job"], config_keys.JOB),
+    )
+
+    assert schema["$schema"] == DIALECT
+    assert json.loads(json.dumps(schema)) == schema
+    for part, rows in parts:
+        assert list(part["properties"]) == [row.name for row in rows]
+        for row in rows:
+            assert part["properties"][row.name]["description"] == row.meaning
+            assert part["properties"][row.name].get("default") == row.default
+        assert part.get("required", []) == [row.name for row in rows if row.required]
+        assert part["additionalProperties"] is False
+
+
+def test_schema_of_job_files() -> None:
+    """$defs has the schema of a job file, wrapped or not."""
+    schema = config.json_schema()
+    job_file = schema["$defs"]["job-file"]
+
+    assert validate(job_file, {"a": {"command": "x"}}, schema)
+    assert validate(job_file, {"jobs": {"a": {"command": "x"}}}, schema)
+    assert not validate(job_file, {"a": {}}, schema)
+    assert not validate(job_file, [], schema)
+
+
+def test_defaults_are_the_specs() -> None:
+    """What the table says is the default, read as if it stood there, is what the spec has."""
+    names = {row.name: row.default for row in config_keys.JOB if not row.required}
+    supervisor = {row.name: row.default for row in config_keys.SUPERVISOR}
+
+    result = read({"supervisor": supervisor, "jobs": {"a": {"command": "true", **names}}})
+
+    assert result.jobs["a"] == JobSpec("a", "true", working_dir="/work")
+    assert result.supervisor == SupervisorSpec(working_dir="/work", log_file="/dev/null")
+
+
+def test_reference_is_what_the_table_says() -> None:
+    """docs/configuration.md is generated."""
+    with open(os.path.join(TOP, "docs", "configuration.md"), encoding="utf-8") as file:
+        on_disk = file.read()
+
+    assert on_disk == config.reference(), (
+        "write it anew: python3 -c 'from jobmon.config import reference; print(reference(), end=\"\")'"
+        " > docs/configuration.md"
+    )
+
+
+def test_examples_of_the_reference_work() -> None:
+    """The JSON that stands in the reference is right."""
+    master, job_file = re.findall(r"```json\n(.*?)```", config.reference(), re.DOTALL)
+
+    result = read(master, files={"/work/jobs/cleanup.json": job_file})
+
+    assert list(result.jobs) == ["web", "cleanup"]
+    assert result.warnings == ()
+
+
+# ---- anything ------------------------------------------------------------------------------
+
+WORDS = [row.name for row in (*config_keys.JOB, *config_keys.SUPERVISOR)] + [
+    "supervisor",
+    "jobs",
+    "a",
+    "",
+    "\0",
+]
+TREES = st.recursive(
+    SOME | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(WORDS) | st.text(max_size=3), inner, max_size=4)
+    ),
+    max_leaves=15,
+)
+
+
+def check_anything(text: bytes) -> None:
+    """A configuration or a ConfigError, as a master and as a job file; every problem is one line."""
+    for files in ({"m": text}, {"m": b'{"supervisor": {"include-dirs": ["/j"]}}', "/j": text}):
+        try:
+            found = load("m", Disk(dict(files)), ENVIRON, "/work", "/tmp")
+        except ConfigError as error:
+            lines = [str(problem) for problem in error.problems]
+            assert lines
+        else:
+            lines = [str(warning) for warning in found.warnings]
+        assert all(line.isprintable() and line.startswith(("m", "/j")) for line in lines)
+
+
+@settings(max_examples=300)
+@given(TREES)
+@example({"jobs": {"a": {"command": "\ud800"}}})
+def test_any_json_is_a_configuration_or_an_error(tree: object) -> None:
+    """Whatever JSON says: a configuration or a ConfigError, nothing else."""
+    check_anything(json.dumps(tree).encode())
+    check_anything(json.dumps({"jobs": {"a": tree}, "supervisor": tree}).encode())
+
+
+@given(st.binary(max_size=30) | st.text('{}[]":,\\ax1 \n', max_size=15).map(str.encode))
+def test_any_bytes_are_a_configuration_or_an_error(data: bytes) -> None:
+    """Whatever is in the file: the same."""
+    check_anything(data)
