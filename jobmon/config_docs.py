@@ -141,7 +141,7 @@ Names of jobs may hold any character but NUL, and are unique in all files togeth
 
 The globs of `include-dirs` are looked at in their order, the files of each sorted by name. A file
 that several globs find is read once, and the master never as a job file. `*`, `?` and `[...]` match
-within one directory, and no leading dot; `**` goes through directories of any depth.
+within one directory, and no leading dot.
 
 ## The supervisor
 

@@ -49,10 +49,10 @@ class Disk:
 
 
 def read(master: str | bytes | dict[str, Any], /, **others: Any) -> Config:
-    """What load makes of a master and other files, called in /work."""
+    """What load makes of a master and other files, called in /data."""
     text = json.dumps(master) if isinstance(master, dict) else master
     files = {path: json.dumps(c) if isinstance(c, dict) else c for path, c in others.pop("files", {}).items()}
-    return load("main.json", Disk({"main.json": text, **files}), ENVIRON, "/work", "/tmp")
+    return load("main.json", Disk({"main.json": text, **files}), ENVIRON, "/data", "/tmp")
 
 
 def problems(master: str | bytes | dict[str, Any], /, **others: Any) -> list[str]:
@@ -88,13 +88,13 @@ def wrong_supervisor(key: str, value: object) -> list[str]:
 
 def test_nothing_is_needed() -> None:
     """Both sections of the master are optional, and every default is the spec's."""
-    assert read("{}") == Config("main.json", SupervisorSpec(working_dir="/work"), {}, ())
-    assert read('{"supervisor": {}, "jobs": {}}').supervisor == SupervisorSpec(working_dir="/work")
+    assert read("{}") == Config("main.json", SupervisorSpec(working_dir="/data"), {}, ())
+    assert read('{"supervisor": {}, "jobs": {}}').supervisor == SupervisorSpec(working_dir="/data")
 
 
 def test_a_job_needs_a_command_only() -> None:
     """All else of a job has a default, and its working-dir is the supervisor's."""
-    assert job() == JobSpec("a", "true", working_dir="/work")
+    assert job() == JobSpec("a", "true", working_dir="/data")
 
 
 def test_every_key() -> None:
@@ -136,9 +136,9 @@ def test_every_key() -> None:
         command=("prog", "", "$HOME"),
         stdin="/in",
         stdout="inherit",
-        stderr="/work/run/inherit",
+        stderr="/data/run/inherit",
         env={"A": "$HOME", "B": ""},
-        working_dir="/work/run/sub/",
+        working_dir="/data/run/sub/",
         signal="SIGRTMIN+29",
         autostart=True,
         restart=Restart.ON_FAILURE,
@@ -155,7 +155,7 @@ def test_every_key() -> None:
 
     assert result.jobs == {"a": expected}
     assert result.supervisor == SupervisorSpec(
-        "/work/run", "/tmp/c.sock", 65535, (), "/work/run/log", "DEBUG", ("bob", 0), (4294967294,)
+        "/data/run", "/tmp/c.sock", 65535, (), "/data/run/log", "DEBUG", ("bob", 0), (4294967294,)
     )
     assert set(master["jobs"]["a"]) == {row.name for row in config_keys.JOB}
     assert set(master["supervisor"]) == {row.name for row in config_keys.SUPERVISOR}
@@ -178,7 +178,7 @@ def test_the_samples_of_the_documentation() -> None:
       "stderr": "$DEVNULL", "env": { "HOME": "/home/bob" }, "working-dir": "/home/bob",
       "signal": "SIGSTOP", "autostart": false, "restart": true } }"""
 
-    result = read(master, files={"/work/jobs/true.json": job_file})
+    result = read(master, files={"/data/jobs/true.json": job_file})
 
     assert result.jobs == {
         "true-job": JobSpec(
@@ -193,7 +193,7 @@ def test_the_samples_of_the_documentation() -> None:
     assert result.supervisor.log_file == "/tmp/supervisor.log"
     assert [str(warning) for warning in result.warnings] == [
         (
-            "/work/jobs/true.json:3:17: jobs.true-job.signal: SIGSTOP stops nothing, it only pauses: "
+            "/data/jobs/true.json:3:17: jobs.true-job.signal: SIGSTOP stops nothing, it only pauses: "
             "the job ends by SIGKILL after kill-timeout"
         )
     ]
@@ -212,11 +212,11 @@ def test_the_samples_with_their_mistakes() -> None:
 }
 """
 
-    found = problems({"supervisor": {"include-dirs": ["jobs/*"]}}, files={"/work/jobs/true.json": job_file})
+    found = problems({"supervisor": {"include-dirs": ["jobs/*"]}}, files={"/data/jobs/true.json": job_file})
 
     assert found == [
-        "/work/jobs/true.json:5:26: a comma before }: remove it",
-        '/work/jobs/true.json:7:5: the string that begins here has no closing quote: write "restart"',
+        "/data/jobs/true.json:5:26: a comma before }: remove it",
+        '/data/jobs/true.json:7:5: the string that begins here has no closing quote: write "restart"',
     ]
 
 
@@ -403,7 +403,7 @@ SUPERVISOR_ERRORS: list[tuple[str, object, list[str]]] = [
         '(for a socket file of that name, "./6667")')
     ]),
     ("event-port", "a,b", [
-        'event-port: must not hold a comma, which separates the two in $JOBMON_PORT: "/work/a,b"'
+        'event-port: must not hold a comma, which separates the two in $JOBMON_PORT: "/data/a,b"'
     ]),
     ("event-port", "a\0b", [f"event-port: {NUL}"]),
     ("event-port", "", ["event-port: is empty: a path is wanted"]),
@@ -453,12 +453,12 @@ def test_supervisor_error(key: str, value: object, expected: list[str]) -> None:
 
 def test_ports_that_are_the_same_file() -> None:
     """Two ports that come to the same path are one too few."""
-    master = {"supervisor": {"control-port": "./a", "event-port": "$TMP/../work/a"}}
+    master = {"supervisor": {"control-port": "./a", "event-port": "$TMP/../data/a"}}
 
-    assert read(master).supervisor.event_port == "/tmp/../work/a"
+    assert read(master).supervisor.event_port == "/tmp/../data/a"
     master["supervisor"]["event-port"] = "a"
     assert problems(master) == [
-        'main.json:1:54: supervisor.event-port: must differ from control-port, which is "/work/a" too'
+        'main.json:1:54: supervisor.event-port: must differ from control-port, which is "/data/a" too'
     ]
 
 
@@ -523,15 +523,15 @@ def test_duplicates_across_files() -> None:
     found = problems(
         '{"supervisor": {"include-dirs": ["*.d/*"]},\n "jobs": {"a": {"command": "x"}}}',
         files={
-            "/work/1.d/one": '{"b": {"command": "x"}, "b": {"command": "y"}}',
-            "/work/2.d/two": '{"jobs": {"a": {"command": "x"},\n "b": {"command": "x"}}}',
+            "/data/1.d/one": '{"b": {"command": "x"}, "b": {"command": "y"}}',
+            "/data/2.d/two": '{"jobs": {"a": {"command": "x"},\n "b": {"command": "x"}}}',
         },
     )
 
     assert found == [
-        "/work/1.d/one:1:25: jobs.b: there are two jobs of this name; the first is at /work/1.d/one:1:2",
-        "/work/2.d/two:1:11: jobs.a: there are two jobs of this name; the first is at main.json:2:11",
-        "/work/2.d/two:2:2: jobs.b: there are two jobs of this name; the first is at /work/1.d/one:1:25",
+        "/data/1.d/one:1:25: jobs.b: there are two jobs of this name; the first is at /data/1.d/one:1:2",
+        "/data/2.d/two:1:11: jobs.a: there are two jobs of this name; the first is at main.json:2:11",
+        "/data/2.d/two:2:2: jobs.b: there are two jobs of this name; the first is at /data/1.d/one:1:25",
     ]
 
 
@@ -542,22 +542,22 @@ def test_files_that_cannot_be_read() -> None:
     """A file that cannot be read is an error of that file, and the others are looked at."""
     assert problems(b"\xff") == ["main.json:1:1: the byte 0xff is not UTF-8: save the file as UTF-8"]
     with pytest.raises(ConfigError) as caught:
-        load("no/such", Disk({}), {}, "/work", "/tmp")
+        load("no/such", Disk({}), {}, "/data", "/tmp")
     assert str(caught.value) == "no/such: cannot be read: No such file or directory"
 
     found = problems(
         {"supervisor": {"include-dirs": ["jobs/*"]}},
         files={
-            "/work/jobs/1": PermissionError(errno.EACCES, "Permission denied"),
-            "/work/jobs/2": IsADirectoryError(errno.EISDIR, "Is a directory"),
-            "/work/jobs/3": "[]",
+            "/data/jobs/1": PermissionError(errno.EACCES, "Permission denied"),
+            "/data/jobs/2": IsADirectoryError(errno.EISDIR, "Is a directory"),
+            "/data/jobs/3": "[]",
         },
     )
 
     assert found == [
-        "/work/jobs/1: cannot be read: Permission denied",
-        '/work/jobs/2: is a directory; the files in it are "/work/jobs/2/*.json"',
-        '/work/jobs/3:1:1: must be a hash of jobs, as {"NAME": {"command": ...}}, not a list',
+        "/data/jobs/1: cannot be read: Permission denied",
+        '/data/jobs/2: is a directory; the files in it are "/data/jobs/2/*.json"',
+        '/data/jobs/3:1:1: must be a hash of jobs, as {"NAME": {"command": ...}}, not a list',
     ]
 
 
@@ -566,7 +566,7 @@ def test_all_errors_in_one_go() -> None:
     found = problems(
         '{"jobs": {"a": {"signal": "x",}, "b": 1},\n'
         ' "supervisor": {"event-port": 0, "include-dirs": ["*/?"]}}',
-        files={"/work/j/1": '{"c": {"command": "x}}', "/work/j/2": '{"d": {"cmd": "x"}}'},
+        files={"/data/j/1": '{"c": {"command": "x}}', "/data/j/2": '{"d": {"cmd": "x"}}'},
     )
 
     assert found == [
@@ -575,9 +575,9 @@ def test_all_errors_in_one_go() -> None:
         "main.json:1:30: a comma before }: remove it",
         'main.json:1:39: jobs.b: must be a hash of settings, as {"command": ...}, not 1',
         f"main.json:2:31: supervisor.event-port: {PORT}0",
-        '/work/j/1:1:19: the string that begins here has no closing quote: write "x"',
-        '/work/j/2:1:2: jobs.d: has no "command", and every job needs one',
-        '/work/j/2:1:8: jobs.d.cmd: unknown key; did you mean "command"?',
+        '/data/j/1:1:19: the string that begins here has no closing quote: write "x"',
+        '/data/j/2:1:2: jobs.d: has no "command", and every job needs one',
+        '/data/j/2:1:8: jobs.d.cmd: unknown key; did you mean "command"?',
     ]
 
 
@@ -585,27 +585,27 @@ def test_a_broken_master_still_leads_to_its_job_files() -> None:
     """What stands before the break is enough to find and check the included files."""
     found = problems(
         '{"supervisor": {"include-dirs": ["j/*"], "log-level": 5}, "jobs": {"a": {"command": ',
-        files={"/work/j/1": '{"b": {}}'},
+        files={"/data/j/1": '{"b": {}}'},
     )
 
     assert found == [
         'main.json:1:85: the text ends here: the value of "command" is missing',
-        '/work/j/1:1:2: jobs.b: has no "command", and every job needs one',
+        '/data/j/1:1:2: jobs.b: has no "command", and every job needs one',
     ]
 
 
 def test_one_bad_glob_does_not_hide_the_others() -> None:
     """The files of the good globs are checked though another one is bad."""
-    found = problems({"supervisor": {"include-dirs": ["$NOPE", "j/*"]}}, files={"/work/j/1": '{"b": {}}'})
+    found = problems({"supervisor": {"include-dirs": ["$NOPE", "j/*"]}}, files={"/data/j/1": '{"b": {}}'})
 
     assert len(found) == 2
-    assert found[1] == '/work/j/1:1:2: jobs.b: has no "command", and every job needs one'
+    assert found[1] == '/data/j/1:1:2: jobs.b: has no "command", and every job needs one'
 
 
 def test_a_bad_working_dir_does_not_lead_to_the_wrong_files() -> None:
     """Nothing is included when it is not known from where."""
     found = problems(
-        {"supervisor": {"working-dir": "$NOPE", "include-dirs": ["j/*"]}}, files={"/work/j/1": "["}
+        {"supervisor": {"working-dir": "$NOPE", "include-dirs": ["j/*"]}}, files={"/data/j/1": "["}
     )
 
     assert found == [
@@ -618,20 +618,20 @@ def test_includes() -> None:
     disk = Disk(
         {
             "conf/main.json": '{"supervisor": {"working-dir": "conf", "include-dirs": ["b*", "*", "no/*"]}}',
-            "/work/conf/main.json": "the same",
-            "/work/conf/a": "{}",
-            "/work/conf/b2": '{"2": {"command": "x"}}',
-            "/work/conf/b1": '{"jobs": {"1": {"command": "x"}}}',
+            "/data/conf/main.json": "the same",
+            "/data/conf/a": "{}",
+            "/data/conf/b2": '{"2": {"command": "x"}}',
+            "/data/conf/b1": '{"jobs": {"1": {"command": "x"}}}',
         }
     )
 
-    result = load("conf/main.json", disk, {}, "/work", "/tmp")
+    result = load("conf/main.json", disk, {}, "/data", "/tmp")
 
-    assert disk.was_read == ["conf/main.json", "/work/conf/b1", "/work/conf/b2", "/work/conf/a"]
+    assert disk.was_read == ["conf/main.json", "/data/conf/b1", "/data/conf/b2", "/data/conf/a"]
     assert list(result.jobs) == ["1", "2"]
-    assert result.supervisor.include_dirs == ("/work/conf/b*", "/work/conf/*", "/work/conf/no/*")
+    assert result.supervisor.include_dirs == ("/data/conf/b*", "/data/conf/*", "/data/conf/no/*")
     assert [str(warning) for warning in result.warnings] == [
-        'conf/main.json:1:68: supervisor.include-dirs[2]: matches no file; looked for "/work/conf/no/*"'
+        'conf/main.json:1:68: supervisor.include-dirs[2]: matches no file; looked for "/data/conf/no/*"'
     ]
 
 
@@ -640,10 +640,10 @@ def test_glob_characters_in_the_working_dir_are_plain() -> None:
     master = {"supervisor": {"working-dir": "[x]*", "include-dirs": ["j?"]}}
 
     result = read(
-        master, files={"/work/[x]*/j1": '{"a": {"command": "x", "stdout": "o"}}', "/work/xx/j1": "["}
+        master, files={"/data/[x]*/j1": '{"a": {"command": "x", "stdout": "o"}}', "/data/xx/j1": "["}
     )
 
-    assert result.jobs["a"].stdout == "/work/[x]*/o"
+    assert result.jobs["a"].stdout == "/data/[x]*/o"
 
 
 WRAPPERS: list[tuple[str, object]] = [
@@ -657,19 +657,19 @@ WRAPPERS: list[tuple[str, object]] = [
     ('{"jobs": {"jobs": {"command": "x"}}}', ["jobs"]),
     ('{"supervisor": {"command": "x"}}', ["supervisor"]),
     ('{"supervisor": {"log-level": "INFO"}, "jobs": {"a": {"command": "x"}}}', [
-        "/work/j:1:2: supervisor: belongs in the master: a job file holds nothing but jobs"
+        "/data/j:1:2: supervisor: belongs in the master: a job file holds nothing but jobs"
     ]),
     ('{"supervisor": {"log-level": "INFO"}, "a": {"command": "x"}}', [
-        "/work/j:1:2: jobs.supervisor: belongs in the master: a job file holds nothing but jobs"
+        "/data/j:1:2: jobs.supervisor: belongs in the master: a job file holds nothing but jobs"
     ]),
     ('{"b": {"command": "x"}, "jobs": {"a": {"command": "x"}}}', [
-        ("/work/j:1:25: jobs.jobs: must be the only key of the file when the jobs stand in it; "
+        ("/data/j:1:25: jobs.jobs: must be the only key of the file when the jobs stand in it; "
         'as a job it has no "command"')
     ]),
-    ('{"jobs": 5}', ["/work/j:1:10: jobs: must be a hash of jobs, not 5"]),
-    ('{"jobs": {"a": {}}}', ['/work/j:1:11: jobs.a: has no "command", and every job needs one']),
+    ('{"jobs": 5}', ["/data/j:1:10: jobs: must be a hash of jobs, not 5"]),
+    ('{"jobs": {"a": {}}}', ['/data/j:1:11: jobs.a: has no "command", and every job needs one']),
     ('{"jobs": {"comand": "x"}}', [
-        '/work/j:1:21: jobs.comand: must be a hash of settings, as {"command": ...}, not "x"'
+        '/data/j:1:21: jobs.comand: must be a hash of settings, as {"command": ...}, not "x"'
     ]),
 ]  # fmt: skip
 
@@ -679,7 +679,7 @@ def test_wrapper(text: str, expected: list[str]) -> None:
     """A job file is wrapped when its only key is "jobs" and that is no job; else it is the jobs."""
     master = {"supervisor": {"include-dirs": ["j"]}}
     try:
-        found = list(read(master, files={"/work/j": text}).jobs)
+        found = list(read(master, files={"/data/j": text}).jobs)
     except ConfigError as error:
         found = str(error).split("\n")
 
@@ -699,28 +699,28 @@ def test_too_many_jobs() -> None:
 # ---- values --------------------------------------------------------------------------------
 
 PATHS = [
-    ("x", "/work/x"),
-    ("./x", "/work/x"),
-    (".//x", "/work/x"),
-    (".", "/work"),
-    ("./", "/work"),
-    ("../x", "/work/../x"),
+    ("x", "/data/x"),
+    ("./x", "/data/x"),
+    (".//x", "/data/x"),
+    (".", "/data"),
+    ("./", "/data"),
+    ("../x", "/data/../x"),
     ("/x", "/x"),
-    ("inherit", "/work/inherit"),
+    ("inherit", "/data/inherit"),
     ("$HOME/x", "/home/bob/x"),
     ("${HOME}x", "/home/bobx"),
     ("$TMP", "/tmp"),
     ("$DEVNULL", "/dev/null"),
-    ("a$$b", "/work/a$b"),
-    ("$$HOME", "/work/$HOME"),
-    ("$$$HOME", "/work/$/home/bob"),
-    ("a$", "/work/a$"),
-    ("a$ b$1$-", "/work/a$ b$1$-"),
-    ("a${", "/work/a${"),
-    ("a${}", "/work/a${}"),
-    ("a${1}", "/work/a${1}"),
+    ("a$$b", "/data/a$b"),
+    ("$$HOME", "/data/$HOME"),
+    ("$$$HOME", "/data/$/home/bob"),
+    ("a$", "/data/a$"),
+    ("a$ b$1$-", "/data/a$ b$1$-"),
+    ("a${", "/data/a${"),
+    ("a${}", "/data/a${}"),
+    ("a${1}", "/data/a${1}"),
     ("$HOME\xe9", "/home/bob\xe9"),
-    ("x$EMPTY", "/work/x"),
+    ("x$EMPTY", "/data/x"),
 ]
 
 
@@ -752,7 +752,7 @@ def test_tilde_is_doubted() -> None:
     """A ~ is a name like others, with a warning each time that it stands first."""
     result = read({"jobs": {"a": {"command": "x", "stdout": "~/o", "stderr": "~/o"}}})
 
-    assert result.jobs["a"].stdout == "/work/~/o"
+    assert result.jobs["a"].stdout == "/data/~/o"
     assert [str(warning).split(": ", 1)[1] for warning in result.warnings] == [
         "jobs.a.stdout: a ~ is not expanded: write $HOME",
         "jobs.a.stderr: a ~ is not expanded: write $HOME",
@@ -1033,8 +1033,8 @@ def test_defaults_are_the_specs() -> None:
 
     result = read({"supervisor": supervisor, "jobs": {"a": {"command": "true", **names}}})
 
-    assert result.jobs["a"] == JobSpec("a", "true", working_dir="/work")
-    assert result.supervisor == SupervisorSpec(working_dir="/work", log_file="/dev/null")
+    assert result.jobs["a"] == JobSpec("a", "true", working_dir="/data")
+    assert result.supervisor == SupervisorSpec(working_dir="/data", log_file="/dev/null")
 
 
 def test_reference_is_what_the_table_says() -> None:
@@ -1052,7 +1052,7 @@ def test_examples_of_the_reference_work() -> None:
     """The JSON that stands in the reference is right."""
     master, job_file = re.findall(r"```json\n(.*?)```", config.reference(), re.DOTALL)
 
-    result = read(master, files={"/work/jobs/cleanup.json": job_file})
+    result = read(master, files={"/data/jobs/cleanup.json": job_file})
 
     assert list(result.jobs) == ["web", "cleanup"]
     assert result.warnings == ()
@@ -1081,7 +1081,7 @@ def check_anything(text: bytes) -> None:
     """A configuration or a ConfigError, as a master and as a job file; every problem is one line."""
     for files in ({"m": text}, {"m": b'{"supervisor": {"include-dirs": ["/j"]}}', "/j": text}):
         try:
-            found = load("m", Disk(dict(files)), ENVIRON, "/work", "/tmp")
+            found = load("m", Disk(dict(files)), ENVIRON, "/data", "/tmp")
         except ConfigError as error:
             lines = [str(problem) for problem in error.problems]
             assert lines
