@@ -12,6 +12,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import NoReturn
 
     from jobmon.cli.verbs import Arguments, Verb
 
@@ -19,8 +20,17 @@ OK, FAILED, USAGE, NO_SUCH_JOB, NOT_PERMITTED = 0, 1, 2, 4, 5
 UNREACHABLE, LOST, TIMED_OUT, INTERRUPTED, UNANSWERED = 69, 75, 124, 130, 255
 
 
+def program() -> NoReturn:
+    """The program `jobmon`.
+
+    It leaves at once: taking the interpreter down in order would be a tenth of what
+    `jobmon status` costs, and everything is written by then.
+    """
+    os._exit(main())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the words after `jobmon` say; the exit code."""
+    """Do what the words after `jobmon` say, those of the command line by default; the exit code."""
     try:
         code = _main(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
@@ -63,7 +73,7 @@ def _main(argv: list[str]) -> int:
         return OK
     verb = VERBS.get(name)
     if verb is None:
-        complain(f"there is no verb {name!r}{did_you_mean(name, list(VERBS))}; see jobmon help")
+        complain(f"there is no verb {name!r}{did_you_mean(name, VERBS)}; see jobmon help")
         return USAGE
     try:
         return _do(verb, parse(verb, argv[1:]))
@@ -105,13 +115,16 @@ def _explain(error: Exception) -> int:
     if isinstance(error, errors.JobError) and error.results:
         for job, bad, message in error.results:
             if bad:
-                complain(f"{escape(job)}: {escape(message)}")
+                hint = _near(job) if bad == "no-such-job" else ""
+                complain(f"{escape(job)}: {escape(message)}{hint}")
     elif isinstance(error, errors.JobMonError):
         complain(escape(str(error)))
     elif isinstance(error, OSError):
         complain(escape(f"{error.filename or 'cannot go on'}: {error.strerror}"))
     else:
         complain(escape(f"this is a mistake in JobMon itself: {error!r}"))
+    if isinstance(error, errors.JobError) and error.code == "bad-request":
+        return USAGE
     codes: tuple[tuple[type[Exception], int], ...] = (
         (errors.AddressError, USAGE),
         (errors.NoSuchJobError, NO_SUCH_JOB),
@@ -122,6 +135,20 @@ def _explain(error: Exception) -> int:
         (errors.ConnectionLost, LOST),
     )
     return next((code for kind, code in codes if isinstance(error, kind)), FAILED)
+
+
+def _near(job: str) -> str:
+    """A name that there is, if one is much like this one."""
+    from jobmon.cli.text import escape
+    from jobmon.cli.verbs import did_you_mean
+    from jobmon.client import CommandPipe
+    from jobmon.errors import JobMonError
+
+    try:
+        with CommandPipe() as daemon:
+            return escape(did_you_mean(job, daemon.list_jobs()))
+    except JobMonError:
+        return ""
 
 
 def _finish(code: int) -> int:

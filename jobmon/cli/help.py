@@ -31,7 +31,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
         return OK
     name = arguments.given[0]
     if name not in VERBS:
-        complain(f"there is no verb {name!r}{did_you_mean(name, list(VERBS))}")
+        complain(f"there is no verb {name!r}{did_you_mean(name, VERBS)}")
         return USAGE
     say(page(VERBS[name]))
     return OK

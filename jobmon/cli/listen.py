@@ -38,7 +38,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
     as_json = "--json" in arguments.options
     with EventStream(rich=as_json, since=since) as stream:
         if stream.snapshot is not None and stream.snapshot.missed:
-            complain(f"the events {(since or 0) + 1} to {stream.snapshot.seq} are not (all) kept any more")
+            complain(f"what came after event {since} is not kept; this goes on after {stream.snapshot.seq}")
         for event in _while_read(stream):
             line = dumps(event.body()) if as_json else plain(event)
             if line is not None:

@@ -105,6 +105,8 @@ _AFTERWARDS = {"decide": "as its restart policy says", "remove": "removed", "res
 
 
 def _how_long(job: JobStatus, now: float) -> str:
+    if not job.run:
+        return "never started"
     lasted = span(now - job.since)
     if job.state == "running":
         return f"up {lasted}"
@@ -128,7 +130,7 @@ def table(jobs: list[JobStatus], now: float) -> list[str]:
 
 
 def _row(job: JobStatus, now: float) -> tuple[str, ...]:
-    since = f"{span(now - job.since)} ago" if job.since else "-"
+    since = f"{span(now - job.since)} ago" if job.since and job.run else "-"
     pid = "-" if job.pid is None else str(job.pid)
     return escape(job.job), job.state, pid, since, str(job.restarts), escape(job.result)
 

@@ -10,9 +10,10 @@ from jobmon.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 MANY = 1 << 30
+_FAR = 2  # so many mistakes in a word, and it may be another; a shorter word is like too many
 
 _TIMEOUT = ("--timeout", "DUR", "give up after 500ms, 20s, 2m, 1h or bare seconds: exit 124")
 _NO_WAIT = ("--no-wait", "", "return when it is under way, and print the number of the latest event")
@@ -248,11 +249,11 @@ def _unknown_option(verb: Verb, name: str) -> str:
     return f"unknown option {name}{did_you_mean(name, known)}; a name that begins with a dash goes after --"
 
 
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """` (did you mean X?)` where one of the known words is near, else nothing."""
-    best = min(known, key=lambda one: distance(word, one), default="")
-    near = best and (distance(word, best) <= 2 or (len(word) > 2 and best.startswith(word)))
-    return f" (did you mean {best}?)" if near else ""
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` where one of the known words is near, else nothing."""
+    near = [one for one in known if abs(len(one) - len(word)) <= _FAR and _FAR < len(word)]
+    best = min(near, key=lambda one: distance(word, one), default="")
+    return f"; did you mean {best}?" if near and distance(word, best) <= _FAR else ""
 
 
 def distance(one: str, other: str) -> int:
