@@ -264,7 +264,7 @@ class Command(Kind):
     def schema(self) -> Schema:
         text = TEXT.schema()
         program = {"type": "string", "pattern": "^[^\\u0000]+$"}
-        shell = {"type": "string", "pattern": "^[^\\u0000]*\\S[^\\u0000]*$"}
+        shell = {"type": "string", "pattern": "^[^\\u0000]*[^\\s\\u0000][^\\u0000]*$"}
         return {"oneOf": [shell, {"type": "array", "minItems": 1, "prefixItems": [program], "items": text}]}
 
 

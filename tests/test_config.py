@@ -964,6 +964,12 @@ def test_schema_refuses_what_load_refuses_in_a_job(key: str, value: object, _: o
     assert agrees({"jobs": {"a": {"command": "true", key: value}}})
 
 
+@pytest.mark.parametrize("command", ["", " ", [], [""], ["a", 1], "a\0", ["a\0"], ["a", "b\0"], None])
+def test_schema_refuses_what_load_refuses_as_a_command(command: object) -> None:
+    """The same for commands."""
+    assert agrees({"jobs": {"a": {"command": command}}})
+
+
 @pytest.mark.parametrize(("key", "value", "_"), SUPERVISOR_ERRORS)
 def test_schema_refuses_what_load_refuses_in_the_supervisor(key: str, value: object, _: object) -> None:
     """The same for the supervisor."""
