@@ -88,6 +88,7 @@ class Child:
         theirs.close()
 
     def end(self) -> int:
+        self.channel.shutdown(socket.SHUT_RDWR)  # another child may have a copy of it: close would not tell
         self.channel.close()
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 

@@ -132,7 +132,7 @@ def parse_stat(line: bytes) -> Stat:
 
 
 def environ(pid: int) -> bytes | None:
-    """Its environment as it was at exec, NUL between the entries; b"" or None for a zombie or a kernel thread.
+    """Its environment as it was at exec, NUL between the entries; b"" or None for zombies and kernel threads.
 
     Reading takes the memory lock of that process, so one that hangs in a page fault can make the reader wait.
     """
