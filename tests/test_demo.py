@@ -1,4 +1,4 @@
-"""`make demo`: the main job on real input, run as a newcomer runs it. It insists on each of its steps itself."""
+"""`make demo`: the main job on real input, as a newcomer runs it. It insists on each of its steps itself."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def processes_in(directory: Path) -> list[str]:
 
 
 def test_the_demo_tells_its_story(demo: subprocess.Popen[str], tmp_path: Path) -> None:
-    """Every step does what the story says, in order, in plain lines of the terminal's width, and nothing is left."""
+    """Each step does what it says, in order, in plain lines of the terminal's width; nothing is left."""
     output, _ = demo.communicate(timeout=PATIENCE)
 
     assert demo.returncode == 0, output

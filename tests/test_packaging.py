@@ -6,6 +6,7 @@ the tools that build are those of the interpreter that runs the tests.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROJECT = (".ci", "bench", "contrib", "docs", "jobmon", "tests")
+BUILDERS = ("setuptools", "_distutils_hack", "pkg_resources", "wheel")
 LITTER = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 pytestmark = [pytest.mark.slow, pytest.mark.packaging]
@@ -63,7 +65,7 @@ def copy_project(to: Path) -> Path:
 @pytest.fixture(scope="module")
 def builders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with setuptools and nothing else, to build with."""
-    return links_to(tmp_path_factory.mktemp("builders"), "setuptools", "_distutils_hack", "pkg_resources", "wheel")
+    return links_to(tmp_path_factory.mktemp("builders"), *BUILDERS)
 
 
 def links_to(place: Path, *names: str) -> Path:
@@ -162,7 +164,7 @@ def test_the_metadata_say_what_it_is_and_needs(wheel: Path) -> None:
     assert "BSD-2-Clause" in (said["License"] or said["License-Expression"])
     assert said["Requires-Python"] == ">=3.11"
     assert [need for need in needs if "extra" not in need] == ["python-prctl"]
-    assert {need.split(">=")[0] for need in needs if "extra" in need} >= {"pytest", "hypothesis", "ruff", "mypy"}
+    assert {"pytest", "hypothesis", "ruff", "mypy"} <= {need.split(">=")[0] for need in needs}
 
 
 def test_the_source_distribution_is_the_project(source: Path) -> None:
@@ -194,11 +196,9 @@ def test_a_client_needs_no_prctl(bare: Path, builders: Path, wheel: Path, tmp_pa
     """Installed without its dependency, JobMon talks to a daemon that another Python runs."""
     install(bare, builders, tmp_path, wheel)
     config = tmp_path / "master.json"
-    ports = (tmp_path / "control", tmp_path / "events")
-    config.write_text(
-        '{"supervisor": {"control-port": "%s", "event-port": "%s"},'
-        ' "jobs": {"sleeper": {"command": ["sleep", "infinity"], "autostart": true}}}' % ports
-    )
+    ports = {"control-port": f"{tmp_path}/control", "event-port": f"{tmp_path}/events"}
+    jobs = {"sleeper": {"command": ["sleep", "infinity"], "autostart": True}}
+    config.write_text(json.dumps({"supervisor": ports, "jobs": jobs}))
     daemon = [sys.executable, "-m", "jobmon", "daemon", str(config)]
     port = subprocess.run(daemon, cwd=TOP, capture_output=True, text=True, check=True).stdout.strip()
     client = ("env", f"JOBMON_PORT={port}", bare / "bin" / "jobmon")
@@ -249,12 +249,11 @@ def test_setup_py_install(bare: Path, tmp_path: Path) -> None:
     """`python3 setup.py install` does it too, where setuptools and python-prctl are there."""
     place = tmp_path / "there"
     place.mkdir()
-    names = ("setuptools", "_distutils_hack", "pkg_resources", "wheel", "prctl", "_prctl", "python_prctl")
-    path = links_to(place, *names)
+    path = links_to(place, *BUILDERS, "prctl", "_prctl", "python_prctl")
     project = copy_project(tmp_path / "project")
     run(bare / "bin" / "python", "setup.py", "-q", "install", cwd=project, path=path)
     (project / "master.json").write_text("{}")
     said = run(bare / "bin" / "jobmon", "check", project / "master.json", cwd=tmp_path, path=path)
 
     assert ": ok, 0 jobs" in said
-    assert run(bare / "bin" / "jobmon", "--version", cwd=tmp_path, path=path) == f"jobmon {jobmon.__version__}\n"
+    assert jobmon.__version__ in run(bare / "bin" / "jobmon", "--version", cwd=tmp_path, path=path)
