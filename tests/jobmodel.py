@@ -370,9 +370,8 @@ def _judge_actions(node: Node, move: Move, job: Job, actions: list[Action]) -> N
 
 def _judge_event(was: Job, move: Move, event: events.Happened, pid: int | None) -> int | None:
     by_itself = was.state is State.BACKOFF and isinstance(move.what, events.Timer)
-    _claim(
-        (event.kind == "restarting") == by_itself or event.kind != "restarting", "a restart is told as one"
-    )
+    _claim(event.kind != "state" or event.state is not State.STARTING, "a start is told as launched")
+    _claim((event.kind == "restarting") == by_itself, "a restart by itself is told as one, others are not")
     if event.kind == "launched":
         _claim(pid is None, "launched once")
         return event.pid
