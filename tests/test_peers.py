@@ -274,6 +274,14 @@ def test_who_leaves_after_we_looked_was_known(found: peers.Peers, tcp: sockets.L
     stream.close()
 
 
+def test_only_a_whole_connection_counts(found: peers.Peers, tcp: sockets.Listener) -> None:
+    """A client that has half closed its end is not known any more, although it holds it open."""
+    with dial(tcp)() as connection:
+        connection.shutdown(socket.SHUT_WR)
+
+        assert peer(found, tcp) is None
+
+
 @as_root
 def test_a_port_that_changed_hands(
     client: Callable[..., Client], found: peers.Peers, tcp: sockets.Listener

@@ -564,7 +564,7 @@ def test_no_descriptor_left(listener: sockets.Listener) -> None:
     def work() -> None:
         clients = [connect(listener.address) for _ in range(2)]
         late = socket.socket(clients[0].family)
-        limit = max(int(fd) for fd in open_fds())
+        limit = max(int(fd) for fd in open_fds()) + 10
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         blockers = []
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
