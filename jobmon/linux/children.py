@@ -5,19 +5,20 @@ it), else SIGCHLD and waitid alone. Orphans of jobs come to the daemon, which is
 and are reaped. Turns kernel events into process inputs; decides nothing.
 
 A leader is reaped as soon as it is dead: a zombie that is kept would be reported by
-waitid(P_ALL) again and again and hide the orphans behind it. The number of its process group is
-safe all the same: it is addressed through the leader's pidfd (PIDFD_SIGNAL_PROCESS_GROUP, Linux
-6.9), or by members that are each checked and signalled by their own pidfd.
+waitid(P_ALL) again and again and hide the orphans behind it. What it left is asked for and
+signalled by its crowd, which never trusts a number alone.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 
 from jobmon.events import Exited, Launched, LeaderDied, Spawned, SpawnFailed
-from jobmon.linux import procfs, reactor, spawn, syscalls
+from jobmon.linux import reactor, spawn, syscalls
+from jobmon.linux.crowds import CgroupCrowd, Crowd, GroupCrowd, Leader, Tree, TreeCrowd
 from jobmon.linux.signals import name_of
 from jobmon.spec import KillScope
 
@@ -26,28 +27,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobmon.events import ProcessInput, Status
+    from jobmon.linux.cgroup import Cgroup
     from jobmon.linux.reactor import Reactor
+    from jobmon.spec import JobSpec
 
     Feed = Callable[[str, ProcessInput], None]
 
-# Members of a group that are not our children die without a word to us: look again, ever more rarely.
+# Where only looking tells whether the rest is gone: look soon, then ever more rarely (seconds).
 FIRST_LOOK = 0.01
 LAST_LOOK = 1.0
+REAPS_PER_SWEEP = 1000
 
 
-class Child:
-    """The process of one run. `dead`: the leader is reaped, others of the run live."""
+class Child(Leader):
+    """The leader of one run, and through its crowd all of the run. `hunted`: SIGKILL was sent."""
 
-    __slots__ = ("dead", "failure", "job", "pid", "pidfd", "report", "run", "scope", "status")
+    __slots__ = ("crowd", "failure", "hunted", "job", "known", "report", "run", "spec", "status", "watch")
 
-    def __init__(self, job: str, run: int, pid: int, scope: KillScope) -> None:
-        self.job = job
+    def __init__(self, spec: JobSpec, run: int, pid: int) -> None:
+        super().__init__(pid)
+        self.job = spec.name
+        self.spec = spec
         self.run = run
-        self.pid = pid
-        self.scope = scope
-        self.pidfd = -1
+        self.crowd = Crowd(self)
+        self.known = False  # whether Launched was fed
         self.report = -1
-        self.dead = False
+        self.watch = -1
+        self.hunted = False
         self.status: Status = None
         self.failure: tuple[str, int] | None = None
 
@@ -55,17 +61,21 @@ class Child:
 class Children:
     """All processes of all jobs. What happens to them is fed to `feed(job, input)`.
 
-    `look_later(seconds)` must lead to a call of `look` after that time.
+    `look_later(seconds)` must lead to a call of `sweep` after that time.
     """
 
-    def __init__(self, watch: Reactor, feed: Feed, look_later: Callable[[float], None]) -> None:
+    def __init__(
+        self, watch: Reactor, feed: Feed, look_later: Callable[[float], None], tree: Tree
+    ) -> None:
         self._reactor = watch
         self._feed = feed
         self._look_later = look_later
         self._by_job: dict[str, Child] = {}
         self._by_pid: dict[int, Child] = {}
         self._draining: dict[str, Child] = {}
+        self._unclosed: list[Crowd] = []
         self._interval = FIRST_LOOK
+        self.tree = tree
         self.has_pidfd = _probe_pidfd()
         self.has_group_flag = self.has_pidfd and _probe_group_flag()
         self.orphans = 0  # reaped so far
@@ -73,68 +83,82 @@ class Children:
     def __len__(self) -> int:
         return len(self._by_job)
 
-    def add(self, job: str, run: int, pid: int, report: int, scope: KillScope) -> None:
-        """A process was started for `run` of `job`; `report` is what `Spawner.spawn` returned."""
-        child = Child(job, run, pid, scope)
-        self._by_job[job] = self._by_pid[pid] = child
+    def add(self, spec: JobSpec, run: int, birth: spawn.Birth, its: Cgroup | None = None) -> None:
+        """A process was started for `run` of a job, in a cgroup of its own if there is one."""
+        child = Child(spec, run, birth.pid)
+        self._by_job[spec.name] = self._by_pid[birth.pid] = child
+        self.tree.add_leader(birth.pid)
         self._watch_death(child)
-        self._feed(job, Launched(run, pid))
-        if report < 0:
-            self._feed(job, Spawned(run))
+        child.crowd = self._crowd(child, spec.kill_scope, its)
+        if birth.waits:
+            self._launched(child)
+        if birth.report < 0:
+            self._executed(child)
             return
-        child.report = report
-        self._reactor.register(report, lambda _events: self._read_report(child), reactor.EXEC)
+        child.report = birth.report
+        self._reactor.register(birth.report, lambda _events: self._read_report(child), reactor.EXEC)
 
-    def pid_of(self, job: str, run: int) -> int | None:
-        """The pid of a run whose leader lives."""
-        child = self._find(job, run)
-        return child.pid if child is not None and not child.dead else None
+    def pids(self, job: str) -> list[int]:
+        """All living processes of a job's run, as far as they can be known."""
+        child = self._by_job.get(job)
+        return [] if child is None else child.crowd.pids()
 
     def stop(self, job: str, run: int, number: int) -> None:
         """Send a run its stop signal, then SIGCONT (a stopped process would never act on it)."""
         child = self._find(job, run)
         if child is None:
             return
-        self._send(child, number)
+        child.crowd.signal(number)
         if number not in (signal.SIGSTOP, signal.SIGTSTP):
-            self._send(child, signal.SIGCONT)
+            child.crowd.signal(signal.SIGCONT)
 
     def kill(self, job: str, run: int) -> None:
-        """SIGKILL to a run."""
+        """SIGKILL to a run, and again to what is left of it whenever that is looked at."""
         child = self._find(job, run)
-        if child is not None:
-            self._send(child, signal.SIGKILL)
+        if child is None:
+            return
+        child.hunted = True
+        child.crowd.kill()
+        if child.dead:
+            self._interval = FIRST_LOOK
+            self._look_later(FIRST_LOOK)
 
     def deliver(self, job: str, run: int, number: int, *, every: bool) -> None:
         """Send a signal to the leader of a run, or to every process of it."""
         child = self._find(job, run)
-        if child is not None and every:
-            self._send(child, number)
-        elif child is not None and not child.dead:
-            self._send_leader(child, number)
+        if child is not None:
+            (child.crowd.signal if every else child.send)(number)
 
     def sweep(self) -> None:
-        """SIGCHLD: reap whatever is dead. One signal may stand for many deaths (signal(7))."""
-        while (info := _reap_any()) is not None:
+        """Reap whatever is dead: one SIGCHLD may stand for many deaths (signal(7)). Then look at
+        the runs whose leader has gone before the rest."""
+        for _ in range(REAPS_PER_SWEEP):
+            info = _reap_any()
+            if info is None:
+                break
             child = self._by_pid.get(info.si_pid)
             if child is not None:
                 self._leader_dead(child, _status(info))
             else:
                 self.orphans += 1
-        self.look()
-
-    def look(self) -> None:
-        """See which runs without a leader have come to their end."""
-        for child in list(self._draining.values()):
-            if not self._signal_group(child, 0):
-                self._gone(child)
-        if self._draining:
-            self._look_later(self._interval)
-            self._interval = min(self._interval * 2, LAST_LOOK)
         else:
-            self._interval = FIRST_LOOK
+            self._look_later(0.0)
+        self._look()
+
+    def close(self) -> None:
+        """Remove what could not be removed before."""
+        self._unclosed = [crowd for crowd in self._unclosed if not crowd.close()]
 
     # ---- deaths ---------------------------------------------------------------------------
+
+    def _crowd(self, child: Child, scope: KillScope, its: Cgroup | None) -> Crowd:
+        if its is not None:
+            return CgroupCrowd(child, its)
+        if scope is KillScope.JOB:
+            return TreeCrowd(child, self.tree, spawn.run_key(child.job, child.run))
+        if scope is KillScope.GROUP:
+            return GroupCrowd(child, self.tree, self.has_group_flag)
+        return child.crowd
 
     def _watch_death(self, child: Child) -> None:
         if not self.has_pidfd:
@@ -160,20 +184,21 @@ class Children:
         if child.pidfd >= 0:
             self._reactor.unregister(child.pidfd)
         del self._by_pid[child.pid]
+        self.tree.remove_leader(child.pid)
         child.dead = True
         child.status = status
-        if child.scope is KillScope.PROCESS or not self._has_survivors(child):
+        if not self._has_survivors(child):
             self._gone(child)
             return
         self._draining[child.job] = child
-        self._look_later(FIRST_LOOK)
+        self._wait_for_the_rest(child)
         self._feed(child.job, LeaderDied(child.run, status))
 
     def _has_survivors(self, child: Child) -> bool:
-        if not self._signal_group(child, 0):
+        if not child.crowd.others():
             return False
-        self._reap_orphans()  # zombies of the group count as members until they are reaped
-        return self._signal_group(child, 0)
+        self._reap_orphans()  # zombies may count as members until they are reaped
+        return child.crowd.others()
 
     def _reap_orphans(self) -> None:
         """Reap dead orphans; deaths of leaders are left to their own events."""
@@ -181,13 +206,42 @@ class Children:
             os.waitid(os.P_PID, info.si_pid, os.WEXITED | os.WNOHANG)
             self.orphans += 1
 
+    def _wait_for_the_rest(self, child: Child) -> None:
+        child.watch = child.crowd.watch()
+        if child.watch >= 0:
+            self._reactor.register(
+                child.watch, lambda _events: self._look_at(child), reactor.CHILD, select.EPOLLPRI
+            )
+            self._look_later(0.0)  # it may have ended between the last look and now
+        else:
+            self._interval = FIRST_LOOK
+            self._look_later(FIRST_LOOK)
+
+    def _look(self) -> None:
+        for child in list(self._draining.values()):
+            self._look_at(child)
+        if any(child.watch < 0 for child in self._draining.values()):
+            self._look_later(self._interval)
+            self._interval = min(self._interval * 2, LAST_LOOK)
+
+    def _look_at(self, child: Child) -> None:
+        if not child.crowd.others():
+            self._gone(child)
+        elif child.hunted and child.watch < 0:
+            child.crowd.kill()
+
     def _gone(self, child: Child) -> None:
         self._draining.pop(child.job, None)
         del self._by_job[child.job]
+        if child.watch >= 0:
+            self._reactor.unregister(child.watch)
+            os.close(child.watch)
         self._close_pidfd(child)
+        if not child.crowd.close():
+            self._unclosed.append(child.crowd)
         if child.failure is not None:
             stage, number = child.failure
-            self._feed(child.job, spawn_failed(child.run, stage, number, ""))
+            self._feed(child.job, spawn_failed(child.run, stage, number, spawn.what(child.spec, stage)))
         else:
             self._feed(child.job, Exited(child.run, child.status))
 
@@ -209,53 +263,20 @@ class Children:
         os.close(child.report)
         child.report = -1
         if child.failure is None:
-            self._feed(child.job, Spawned(child.run))
+            self._executed(child)
 
-    # ---- signals --------------------------------------------------------------------------
+    def _launched(self, child: Child) -> None:
+        if not child.known:
+            child.known = True
+            self._feed(child.job, Launched(child.run, child.pid))
+
+    def _executed(self, child: Child) -> None:
+        self._launched(child)
+        self._feed(child.job, Spawned(child.run))
 
     def _find(self, job: str, run: int) -> Child | None:
         child = self._by_job.get(job)
         return child if child is not None and child.run == run else None
-
-    def _send(self, child: Child, number: int) -> None:
-        """To whom the run's kill-scope says."""
-        if child.scope is KillScope.PROCESS:
-            self._send_leader(child, number)
-        elif not self._signal_group(child, number) and not child.dead:
-            self._send_leader(child, number)  # not yet in a session of its own
-
-    def _send_leader(self, child: Child, number: int) -> None:
-        try:
-            if child.pidfd >= 0:
-                signal.pidfd_send_signal(child.pidfd, number)
-            elif not child.dead:
-                os.kill(child.pid, number)  # unreaped, so the number is still its own
-        except OSError:
-            pass  # ESRCH: it is dead already. EPERM: it is another user's now; patience decides
-
-    def _signal_group(self, child: Child, number: int) -> bool:
-        """Signal the run's process group; whether there was anybody in it."""
-        try:
-            if child.pidfd >= 0 and self.has_group_flag:
-                signal.pidfd_send_signal(child.pidfd, number, None, syscalls.PIDFD_SIGNAL_PROCESS_GROUP)
-            elif number == 0 or not child.dead:
-                os.killpg(child.pid, number)
-            else:
-                return self._signal_members(child, number)
-        except ProcessLookupError:
-            return False
-        except OSError:
-            return True  # EPERM: somebody is there
-        return True
-
-    def _signal_members(self, child: Child, number: int) -> bool:
-        """The group of a reaped leader, one by one: its number alone might be somebody else's by now."""
-        found = False
-        for pid, facts in procfs.scan().items():
-            if facts.pgrp == child.pid and facts.session == child.pid:
-                found = True
-                _signal_checked(pid, facts, number)
-        return found
 
 
 def spawn_failed(run: int, stage: str, number: int, what: str) -> SpawnFailed:
@@ -263,21 +284,6 @@ def spawn_failed(run: int, stage: str, number: int, what: str) -> SpawnFailed:
     where = f" {what}" if what else ""
     reason = f"{stage}{where}: {errno.errorcode.get(number, number)} ({os.strerror(number)})"
     return SpawnFailed(run, stage, number, reason)
-
-
-def _signal_checked(pid: int, facts: procfs.Stat, number: int) -> None:
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return
-    try:
-        now = procfs.stat(pid)
-        if now is not None and now.starttime == facts.starttime and now.pgrp == facts.pgrp:
-            signal.pidfd_send_signal(pidfd, number)
-    except OSError:
-        pass
-    finally:
-        os.close(pidfd)
 
 
 def _status(info: os.waitid_result) -> Status:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobmon.config import Config
+    from jobmon.linux.cgroup import Hierarchy
     from jobmon.linux.engine import Engine
     from jobmon.linux.logfile import Log
     from jobmon.linux.sockets import Listener
@@ -208,6 +209,7 @@ def _open_log(spec: SupervisorSpec, path: str | None, log: type[Log]) -> Log:
 
 
 def _engine(config: Config, log: Log, announce: Callable[[], None]) -> Engine:
+    from jobmon.linux.crowds import Tree
     from jobmon.linux.engine import Engine
     from jobmon.linux.peers import Access
     from jobmon.linux.spawn import Spawner
@@ -218,12 +220,15 @@ def _engine(config: Config, log: Log, announce: Callable[[], None]) -> Engine:
     before, room = _raise_nofile()
     now = time.monotonic()
     wall = time.time() - now
+    marker = os.urandom(8).hex()
     return Engine(
         Supervisor(config.jobs.values(), now, wall),
-        Spawner(os.environb, os.urandom(8).hex(), before),
+        Spawner(os.environb, marker, before),
         log,
         access,
         connections=min(MAX_CONNECTIONS, (room - 2 * len(config.jobs) - RESERVED_FDS) // 2),
+        tree=Tree(marker),
+        hierarchy=_hierarchy(marker, log),
         announce=announce,
         about={
             "config": os.path.abspath(config.path),
@@ -232,6 +237,19 @@ def _engine(config: Config, log: Log, announce: Callable[[], None]) -> Engine:
             "started": now + wall,
         },
     )
+
+
+def _hierarchy(marker: str, log: Log) -> Hierarchy | None:
+    from jobmon.linux import logfile
+    from jobmon.linux.cgroup import Hierarchy, Unavailable
+
+    try:
+        hierarchy = Hierarchy(marker)
+    except Unavailable as error:
+        log.write(logfile.INFO, "jobs are told apart by /proc, not by cgroups", why=str(error))
+        return None
+    log.write(logfile.INFO, "every run gets a cgroup of its own", below=hierarchy.path)
+    return hierarchy
 
 
 def _run(engine: Engine, listeners: list[Listener]) -> int:

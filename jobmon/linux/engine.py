@@ -19,16 +19,20 @@ from jobmon.linux.children import Children, spawn_failed
 from jobmon.linux.reactor import Reactor
 from jobmon.linux.sessions import Sessions
 from jobmon.linux.timers import Timers
+from jobmon.spec import KillScope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from jobmon.linux.cgroup import Cgroup, Hierarchy
+    from jobmon.linux.crowds import Tree
     from jobmon.linux.logfile import Log
     from jobmon.linux.peers import Access, Peer
     from jobmon.linux.sockets import Stream
     from jobmon.linux.spawn import Spawner
+    from jobmon.spec import JobSpec
     from jobmon.supervisor import Supervisor
 
 SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -48,6 +52,8 @@ class Engine:
         access: Access,
         *,
         connections: int,
+        tree: Tree,
+        hierarchy: Hierarchy | None,
         announce: Callable[[], None],
         about: dict[str, Any],
     ) -> None:
@@ -62,7 +68,8 @@ class Engine:
         self._about = about
         self._signals = signals.SignalSource(SIGNALS)
         self._peers = peers.Peers()
-        self._children = Children(self.reactor, self._feed, self._look_later)
+        self._hierarchy = hierarchy
+        self.children = Children(self.reactor, self._feed, self._look_later, tree)
         self._births: dict[str, events.Spawn] = {}
         self._finished: int | None = None
         self._over = False
@@ -92,6 +99,7 @@ class Engine:
         while not self._over:
             self._give_birth()
             self.timers.program()
+            self.children.tree.forget()
             self.reactor.turn(block=not self._births)
             self._act()
             if self._finished is not None and not self.sessions.unsent():
@@ -107,6 +115,9 @@ class Engine:
         self._peers.close()
         self.timers.close()
         self.reactor.close()
+        self.children.close()
+        if self._hierarchy is not None:
+            self._hierarchy.close()
 
     def terminate(self, by: str) -> None:
         """Begin the ordered shutdown; again: without patience."""
@@ -137,7 +148,7 @@ class Engine:
     def _on_signal(self, _events: int) -> None:
         for number, sender in self._signals.read():
             if number == signal.SIGCHLD:
-                self._children.sweep()
+                self.children.sweep()
             elif number in (signal.SIGTERM, signal.SIGINT):
                 self.terminate(f"{signals.name_of(number)} from pid {sender}")
             elif number == signal.SIGUSR1:
@@ -163,7 +174,7 @@ class Engine:
         self.timers.arm(self._look, 0, time.monotonic() + delay)
 
     def _look(self, _token: int) -> None:
-        self._children.sweep()
+        self.children.sweep()
 
     # ---- what the supervisor wants --------------------------------------------------------
 
@@ -171,7 +182,10 @@ class Engine:
         while actions := self.supervisor.take():
             self._set_wall()
             for action in actions:
-                self._do[type(action)](action)
+                try:
+                    self._do[type(action)](action)
+                except Exception as error:
+                    self.bug(type(action).__name__, error)
 
     def _set_wall(self) -> None:
         wall = time.time() - time.monotonic()
@@ -189,12 +203,30 @@ class Engine:
             self._act()
 
     def _spawn(self, action: events.Spawn) -> None:
+        spec, its, place = action.spec, self._cgroup_for(action.spec), -1
         try:
-            pid, report = self._spawner.spawn(action.spec, action.run)
-        except SpawnError as error:
-            self._feed(action.job, spawn_failed(action.run, error.stage, error.errno, error.what))
+            if its is not None:
+                place = its.open()
+            birth = self._spawner.spawn(spec, action.run, place)
+        except (SpawnError, OSError) as error:
+            if its is not None:
+                its.remove()
+            stage, what = (error.stage, error.what) if isinstance(error, SpawnError) else ("cgroup", "")
+            self._feed(action.job, spawn_failed(action.run, stage, error.errno or 0, what))
         else:
-            self._children.add(action.job, action.run, pid, report, action.spec.kill_scope)
+            self.children.add(spec, action.run, birth, its)
+        finally:
+            if place >= 0:
+                os.close(place)
+
+    def _cgroup_for(self, spec: JobSpec) -> Cgroup | None:
+        if self._hierarchy is None or spec.kill_scope is not KillScope.JOB:
+            return None
+        try:
+            return self._hierarchy.create()
+        except OSError as error:
+            self.log.write(logfile.WARNING, "no cgroup for a run", job=spec.name, error=error.strerror)
+            return None
 
     def _call_off(self, action: events.SendSignal | events.Kill) -> bool:
         """Whether the run was not born yet: then it never is."""
@@ -207,15 +239,15 @@ class Engine:
 
     def _stop(self, action: events.SendSignal) -> None:
         if not self._call_off(action):
-            self._children.stop(action.job, action.run, signals.number_of(action.signal))
+            self.children.stop(action.job, action.run, signals.number_of(action.signal))
 
     def _kill(self, action: events.Kill) -> None:
         if not self._call_off(action):
-            self._children.kill(action.job, action.run)
+            self.children.kill(action.job, action.run)
 
     def _deliver(self, action: events.Deliver) -> None:
         number = signals.number_of(action.signal)
-        self._children.deliver(action.job, action.run, number, every=action.every)
+        self.children.deliver(action.job, action.run, number, every=action.every)
 
     def _finish(self, action: events.Finish) -> None:
         """Everything is down. Who listens gets the last event, if he takes it soon."""

@@ -396,7 +396,8 @@ class Session:
 
     def _job_status(self, name: str) -> protocol.JobStatus:
         supervisor = self._sessions.engine.supervisor
-        return _rich_status(supervisor.jobs[name], supervisor.wall)
+        pids = self._sessions.engine.children.pids(name)
+        return _rich_status(supervisor.jobs[name], supervisor.wall, len(pids))
 
     def _ticket(self, request_id: int | None, job: str = "") -> Ticket:
         ticket = Ticket(self, request_id, job)
@@ -537,7 +538,7 @@ _TURNED_AWAY = protocol.encode(protocol.Failure("", protocol.ERR_NOT_PERMITTED))
 def _status07(name: str, job: Job | None) -> Message:
     if job is None:
         return protocol.Failure(name, protocol.ERR_NO_SUCH_JOB)
-    return protocol.Status(name, job.pid is not None, job.pid)
+    return protocol.Status(name, job.pid is not None, job.leader)
 
 
 def _answer07(job: str, reply: Reply) -> Message:
@@ -563,18 +564,18 @@ def _whose(results: Sequence[JobResult], code: str) -> str | None:
     return next((result.job for result in results if result.code == code), None)
 
 
-def _rich_status(job: Job, wall: float) -> protocol.JobStatus:
+def _rich_status(job: Job, wall: float, processes: int) -> protocol.JobStatus:
     return protocol.JobStatus(
         job=job.spec.name,
         state=job.state.value,
         alive=job.pid is not None,
-        pid=job.pid,
+        pid=job.leader,
         run=job.run,
         since=job.since + wall,
         restarts=job.restarts,
         result=job.result,
         next=None if job.next is None else job.next.value,
         until=None if job.armed is None else job.armed + wall,
-        processes=None,
+        processes=processes,
         description=job.spec.description,
     )

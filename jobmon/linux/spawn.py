@@ -2,8 +2,8 @@
 
 The daemon itself opens the streams (nonblocking) and enters the directory, so that each failing
 stage is known with its errno, and then uses posix_spawn, which costs the same however big the
-daemon is. A FIFO must be opened by the child, because that waits for its other end: then the
-child is forked, and the outcome of its exec is read later from a pipe (close-on-exec: end of
+daemon is. Where the child must open a FIFO, which waits for its other end, or is to be born in a
+cgroup, it is forked, and the outcome of its exec is read later from a pipe (close-on-exec: end of
 file means executed). Knows nothing of jobs beyond their spec.
 """
 
@@ -16,7 +16,7 @@ import signal
 import stat
 
 from jobmon.errors import SpawnError
-from jobmon.linux import signals
+from jobmon.linux import signals, syscalls
 from jobmon.records import Record
 
 TYPE_CHECKING = False
@@ -50,6 +50,16 @@ _PRIVATE = (
 )
 
 
+class Birth(Record):
+    """A new process. `report` (or -1, when it is executing its program already) is a descriptor
+    that tells what becomes of its exec: see `read_report`. `waits`: that may take long, because it
+    opens a FIFO first."""
+
+    pid: int
+    report: int = -1
+    waits: bool = False
+
+
 class Spawner:
     """Starts processes from one daemon. `marker` tells its processes from those of another.
 
@@ -59,7 +69,7 @@ class Spawner:
     def __init__(self, environ: Mapping[bytes, bytes], marker: str, nofile: tuple[int, int]) -> None:
         private = {name.encode() for name in _PRIVATE}
         self._environ = {name: value for name, value in environ.items() if name not in private}
-        self._marker = marker
+        self._marker = marker.encode()
         self._childrens_nofile = nofile
         self._own_nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._ignored = signals.ignored()
@@ -67,11 +77,8 @@ class Spawner:
         self._here = os.getcwd()
         self._null = {flags: os.open(os.devnull, flags) for flags in (_READ_FLAGS, _APPEND_FLAGS & ~os.O_CREAT)}
 
-    def spawn(self, spec: JobSpec, run: int) -> tuple[int, int]:
-        """Start the program of `spec`.
-
-        Returns:
-            The pid, and a descriptor (or -1) that tells what became of the exec: see `read_report`.
+    def spawn(self, spec: JobSpec, run: int, cgroup: int = -1) -> Birth:
+        """Start the program of `spec`, in the cgroup whose directory is open as `cgroup`, if any.
 
         Raises:
             SpawnError: the stage that failed, with its errno.
@@ -81,9 +88,10 @@ class Spawner:
         opened: list[int] = []
         try:
             streams = [self._open(spec, index, opened) for index in range(3)]
-            if None in streams:
-                return self._fork(spec, streams, program)
-            return self._posix_spawn(streams, program), -1
+            if None in streams or cgroup >= 0:
+                pid, report = self._fork(spec, streams, program, cgroup)
+                return Birth(pid, report, None in streams)
+            return Birth(self._posix_spawn(streams, program))
         finally:
             for fd in opened:
                 os.close(fd)
@@ -112,7 +120,7 @@ class Spawner:
         for name, value in spec.env.items():
             environ[name.encode()] = value.encode()
         environ[b"JOBMON_JOB"] = spec.name.encode()
-        environ[b"JOBMON_RUN"] = f"{self._marker}:{spec.name}:{run}".encode()
+        environ[b"JOBMON_RUN"] = b"%s:%s" % (self._marker, run_key(spec.name, run))
         return environ
 
     def _enter(self, directory: str) -> bool:
@@ -161,8 +169,7 @@ class Spawner:
         finally:
             if not with_own_limit:
                 resource.setrlimit(resource.RLIMIT_NOFILE, self._own_nofile)
-        where = program.places[0] if len(program.places) == 1 else program.argv[0]
-        raise SpawnError("exec", failure, where)
+        raise SpawnError("exec", failure, program.argv[0])
 
     def _try(self, place: str, program: _Program, actions: list[tuple[int, int | None, int]]) -> int:
         return os.posix_spawn(
@@ -175,10 +182,12 @@ class Spawner:
             setsigdef=self._ignored,
         )
 
-    def _fork(self, spec: JobSpec, streams: list[int | None], program: _Program) -> tuple[int, int]:
+    def _fork(
+        self, spec: JobSpec, streams: list[int | None], program: _Program, cgroup: int
+    ) -> tuple[int, int]:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            pid = os.fork()
+            pid = os.fork() if cgroup < 0 else syscalls.fork_into(cgroup)
         except OSError as error:
             os.close(reader)
             raise SpawnError("fork", error.errno or 0) from None
@@ -259,6 +268,20 @@ class _Program(Record):
                 if failure not in _KEEP_LOOKING:
                     break
         raise OSError(failure, os.strerror(failure))
+
+
+def run_key(job: str, run: int) -> bytes:
+    """What the marker in the environment of a run's processes says of it."""
+    return f"{job}:{run}".encode()
+
+
+def what(spec: JobSpec, stage: str) -> str:
+    """What a stage of the child's is about: a path, a program."""
+    if stage in STREAMS:
+        return str(getattr(spec, stage))
+    if stage == "exec":
+        return SHELL if isinstance(spec.command, str) else spec.command[0]
+    return ""
 
 
 def read_report(fd: int) -> tuple[str, int] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 
 TYPE_CHECKING = False
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# keeps the interpreter's lock during the call: the child of a clone must find it as it was
+_libc_locked = ctypes.PyDLL(None, use_errno=True)
 
 SFD_NONBLOCK = os.O_NONBLOCK
 SFD_CLOEXEC = os.O_CLOEXEC
@@ -23,6 +26,9 @@ TFD_TIMER_ABSTIME = 1
 CLOCK_MONOTONIC = 1
 SIGINFO_SIZE = 128  # struct signalfd_siginfo, signalfd(2)
 PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2  # pidfd_send_signal(2), Linux 6.9
+
+_SYS_CLONE3 = 435  # the same on all architectures, clone(2); Linux 5.3
+_CLONE_INTO_CGROUP = 0x200000000  # Linux 5.7
 
 _SIGSET_BYTES = 128  # sigset_t of glibc and musl
 
@@ -66,3 +72,35 @@ def timerfd_settime(fd: int, at: float | None) -> None:
     value = _Timespec(nanoseconds // 1_000_000_000, nanoseconds % 1_000_000_000)
     spec = _Itimerspec(_Timespec(0, 0), value)
     _check(_libc.timerfd_settime(fd, TFD_TIMER_ABSTIME, ctypes.byref(spec), None), "timerfd_settime")
+
+
+class _CloneArgs(ctypes.Structure):
+    """struct clone_args, clone(2)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in (
+            "flags",
+            "pidfd",
+            "child_tid",
+            "parent_tid",
+            "exit_signal",
+            "stack",
+            "stack_size",
+            "tls",
+            "set_tid",
+            "set_tid_size",
+            "cgroup",
+        )
+    )
+
+
+def fork_into(cgroup: int) -> int:
+    """fork(2), but the child is born in the cgroup whose directory is open as `cgroup`.
+
+    For a process with one thread, and a child that soon executes or exits: what os.fork does
+    around the call for the sake of other threads is not done.
+    """
+    args = _CloneArgs(flags=_CLONE_INTO_CGROUP, exit_signal=signal.SIGCHLD, cgroup=cgroup)
+    pid = _libc_locked.syscall(_SYS_CLONE3, ctypes.byref(args), ctypes.sizeof(args))
+    return _check(pid, "clone3")

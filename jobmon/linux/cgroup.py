@@ -1,0 +1,246 @@
+"""A cgroup for each run, where the daemon may make one (cgroup v2, cgroups(7)).
+
+Membership is the kernel's word then: whoever is born in a run's cgroup stays in it, however often
+it forks or makes a session of its own, and cgroup.kill (Linux 5.14) reaches all of it at once.
+The daemon makes one directory below its own cgroup, and a cgroup in it for each run. No
+controller is enabled, so nothing of the cgroup that the daemon lives in is written to.
+
+The directory is locked as long as its daemon lives: what a killed daemon left is told by that,
+and removed where it is empty. Knows nothing of jobs.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+
+from jobmon.linux import procfs, syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PREFIX = "jobmon."
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Unavailable(Exception):
+    """No cgroups may be made here; the text says why."""
+
+
+class Hierarchy:
+    """The directory of one daemon. Raises Unavailable."""
+
+    def __init__(self, name: str) -> None:
+        own = procfs.cgroup2_path(os.getpid())
+        if own is None:
+            raise Unavailable("no cgroup v2 hierarchy is mounted")
+        self.path = os.path.join(own, PREFIX + name)
+        self._name = f"{_name_of(os.getpid()).rstrip('/')}/{PREFIX}{name}"
+        _clear_away(own)
+        try:
+            os.mkdir(self.path, 0o755)
+            self._lock = os.open(self.path, _DIRECTORY)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Unavailable(f"{self.path}: {error.strerror}") from None
+        self._serial = 0
+        try:
+            self._probe()
+        except OSError as error:
+            self.close()
+            raise Unavailable(f"{self.path}: {error.strerror}") from None
+
+    def create(self) -> Cgroup:
+        """A new, empty cgroup. Raises OSError."""
+        self._serial += 1
+        path = f"{self.path}/{self._serial}"
+        os.mkdir(path, 0o755)
+        return Cgroup(path, f"{self._name}/{self._serial}")
+
+    def close(self) -> None:
+        """Remove the directory, unless something still lives in it."""
+        _remove_tree(self.path)
+        os.close(self._lock)
+
+    def _probe(self) -> None:
+        """Whether a process can be born into a cgroup of ours, and be killed there."""
+        trial = self.create()
+        try:
+            self.has_kill = os.access(f"{trial.path}/cgroup.kill", os.W_OK)
+            fd = trial.open()
+            try:
+                pid = syscalls.fork_into(fd)
+            finally:
+                os.close(fd)
+            if pid == 0:
+                os._exit(0)
+            os.waitpid(pid, 0)
+        finally:
+            trial.remove()
+
+
+class Cgroup:
+    """The cgroup of one run. `name` is what /proc/PID/cgroup calls it."""
+
+    __slots__ = ("name", "path")
+
+    def __init__(self, path: str, name: str) -> None:
+        self.path = path
+        self.name = name
+
+    def open(self) -> int:
+        """A descriptor of its directory, for clone3(2)."""
+        return os.open(self.path, _DIRECTORY)
+
+    def open_events(self) -> int:
+        """A descriptor of cgroup.events: EPOLLPRI says that `populated` may have changed."""
+        return os.open(f"{self.path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+
+    def populated(self) -> bool:
+        """Whether a process lives in it or below it; zombies do not count."""
+        data = _read(f"{self.path}/cgroup.events")
+        return data is not None and b"populated 1" in data
+
+    def pids(self) -> list[int]:
+        """The processes in it and below it, as far as this PID namespace sees them."""
+        found = []
+        for folder in _folders(self.path):
+            data = _read(f"{folder}/cgroup.procs") or b""
+            found += [int(word) for word in data.split() if word != b"0"]
+        return found
+
+    def holds(self, pid: int) -> bool:
+        """Whether the process is in it or below it, now."""
+        name = _name_of(pid)
+        return name == self.name or name.startswith(self.name + "/")
+
+    def kill(self) -> None:
+        """SIGKILL to everything in it and below it, at once; forks cannot escape."""
+        try:
+            _write(f"{self.path}/cgroup.kill", b"1")
+        except FileNotFoundError:  # before Linux 5.14
+            self._kill_one_by_one()
+        except OSError:
+            pass  # ENODEV: it has just been removed
+
+    def _kill_one_by_one(self) -> None:
+        """Frozen processes fork no more, and SIGKILL reaches them."""
+        try:
+            _write(f"{self.path}/cgroup.freeze", b"1")
+        except OSError:
+            pass
+        for pid in self.pids():
+            send(pid, signal.SIGKILL, self.holds)
+
+    def remove(self) -> bool:
+        """Remove it, with the empty cgroups that were made below it; whether it is gone."""
+        return _remove_tree(self.path)
+
+
+def send(pid: int, number: int, still: Callable[[int], bool]) -> bool:
+    """Signal a process by pidfd, if `still(pid)` holds once the pidfd is open; whether it was sent.
+
+    So a number that has become somebody else's meanwhile is never signalled.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EPERM):
+            return _send_unsafely(pid, number, still)
+        return False
+    try:
+        if not still(pid):
+            return False
+        signal.pidfd_send_signal(pidfd, number)
+    except OSError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def _send_unsafely(pid: int, number: int, still: Callable[[int], bool]) -> bool:
+    """Where there is no pidfd_open: as near to the check as can be."""
+    try:
+        if not still(pid):
+            return False
+        os.kill(pid, number)
+    except OSError:
+        return False
+    return True
+
+
+def _name_of(pid: int) -> str:
+    for line in (_read(f"/proc/{pid}/cgroup") or b"").splitlines():
+        if line.startswith(b"0::"):
+            return os.fsdecode(line[3:])
+    return ""
+
+
+def _folders(path: str) -> list[str]:
+    """The cgroup and all below it, parents first."""
+    found = [path]
+    for folder in found:
+        try:
+            with os.scandir(folder) as entries:
+                found += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:
+            continue
+    return found
+
+
+def _remove_tree(path: str) -> bool:
+    for folder in reversed(_folders(path)):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            continue
+    return not os.path.isdir(path)
+
+
+def _clear_away(own: str) -> None:
+    """Remove what dead daemons left empty. A living one holds the lock of its directory."""
+    try:
+        names = [name for name in os.listdir(own) if name.startswith(PREFIX)]
+    except OSError:
+        return
+    for name in names:
+        path = os.path.join(own, name)
+        try:
+            fd = os.open(path, _DIRECTORY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_tree(path)
+        except OSError:
+            pass
+        finally:
+            os.close(fd)
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        pieces = []
+        while chunk := os.read(fd, 65536):
+            pieces.append(chunk)
+        return b"".join(pieces)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)

@@ -1,0 +1,351 @@
+"""`init -- CMD`: what a container wants of its first process, and nothing more.
+
+CMD runs in our session, in a process group of its own, in the foreground of the terminal if that
+was ours. Every signal that can be caught goes to CMD, none has a meaning here; whatever is
+orphaned comes to us and is reaped; the exit code is CMD's. Nothing listens, nothing polls.
+
+Imports next to nothing, because it is there before CMD is: `_signal` is the C part of `signal`,
+which would bring `enum` along and take longer than all of this.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Iterator, Sequence
+else:
+    import _signal
+
+NOT_EXECUTABLE, NOT_FOUND, DIED = 126, 127, 128  # what a shell says; DIED + n: of signal n
+
+MOMENT = 2.0  # seconds that what CMD left in an own PID namespace has between SIGTERM and SIGKILL
+
+CAUGHT = frozenset(_signal.valid_signals()) - {_signal.SIGKILL, _signal.SIGSTOP}
+# Stops that come from a terminal, or from a shell in its place.
+STOPS = frozenset((_signal.SIGTSTP, _signal.SIGTTIN, _signal.SIGTTOU))
+
+
+def main(argv: Sequence[str], *, group: bool = False) -> int:
+    """Run a command to its end; returns the exit code that it stands for.
+
+    With `group`, signals go to CMD's process group, not to CMD alone.
+
+    Raises:
+        OSError: it cannot be forked.
+    """
+    first = os.getpid() == 1
+    if not first:  # the first of a PID namespace gets the orphans without asking
+        _adopt_orphans()
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored, it would take the exit codes away: wait(2)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, CAUGHT)
+    command = Command(argv, group=group)
+    _let_go(command)
+    code = _watch(command)
+    if first:
+        end_the_rest()
+    return code
+
+
+def _adopt_orphans() -> None:
+    import prctl
+
+    prctl.set_child_subreaper(1)
+
+
+def _let_go(command: Command) -> None:
+    """Keep standard error alone, and the terminal: the other end of a pipe must see CMD close it."""
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1):
+            os.dup2(null, fd)
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2 and int(name) != command.terminal_fd:
+                _close(int(name))
+    except OSError:
+        pass  # a container without /dev or /proc: they stay open, as they do elsewhere
+
+
+def _close(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError:
+        pass  # the descriptor of the listing itself
+
+
+def _watch(command: Command) -> int:
+    """Forward and reap until the command has ended."""
+    code = None
+    while code is None:
+        info = _signal.sigwaitinfo(CAUGHT)
+        assert info is not None
+        # From 0 downward it is a process's word and not the kernel's: sigaction(2), si_code.
+        if info.si_signo != _signal.SIGCHLD or info.si_code <= 0:
+            command.forward(info.si_signo)
+        if info.si_signo == _signal.SIGCHLD:
+            for pid, status in _reap():
+                if pid == command.pid:
+                    code = command.changed(status)
+    return code
+
+
+def _reap() -> Iterator[tuple[int, int]]:
+    """All children that have ended or stopped, with their wait statuses. One SIGCHLD may stand for many."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, status
+
+
+class Command:
+    """CMD, started. It exists until `changed` has told its end: until then its pid is its own."""
+
+    def __init__(self, argv: Sequence[str], *, group: bool) -> None:
+        self._whole_group = group
+        self._stop_forwarded = False
+        self.terminal_fd = _find_terminal()
+        lend = self._in_foreground()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._become(argv, lend)
+        try:
+            os.setpgid(self.pid, self.pid)
+        except OSError:
+            pass  # the child was faster: EACCES once it has executed its program
+
+    def forward(self, number: int) -> None:
+        """Send CMD a signal that came here. Those of job control go to its group, as a shell sends them."""
+        if number == _signal.SIGCONT:
+            self._stop_forwarded = False
+            self._lend()  # `fg` has just put our group into the foreground
+        elif number in STOPS:
+            self._stop_forwarded = True
+        everybody = self._whole_group or number in STOPS or number == _signal.SIGCONT
+        try:
+            os.kill(-self.pid if everybody else self.pid, number)
+        except ProcessLookupError:
+            pass  # it has just ended
+        except OSError as error:
+            _complain(f"signal {number} cannot be sent to pid {self.pid}: {error.strerror}")
+
+    def changed(self, status: int) -> int | None:
+        """What waitpid(2) says of CMD: its exit code if it has ended, None if it has stopped."""
+        if os.WIFSTOPPED(status):
+            self._stopped(os.WSTOPSIG(status))
+            return None
+        self._take_back()
+        code = os.waitstatus_to_exitcode(status)
+        return code if code >= 0 else DIED - code
+
+    # ---- the child's side of the fork
+
+    def _become(self, argv: Sequence[str], lend: bool) -> None:
+        try:
+            os.setpgid(0, 0)
+            if lend:
+                # Before the program runs, or it might find itself in the background. SIGTTOU is still
+                # blocked, so this does not stop us: tcsetpgrp(3).
+                os.tcsetpgrp(self.terminal_fd, os.getpid())
+        except OSError:
+            pass  # the terminal was hung up
+        try:
+            for number in CAUGHT:
+                _signal.signal(number, _signal.SIG_DFL)
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+            execute(argv)
+        except OSError as error:
+            _complain(f"{argv[0]}: {error.strerror}")
+            os._exit(NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else NOT_EXECUTABLE)
+        finally:
+            os._exit(NOT_EXECUTABLE)
+
+    # ---- the terminal
+
+    def _in_foreground(self) -> bool:
+        """Whether the terminal is there and ours to lend."""
+        try:
+            return self.terminal_fd >= 0 and os.tcgetpgrp(self.terminal_fd) == os.getpgrp()
+        except OSError:
+            return False  # hung up
+
+    def _lend(self) -> bool:
+        """Put CMD's group into the foreground, if ours is there; whether that was done."""
+        try:
+            if self._in_foreground():
+                os.tcsetpgrp(self.terminal_fd, self.pid)
+                return True
+        except OSError:
+            pass
+        return False
+
+    def _take_back(self) -> None:
+        """Take the foreground after CMD, for the sake of who called us and reads on from the terminal."""
+        try:
+            if self.terminal_fd >= 0 and not _group_lives(holder := os.tcgetpgrp(self.terminal_fd), self.pid):
+                del holder
+                os.tcsetpgrp(self.terminal_fd, os.getpgrp())
+        except OSError:
+            pass  # hung up, or our group belongs to another PID namespace
+
+    def _stopped(self, number: int) -> None:
+        """CMD was stopped. If that was the terminal's doing, the shell that started us must see it in us."""
+        if number not in STOPS or self.terminal_fd < 0:
+            return
+        if number != _signal.SIGTSTP and self._lend():  # it wanted a terminal that `fg` had given to us
+            os.kill(-self.pid, _signal.SIGCONT)
+        elif not _stop_too(number) and number == _signal.SIGTSTP and os.getpgrp() and not self._stop_forwarded:
+            # Ctrl-Z where nobody could ever say `fg`: nobody's terminal is to hang because of it.
+            os.kill(-self.pid, _signal.SIGCONT)
+
+
+def _stop_too(number: int) -> bool:
+    """Stop with our group as the terminal would have stopped us; whether it came to that.
+
+    The kernel does it only where somebody is there to continue us: not in an orphaned group,
+    not the first process of a PID namespace.
+    """
+    os.kill(0, number)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (number,))  # here we stop, until SIGCONT
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, (number,))
+    return _signal.SIGCONT in _signal.sigpending()
+
+
+def _group_lives(group: int, ended: int) -> bool:
+    """Whether a group other than that of the command that ended has processes."""
+    if group in (0, ended):
+        return False
+    try:
+        os.killpg(group, 0)
+    except PermissionError:
+        return True
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _find_terminal() -> int:
+    """A descriptor of the terminal that controls our session, for us alone; -1 if there is none."""
+    for fd in (0, 1, 2):
+        try:
+            os.tcgetpgrp(fd)  # ENOTTY also for a terminal that is not the controlling one
+            return os.dup(fd)
+        except OSError:
+            continue
+    try:
+        return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+# ---- executing ------------------------------------------------------------------------------
+
+
+def execute(argv: Sequence[str]) -> None:
+    """execvp(3), without what Python's own imports for it. Never returns.
+
+    Raises:
+        OSError: it cannot be executed, for the reason that says most.
+    """
+    name = argv[0]
+    folders = ("",) if "/" in name else os.environ.get("PATH", os.defpath).split(":")
+    failure = errno.ENOENT
+    for folder in folders:
+        path = f"{folder}/{name}" if folder else name
+        try:
+            _execute(path, argv)
+        except OSError as error:
+            if error.errno == errno.EACCES or failure != errno.EACCES:
+                failure = error.errno or failure
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+                break
+    raise OSError(failure, os.strerror(failure))
+
+
+def _execute(path: str, argv: Sequence[str]) -> None:
+    try:
+        os.execve(path, argv, os.environ)
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+        os.execve("/bin/sh", ("sh", path, *argv[1:]), os.environ)  # a script that does not say whose
+
+
+# ---- the end of a PID namespace ---------------------------------------------------------------
+
+
+def end_the_rest() -> None:
+    """SIGTERM to all that still lives in our PID namespace, and a moment; returns when nothing is left
+    or the moment is over. The kernel kills what is there when its first process exits: so exit.
+
+    Only for the first process of an own PID namespace, with the signals in CAUGHT blocked.
+    """
+    import time
+
+    until = time.monotonic() + MOMENT
+    if not _tell_all(_signal.SIGTERM):
+        return
+    _tell_all(_signal.SIGCONT)
+    while (left := until - time.monotonic()) > 0:
+        for _ in _reap():
+            pass
+        if _have_children():
+            info = _signal.sigtimedwait(CAUGHT, left)
+            if info is not None and info.si_signo != _signal.SIGCHLD:
+                _tell_all(info.si_signo)
+        elif not _tell_all(0):
+            return
+        else:
+            _await_strangers(left)
+
+
+def _tell_all(number: int) -> bool:
+    """Signal everybody else in this PID namespace; whether there is anybody."""
+    try:
+        os.kill(-1, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _have_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _await_strangers(seconds: float) -> None:
+    """Wait for those who came into the namespace from outside (`docker exec`): they are no children of ours."""
+    import select
+
+    poller = select.poll()
+    fds = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != 1:
+            try:
+                fds.append(os.pidfd_open(int(name)))
+            except OSError:
+                continue  # it has just gone
+            poller.register(fds[-1], select.POLLIN)
+    if fds:
+        poller.poll(seconds * 1000)
+    for fd in fds:
+        os.close(fd)
+
+
+def _complain(what: str) -> None:
+    try:
+        os.write(2, os.fsencode(f"jobmon: {what}\n"))
+    except OSError:
+        pass  # nobody is left to tell
