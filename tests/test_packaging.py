@@ -199,8 +199,8 @@ def test_a_client_needs_no_prctl(bare: Path, builders: Path, wheel: Path, tmp_pa
     ports = {"control-port": f"{tmp_path}/control", "event-port": f"{tmp_path}/events"}
     jobs = {"sleeper": {"command": ["sleep", "infinity"], "autostart": True}}
     config.write_text(json.dumps({"supervisor": ports, "jobs": jobs}))
-    daemon = [sys.executable, "-m", "jobmon", "daemon", str(config)]
-    port = subprocess.run(daemon, cwd=TOP, capture_output=True, text=True, check=True).stdout.strip()
+    daemon = (sys.executable, "-m", "jobmon", "daemon", config)
+    port = run(*daemon, cwd=tmp_path, path=os.path.dirname(os.path.dirname(jobmon.__file__))).strip()
     client = ("env", f"JOBMON_PORT={port}", bare / "bin" / "jobmon")
     try:
         assert run(*client, "list-jobs", cwd=tmp_path) == "RUNNING sleeper\n"

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+import jobmon
 from jobmon.cli.verbs import VERBS
 
 TYPE_CHECKING = False
@@ -55,7 +56,7 @@ class Place:
         self.environment = dict(
             os.environ,
             PATH=f"{commands}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-            PYTHONPATH=TOP,
+            PYTHONPATH=os.path.dirname(os.path.dirname(jobmon.__file__)),
             TMP=str(directory),
         )
         self.environment.pop("JOBMON_PORT", None)
