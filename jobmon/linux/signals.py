@@ -11,12 +11,12 @@ import signal
 import sys
 
 from jobmon.linux import syscalls
+from jobmon.spec import canonical_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_ALIASES = {"SIGIOT": "SIGABRT", "SIGPOLL": "SIGIO", "SIGCLD": "SIGCHLD"}
 _READ_SIZE = 64 * syscalls.SIGINFO_SIZE
 
 
@@ -26,14 +26,11 @@ def number_of(name: str) -> int:
     Raises:
         ValueError: there is no such signal here.
     """
-    base, _, offset = name.partition("+")
-    found = getattr(signal, _ALIASES.get(base, base), None)
-    if not base.startswith("SIG") or base.startswith("SIG_") or found is None:
+    canonical = canonical_signal(name)
+    if canonical is None:
         raise ValueError(f"no signal is called {name}")
-    number = int(found) + (int(offset) if offset else 0)
-    if not 0 < number < signal.NSIG:
-        raise ValueError(f"no signal is called {name}")
-    return number
+    base, _, offset = canonical.partition("+")
+    return int(getattr(signal, base)) + int(offset or "0")
 
 
 def name_of(number: int) -> str:
@@ -48,16 +45,16 @@ def name_of(number: int) -> str:
 
 
 def parse(text: str | int) -> int:
-    """A signal as people write it: HUP, SIGHUP, 1, "1", in any case.
+    """A signal as people write it: HUP, SIGHUP, 1, "1", RTMIN+2, RTMAX-1, in any case.
 
     Raises:
         ValueError: it is none.
     """
     word = str(text).strip().upper()
     if word.isascii() and word.isdigit():
-        number = int(word)
-        if 0 < number < signal.NSIG:
-            return number
+        # 32 and 33 are glibc's own, signal(7): they have no name that could be passed on
+        if len(word) < 4 and int(word) in signal.valid_signals():
+            return int(word)
         raise ValueError(f"{text} is no signal number")
     return number_of(word if word.startswith("SIG") else f"SIG{word}")
 
@@ -94,8 +91,4 @@ class SignalSource:
 
 def ignored() -> tuple[int, ...]:
     """The signals that this process ignores, and so would every child."""
-    return tuple(
-        number
-        for number in signal.valid_signals()
-        if signal.getsignal(number) is signal.SIG_IGN and number not in (signal.SIGKILL, signal.SIGSTOP)
-    )
+    return tuple(number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN)
