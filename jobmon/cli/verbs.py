@@ -41,11 +41,15 @@ class Verb(Record):
 
 
 class Arguments:
-    """A parsed command line: what was given in order, and the options by their long names."""
+    """A parsed command line: what was given in order, and the options by their long names.
 
-    __slots__ = ("given", "options")
+    `command` is what stands after `--`, for a verb that takes a command there.
+    """
+
+    __slots__ = ("command", "given", "options")
 
     def __init__(self) -> None:
+        self.command: list[str] = []
         self.given: list[str] = []
         self.options: dict[str, str] = {}
 
@@ -180,6 +184,17 @@ VERBS = {
             "stop all jobs and end the daemon; returns when it is gone",
             (("--no-wait", "", "return at once"),),
         ),
+        Verb(
+            "init",
+            "init",
+            "[-- CMD ARG...]",
+            0,
+            0,
+            "run a command as the first process of a container: ENTRYPOINT [\"jobmon\", \"init\", \"--\"]",
+            (("-g --group", "", "send signals to CMD's whole process group, not to CMD alone"),),
+            "CMD has the terminal and the streams, gets every signal, and gives its exit code: 128+n for\n"
+            "signal n, 127 not found, 126 not executable. Orphans are reaped. It need not be PID 1.",
+        ),
         Verb("help", "help", "[VERB]", 0, 1, "explain JobMon, or a verb"),
     )
 }
@@ -195,7 +210,7 @@ def parse(verb: Verb, argv: Sequence[str]) -> Arguments:
     words = iter(argv)
     for word in words:
         if word == "--":
-            arguments.given.extend(words)
+            (arguments.command if "-- CMD" in verb.takes else arguments.given).extend(words)
         elif is_option(word):
             _take_option(verb, arguments, word, words)
         else:
@@ -232,6 +247,8 @@ def _check(verb: Verb, arguments: Arguments) -> None:
     least = 0 if "--schema" in options else verb.least + (verb.name == "check")
     if len(given) < least:
         raise UsageError(f"{verb.takes} is missing")
+    if verb.name == "init" and not arguments.command:
+        raise UsageError("the command is missing; it goes after --")
     if len(given) > verb.most:
         extra = given[verb.most]
         raise UsageError(f"{extra!r} is one argument too many; quote a name that has spaces")
@@ -251,7 +268,9 @@ def _unknown_option(verb: Verb, name: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?` where one of the known words is near, else nothing."""
-    near = [one for one in known if abs(len(one) - len(word)) <= _FAR and _FAR < len(word)]
+    if len(word) <= _FAR:
+        return ""
+    near = [one for one in known if abs(len(one) - len(word)) <= _FAR]
     best = min(near, key=lambda one: distance(word, one), default="")
     return f"; did you mean {best}?" if near and distance(word, best) <= _FAR else ""
 
