@@ -136,7 +136,7 @@ WORDS: dict[type[Input], str] = {
     events.Spawned: "spawned",
     events.Ready: "ready",
     events.SpawnFailed: "spawn failed",
-    events.LeaderDied: "leader died, others live",
+    events.LeaderDied: "leader died",
     events.Exited: "exited",
     events.WatchdogExpired: "watchdog ran out",
     events.Timer: "timer",
