@@ -190,8 +190,9 @@ VERBS = {
             "[-- CMD ARG...]",
             0,
             0,
-            "run a command as the first process of a container: ENTRYPOINT [\"jobmon\", \"init\", \"--\"]",
+            "run a command as the first process of a container should",
             (("-g --group", "", "send signals to CMD's whole process group, not to CMD alone"),),
+            'ENTRYPOINT ["jobmon", "init", "--"]\n\n'
             "CMD has the terminal and the streams, gets every signal, and gives its exit code: 128+n for\n"
             "signal n, 127 not found, 126 not executable. Orphans are reaped. It need not be PID 1.",
         ),

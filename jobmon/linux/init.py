@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +23,8 @@ else:
 NOT_EXECUTABLE, NOT_FOUND, DIED = 126, 127, 128  # what a shell says; DIED + n: of signal n
 
 MOMENT = 2.0  # seconds that what CMD left in an own PID namespace has between SIGTERM and SIGKILL
+
+SHELL = "/bin/sh"
 
 CAUGHT = frozenset(_signal.valid_signals()) - {_signal.SIGKILL, _signal.SIGSTOP}
 # Stops that come from a terminal, or from a shell in its place.
@@ -189,8 +190,7 @@ class Command:
     def _take_back(self) -> None:
         """Take the foreground after CMD, for the sake of who called us and reads on from the terminal."""
         try:
-            if self.terminal_fd >= 0 and not _group_lives(holder := os.tcgetpgrp(self.terminal_fd), self.pid):
-                del holder
+            if self.terminal_fd >= 0 and not _group_lives(os.tcgetpgrp(self.terminal_fd), self.pid):
                 os.tcsetpgrp(self.terminal_fd, os.getpgrp())
         except OSError:
             pass  # hung up, or our group belongs to another PID namespace
@@ -201,8 +201,11 @@ class Command:
             return
         if number != _signal.SIGTSTP and self._lend():  # it wanted a terminal that `fg` had given to us
             os.kill(-self.pid, _signal.SIGCONT)
-        elif not _stop_too(number) and number == _signal.SIGTSTP and os.getpgrp() and not self._stop_forwarded:
-            # Ctrl-Z where nobody could ever say `fg`: nobody's terminal is to hang because of it.
+            return
+        if _stop_too(number) or number != _signal.SIGTSTP or self._stop_forwarded:
+            return
+        if os.getpgrp():  # group 0 is one of another PID namespace, where somebody may say `fg`
+            # Ctrl-Z where nobody ever can: no terminal is to hang because of it.
             os.kill(-self.pid, _signal.SIGCONT)
 
 
@@ -271,11 +274,11 @@ def execute(argv: Sequence[str]) -> None:
 
 def _execute(path: str, argv: Sequence[str]) -> None:
     try:
-        os.execve(path, argv, os.environ)
+        os.execve(path, tuple(argv), os.environ)
     except OSError as error:
         if error.errno != errno.ENOEXEC:
             raise
-        os.execve("/bin/sh", ("sh", path, *argv[1:]), os.environ)  # a script that does not say whose
+        os.execve(SHELL, (SHELL, path, *argv[1:]), os.environ)  # a script that does not say whose
 
 
 # ---- the end of a PID namespace ---------------------------------------------------------------
@@ -300,10 +303,8 @@ def end_the_rest() -> None:
             info = _signal.sigtimedwait(CAUGHT, left)
             if info is not None and info.si_signo != _signal.SIGCHLD:
                 _tell_all(info.si_signo)
-        elif not _tell_all(0):
+        elif not _await_strangers(left):
             return
-        else:
-            _await_strangers(left)
 
 
 def _tell_all(number: int) -> bool:
@@ -325,23 +326,38 @@ def _have_children() -> bool:
     return True
 
 
-def _await_strangers(seconds: float) -> None:
-    """Wait for those who came into the namespace from outside (`docker exec`): they are no children of ours."""
+def _await_strangers(seconds: float) -> bool:
+    """Wait until one of those who came into the namespace from outside (`docker exec`) has ended: they are
+    no children of ours. False if there is none."""
     import select
 
     poller = select.poll()
-    fds = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != 1:
-            try:
-                fds.append(os.pidfd_open(int(name)))
-            except OSError:
-                continue  # it has just gone
-            poller.register(fds[-1], select.POLLIN)
+    fds = set(_pidfds())
+    for fd in fds:
+        poller.register(fd, select.POLLIN)
+    for fd, _ in poller.poll(0):  # a zombie is its parent's, outside
+        poller.unregister(fd)
+        os.close(fd)
+        fds.remove(fd)
     if fds:
         poller.poll(seconds * 1000)
     for fd in fds:
         os.close(fd)
+    return bool(fds)
+
+
+def _pidfds() -> Iterator[int]:
+    """A descriptor for every other process of our PID namespace that /proc shows."""
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return
+    for name in names:
+        if name.isdigit() and int(name) != 1:
+            try:
+                yield os.pidfd_open(int(name))
+            except OSError:
+                continue  # it has just gone
 
 
 def _complain(what: str) -> None:
