@@ -33,6 +33,8 @@ _WORDS: dict[int | str, str] = {
 def run(verb: Verb, arguments: Arguments) -> int:
     """Print events until enough have come, the daemon ends, or nobody reads them."""
     del verb
+    if sys.stdout is None:
+        return OK  # closed by the caller: nobody reads
     limit = count(arguments.given[0], "NUM_EVENTS") if arguments.given else 0
     since = _since(arguments.options.get("--since"))
     as_json = "--json" in arguments.options
