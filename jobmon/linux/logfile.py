@@ -8,6 +8,7 @@ there is room again.
 from __future__ import annotations
 
 import os
+import select
 import stat
 import time
 
@@ -16,6 +17,7 @@ from jobmon.fastjson import dumps
 LEVELS = {"DEBUG": 10, "INFO": 20, "WARN": 30, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 DEBUG, INFO, WARNING, ERROR, CRITICAL = "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"
 
+_PIPE_BUF = 4096  # what a pipe or socket that polls as writable takes without blocking, pipe(7)
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -26,6 +28,7 @@ class Log:
         self._path = path
         self._threshold = LEVELS[level.upper()]
         self._lost = 0
+        self._torn = False  # whether the last line was written in part
         self._owns_stderr = False
         self._fd = self._open()
 
@@ -58,22 +61,20 @@ class Log:
         """Write a line: time, level, what, then key=value for the facts (None is left out)."""
         if LEVELS[level] < self._threshold:
             return
-        if self._lost:
-            lost, self._lost = self._lost, 0
-            self._put(WARNING, f"{lost} lines of the log were lost", {})
-        self._put(level, what, facts)
+        if self._lost and self._put(WARNING, f"{self._lost} lines of the log were lost", {}):
+            self._lost = 0
+        if not self._put(level, what, facts):
+            self._lost += 1
 
-    def _put(self, level: str, what: str, facts: dict[str, object]) -> None:
+    def _put(self, level: str, what: str, facts: dict[str, object]) -> bool:
+        """Write a line; whether all of it was taken. It begins anew after one that was cut off."""
         words = [f"{key}={_shown(value)}" for key, value in facts.items() if value is not None]
         line = " ".join((_stamp(time.time()), level, what, *words)) + "\n"
-        data = line.encode()
-        try:
-            written = os.write(self._fd, data)
-        except OSError:
-            self._lost += 1
-            return
-        if written != len(data):
-            self._lost += 1
+        data = ("\n" + line if self._torn else line).encode()
+        written = _write(self._fd, data)
+        if written:
+            self._torn = written < len(data)
+        return written == len(data)
 
     def _open(self) -> int:
         if self._path is not None:
@@ -85,9 +86,25 @@ class Log:
         os.close(self._fd)
 
 
+def _write(fd: int, data: bytes) -> int:
+    """How many bytes were taken without waiting."""
+    try:
+        if not os.get_blocking(fd):
+            return os.write(fd, data)
+        poller = select.poll()
+        poller.register(fd, select.POLLOUT)
+        written = 0
+        while written < len(data) and poller.poll(0):
+            written += os.write(fd, data[written : written + _PIPE_BUF])
+    except OSError:
+        return 0
+    return written
+
+
 def _private_stderr() -> int:
     """Standard error, not blocking us. Setting O_NONBLOCK on the descriptor itself would set it
-    for everybody who shares it, so a pipe or terminal is opened anew."""
+    for everybody who shares it, so a pipe or terminal is opened anew. A socket (journald's, for
+    one) and another user's pipe cannot be: they stay as they are, and `_write` asks first."""
     mode = os.fstat(2).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
         try:

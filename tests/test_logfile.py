@@ -1,0 +1,235 @@
+"""The daemon's log: whole lines, never forged, never waiting."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tty
+
+import pytest
+
+from jobmon.linux.logfile import DEBUG, ERROR, INFO, LEVELS, WARNING, Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
+
+
+@pytest.fixture
+def stderr() -> Iterator[None]:
+    """Standard error as it was, whatever a test makes of it."""
+    kept = os.dup(2)
+    yield
+    os.dup2(kept, 2)
+    os.close(kept)
+
+
+def lines(path: Path) -> list[str]:
+    return [re.sub("^" + STAMP, "", line) for line in path.read_text().splitlines()]
+
+
+def fill(fd: int) -> int:
+    """Write until nothing more is taken, as nobody else would; how much that was."""
+    blocking = os.get_blocking(fd)
+    os.set_blocking(fd, False)
+    size, total = 4096, 0
+    while size:
+        try:
+            total += os.write(fd, b"x" * size)
+        except BlockingIOError:
+            size //= 2
+    os.set_blocking(fd, blocking)
+    return total
+
+
+def test_a_line_has_time_level_text_and_facts(tmp_path: Path) -> None:
+    """Texts are quoted, numbers are not, what is None is left out."""
+    log = Log(str(tmp_path / "log"), "INFO")
+    log.write(INFO, "job", job="web", pid=12, run=None, **{"from": "starting"})
+    log.close()
+
+    assert re.fullmatch(
+        STAMP + r'INFO job job="web" pid=12 from="starting"\n', (tmp_path / "log").read_text()
+    )
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_only_what_is_grave_enough_is_written(level: str, tmp_path: Path) -> None:
+    """A log of a level has that level and what is graver."""
+    log = Log(str(tmp_path / "log"), level.lower())
+    for one in LEVELS:
+        log.write(one, "said")
+        assert log.wants(one) == (LEVELS[one] >= LEVELS[level])
+    log.close()
+
+    assert lines(tmp_path / "log") == [f"{one} said" for one in LEVELS if LEVELS[one] >= LEVELS[level]]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a\nb", "a\r\nb", 'a" pid=1 x="', "\x1b[2J", "a\u2028b\u0085c", "\udcff", "", "\\", "ÿ\x9b31m"],
+)
+def test_no_name_can_forge_a_line(name: str, tmp_path: Path) -> None:
+    """Whatever a job is called, a line about it is one line, of printable ASCII, with the name in quotes."""
+    log = Log(str(tmp_path / "log"), "INFO")
+    log.write(INFO, "job", job=name, pid=12)
+    log.close()
+    written = (tmp_path / "log").read_bytes()
+
+    assert re.fullmatch(rb"[ -~]+\n", written)
+    assert re.search(rb' INFO job job="([^"\\]|\\.)*" pid=12\n$', written)
+
+
+def test_what_was_there_stays(tmp_path: Path) -> None:
+    """The log is appended to."""
+    (tmp_path / "log").write_text("old\n")
+    log = Log(str(tmp_path / "log"), "INFO")
+    log.write(INFO, "new")
+    log.close()
+
+    assert lines(tmp_path / "log") == ["old", "INFO new"]
+
+
+def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
+    """After reopen lines go to the path, as log rotation wants it, and no descriptor is lost."""
+    log = Log(str(tmp_path / "log"), "INFO")
+    before = len(os.listdir("/proc/self/fd"))
+    log.write(INFO, "first")
+    (tmp_path / "log").rename(tmp_path / "old")
+    log.write(INFO, "second")
+    log.reopen()
+    log.write(INFO, "third")
+
+    assert lines(tmp_path / "old") == ["INFO first", "INFO second"]
+    assert lines(tmp_path / "log") == ["INFO third"]
+    assert len(os.listdir("/proc/self/fd")) == before
+    log.close()
+
+
+def test_the_old_file_is_kept_when_the_new_cannot_be_opened(tmp_path: Path) -> None:
+    """A failed reopen is said in the log, which goes on where it was."""
+    (tmp_path / "logs").mkdir()
+    log = Log(str(tmp_path / "logs/log"), "INFO")
+    (tmp_path / "logs").rename(tmp_path / "moved")
+    log.reopen()
+    log.write(INFO, "still here")
+    log.close()
+
+    assert lines(tmp_path / "moved/log") == [
+        f'ERROR cannot reopen the log path="{tmp_path}/logs/log" error="No such file or directory"',
+        "INFO still here",
+    ]
+
+
+def test_standard_error_follows_the_log(tmp_path: Path, stderr: None) -> None:
+    """A daemon's standard error goes to its log, also after that was reopened."""
+    log = Log(str(tmp_path / "log"), "INFO")
+    log.take_stderr()
+    os.write(2, b"from a library\n")
+    (tmp_path / "log").rename(tmp_path / "old")
+    log.reopen()
+    os.write(2, b"another\n")
+    log.close()
+
+    assert lines(tmp_path / "old") == ["from a library"]
+    assert lines(tmp_path / "log") == ["another"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "terminal", "somebody else's pipe"])
+def test_a_full_standard_error_costs_lines_and_not_time(
+    kind: str, stderr: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines that are not taken are counted, all of them, and the count is written when there is room."""
+    reader, writer = endpoints(kind)
+    os.dup2(writer, 2)
+    if kind.startswith("somebody"):
+        monkeypatch.setattr("jobmon.linux.logfile.os.open", refuse)
+    log = Log(None, "DEBUG")
+    monkeypatch.undo()
+    fill(writer)
+    for number in range(100):
+        log.write(WARNING, "lost", number=number)
+    drain(reader)
+    log.write(ERROR, "heard")
+    told = re.sub(STAMP, "", os.read(reader, 4096).decode())
+
+    assert told == "WARNING 100 lines of the log were lost\nERROR heard\n"
+    assert os.get_blocking(2)
+    log.write(DEBUG, "again")
+    assert os.read(reader, 4096).endswith(b"DEBUG again\n")
+    for fd in (reader, writer):
+        os.close(fd)
+    log.close()
+
+
+def refuse(path: str, flags: int) -> int:
+    raise PermissionError(13, "Permission denied", path)
+
+
+def endpoints(kind: str) -> tuple[int, int]:
+    if kind == "socket":
+        return tuple(end.detach() for end in socket.socketpair())  # type: ignore[return-value]
+    if kind == "terminal":
+        reader, writer = os.openpty()
+        tty.setraw(writer)
+        return reader, writer
+    return os.pipe()
+
+
+def drain(fd: int) -> None:
+    os.set_blocking(fd, False)
+    try:
+        while os.read(fd, 1 << 20):
+            pass
+    except BlockingIOError:
+        os.set_blocking(fd, True)
+
+
+def test_a_line_that_was_cut_off_does_not_swallow_the_next(stderr: None) -> None:
+    """A line longer than the room is cut; the next begins on a line of its own."""
+    reader, writer = os.pipe()
+    os.dup2(writer, 2)
+    log = Log(None, "INFO")
+    fill(writer)
+    os.read(reader, 4096)
+    log.write(INFO, "long", text="y" * 10_000)
+    drain(reader)
+    log.write(INFO, "next")
+    told = re.sub(STAMP, "", os.read(reader, 4096).decode())
+
+    assert told == "\nWARNING 1 lines of the log were lost\nINFO next\n"
+    log.close()
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_full_disk_is_survived(tmp_path: Path) -> None:
+    """ENOSPC costs the line and nothing else."""
+    log = Log("/dev/full", "INFO")
+    for _ in range(3):
+        log.write(INFO, "nobody will read this")
+    log.close()
+
+
+@pytest.mark.parametrize("path", ["/nonexistent/log", "/", "/proc/self/none"])
+def test_a_log_that_cannot_be_written_is_an_error_at_once(path: str) -> None:
+    """The one who starts the daemon is told, not the log that is not there."""
+    with pytest.raises(OSError, match=r"No such|directory"):
+        Log(path, "INFO")
+
+
+def test_the_descriptor_is_not_for_children(tmp_path: Path, stderr: None) -> None:
+    """A log is closed on exec, be it a file or standard error."""
+    reader, writer = os.pipe()
+    os.dup2(writer, 2)
+    for path in (str(tmp_path / "log"), None):
+        log = Log(path, "INFO")
+        assert not os.get_inheritable(log.fileno())
+        assert log.fileno() > 2
+        log.close()
+    os.close(reader)
+    os.close(writer)
