@@ -43,7 +43,7 @@ class EventLog:
 
     def history(self, job: str, length: int) -> tuple[str, ...]:
         """The last `length` events of a job in words, oldest first: for a bug report."""
-        told = [f"{e[1]:.3f} {e[3]}: {e[4].value}, run {e[5]}, {e[6]}" for e in self._ring if e[2] == job]
+        told = [f"{e[1]:.3f} {e[3]}: {e[4].value}, run {e[5]}, {e[7]}" for e in self._ring if e[2] == job]
         return tuple(told[-length:])
 
     def after(self, seq: int) -> Iterator[Event]:

@@ -106,8 +106,7 @@ class Node(NamedTuple):
         armed = None if job.armed is None else job.armed > 0
         marks = (past.last_death is None, past.penalty_end is None, past.failures)
         rest = (job.pid, job.leader, job.stale, job.spec.signal, bool(job.spawn_error), job._reports_ready)
-        kept = None if job._kept is None else job._kept[0]
-        return (self.world, job.state, job.next, armed, marks, rest, kept)
+        return (self.world, job.state, job.next, armed, marks, rest, repr(job._kept))
 
 
 class Move(NamedTuple):

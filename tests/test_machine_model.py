@@ -147,8 +147,7 @@ def kill_gives_up(job: Job, what: events.Timer, now: float) -> None:
 
 def leave_decides_again(job: Job, what: events.Exited, now: float) -> None:
     """The status of the last process counts, not that of the leader."""
-    job._kept = (what.status == 0, "") if job._kept else None
-    machine.leave(job, what, now)
+    (machine.decide if job.next is events.Next.DECIDE else machine.leave)(job, what, now)
 
 
 def ready_as_configured_now(job: Job, what: events.Spawned, now: float) -> None:
