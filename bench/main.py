@@ -24,7 +24,7 @@ from system import BenchError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_SOURCE = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
-COLUMNS = ("jobmon", "floor", "runit", "s6", "supervisord", "python3 -c pass")
+COLUMNS = (*(peer.name for peer in peers.ALL), "python3 -c pass")
 
 
 def arguments() -> argparse.Namespace:
@@ -32,8 +32,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a first impression")
     everything, everybody = ",".join(NAMES), ",".join(peer.name for peer in peers.ALL)
+    usual = ",".join(peer.name for peer in peers.ALL if peer.by_default)
     parser.add_argument("--only", metavar="MEASURE,...", default=everything, help="of " + everything)
-    parser.add_argument("--peers", metavar="PEER,...", default=everybody, help="of " + everybody)
+    parser.add_argument("--peers", metavar="PEER,...", default=usual, help="of " + everybody)
     parser.add_argument("--json", metavar="FILE", help="write all samples there")
     return parser.parse_args()
 
@@ -71,7 +72,7 @@ def install_jobmon(base: Path) -> None:
 
 def participants(wanted: list[str], base: Path) -> list[peers.Peer]:
     """The peers that can be measured here; the others are named."""
-    if "jobmon" in wanted:
+    if any(name.startswith("jobmon") for name in wanted):
         install_jobmon(base)
     found = []
     for peer in peers.ALL:
@@ -135,6 +136,8 @@ def table(run: Run) -> bool:
     measured_ones = run.wanted & run.samples.keys()
     lines = [line(measure, run) for measure in MEASURES if measure.name in measured_ones]
     rows = [["median of", *COLUMNS, "target: result"], *(cells for cells, _ in lines)]
+    columns = [column for column in zip(*rows, strict=True) if set(column[1:]) != {"-"}]
+    rows = [list(row) for row in zip(*columns, strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     for row in rows:
@@ -157,7 +160,7 @@ def main() -> int:
     """Run the benchmark."""
     options = arguments()
     before = machine()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that everything is cleaned up
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # cleans up
     try:
         system.prepare_harness()
         with tempfile.TemporaryDirectory(prefix="jobmon-bench-") as base:

@@ -57,6 +57,7 @@ class Measure:
 MEASURES = (
     Measure("respawn", "ms", (Limit(1.5, "runit"),)),
     Measure("start", "s", (Limit(1, "s6"),)),
+    Measure("respawn-1000", "ms", ()),
     Measure("pss", "MiB", (Limit(14), Limit(0.5, "supervisord"))),
     Measure("stop", "s", (Limit(0.5, "s6"),)),
     Measure("idle", "switches", (Limit(0),)),
@@ -104,7 +105,7 @@ class Run:
         if "respawn" in self.wanted:
             self.say("respawn")
             self.respawn()
-        if self.wanted & {"start", "pss", "stop"}:
+        if self.wanted & {"start", "respawn-1000", "pss", "stop"}:
             self.fleets()
         if "idle" in self.wanted:
             self.say(f"idle for {self.idle_s:g} s")
@@ -137,6 +138,9 @@ class Run:
                 pids = session.supervisors()
                 self.add("pss", peer.name, sum(system.memory_kib(pid, "Pss") for pid in pids) / 1024)
                 self.add("rss", peer.name, sum(system.memory_kib(pid, "Rss") for pid in pids) / 1024)
+                if "respawn-1000" in self.wanted:
+                    for _ in range(peer.kills_per_round):
+                        self.add("respawn-1000", peer.name, session.kill_job(YOUNG_S) * 1e3)
                 self.add("stop", peer.name, session.stop())
 
     def idle(self) -> None:

@@ -41,6 +41,7 @@ class Peer:
     """One supervisor."""
 
     name = ""
+    by_default = True
     stop_signal = signal.SIGTERM
     kills_per_round = 5  # respawns that are measured in one round
     files_per_job = 4  # open files that the daemon needs
@@ -87,6 +88,7 @@ class JobMon(Peer):
     name = "jobmon"
     python = PEERS / "jobmon" / "bin" / "python"
     program = PEERS / "jobmon" / "bin" / "jobmon"
+    scope = "job"
 
     def missing(self) -> str:
         return "" if self.program.exists() else "there is no jobmon in its virtual environment"
@@ -98,6 +100,7 @@ class JobMon(Peer):
             "restart": True,
             "restart-window": 0,
             "restart-penalty": 0,
+            "kill-scope": self.scope,
         }
         supervisor = {
             "working-dir": str(place.directory),
@@ -121,6 +124,14 @@ class JobMon(Peer):
 
     def status_command(self, place: Place, job: str) -> list[str]:
         return [str(self.program), "status", job]
+
+
+class JobMonGroup(JobMon):
+    """JobMon with a smaller kill-scope: what the cgroup of each run costs shows beside it."""
+
+    name = "jobmon-group"
+    by_default = False
+    scope = "group"
 
 
 class Floor(Peer):
@@ -252,4 +263,4 @@ class Supervisord(Peer):
         return [str(PEERS / "supervisor" / "bin" / "supervisorctl"), "-c", config, "status", f"job:{job}"]
 
 
-ALL: tuple[Peer, ...] = (JobMon(), Floor(), Runit(), S6(), Supervisord())
+ALL: tuple[Peer, ...] = (JobMon(), JobMonGroup(), Floor(), Runit(), S6(), Supervisord())
