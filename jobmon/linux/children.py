@@ -209,9 +209,9 @@ class Children:
     def _wait_for_the_rest(self, child: Child) -> None:
         child.watch = child.crowd.watch()
         if child.watch >= 0:
-            self._reactor.register(
-                child.watch, lambda _events: self._look_at(child), reactor.CHILD, select.EPOLLPRI
-            )
+            # By edges: the file stays ready until it is read, which `others` does through another descriptor.
+            edges = select.EPOLLPRI | select.EPOLLET
+            self._reactor.register(child.watch, lambda _events: self._look_at(child), reactor.CHILD, edges)
             self._look_later(0.0)  # it may have ended between the last look and now
         else:
             self._interval = FIRST_LOOK
