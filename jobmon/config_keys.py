@@ -42,6 +42,9 @@ RESTART = Choice(
         "never": spec.Restart.NEVER,
     }
 )
+ESSENTIAL = Choice(
+    {False: spec.Essential.NO, True: spec.Essential.YES, "on-failure": spec.Essential.ON_FAILURE}
+)
 SCOPE = Choice({scope.value: scope for scope in spec.KillScope})
 LOG_LEVEL = Choice(
     {
@@ -241,6 +244,15 @@ JOB = (
         "job",
         "Whom stop and kill reach: the job with every descendant, its process group, or its first "
         "process alone. The job is stopped when nothing of that is left.",
+    ),
+    Key(
+        "essential",
+        ESSENTIAL,
+        False,
+        "Does its end end the daemon? With `true` any end that it reaches by itself (after its restarts), "
+        'with `"on-failure"` only a failure; a stop that somebody asked for never does. The other jobs are '
+        "stopped, and the daemon's exit code is the job's: 0 for a success, 128+n for signal n, "
+        "126 or 127 if it could not be executed.",
     ),
     Key(
         "description",

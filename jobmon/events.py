@@ -15,7 +15,7 @@ from jobmon.spec import JobSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Hashable
 
 Status = int | str | None
 
@@ -263,8 +263,8 @@ class Announce(Action):
 
 
 class Finish(Action):
-    """Everything is down after a shutdown: the engine may end."""
+    """Everything is down after a shutdown: the engine may end, with an exit code or 128 + a signal."""
 
-    code: int = 0
+    code: int | str = 0
 
 

@@ -6,6 +6,8 @@ The table is data: the tests, the document and the diagram read the same TABLE.
 
 from __future__ import annotations
 
+import errno
+
 from jobmon.backoff import SHORTAGES, Death, Past, judge
 from jobmon.events import (
     AT_REST,
@@ -42,6 +44,7 @@ from jobmon.events import (
     Warn,
     WatchdogExpired,
 )
+from jobmon.records import Record
 from jobmon.spec import JobSpec
 
 TYPE_CHECKING = False
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
 
     Cell = Callable[["Job", Any, float], None]
 
+NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as a shell says it
 MAX_KILL_INTERVAL = 60.0  # seconds between SIGKILLs to a process that does not die
 
 
@@ -64,6 +68,7 @@ class Job:
         "_reports_ready",
         "armed",
         "cause",
+        "exit_code",
         "leader",
         "next",
         "past",
@@ -95,7 +100,8 @@ class Job:
         self.cause = ""
         self.spawn_error = ""
         self.since = now
-        self._kept: tuple[bool, str] | None = None
+        self.exit_code: int | str = 0  # what its end means for the daemon's, if it is essential
+        self._kept: _Kept | None = None
         self._interval = 0.0
         self._reports_ready = False
         self._actions: list[Action] = []
@@ -175,15 +181,16 @@ class Job:
         self.stale = False
         return "died" if had_process else "state"
 
-    def _decide(self, death: Death, now: float, cause: str, kind: str) -> None:
+    def _decide(self, death: Death, now: float, cause: str, kind: str, code: Status) -> None:
         verdict = judge(self.spec, death, self.past, now)
         self.past = verdict.past
         self.result = f"{cause}, gave up after {verdict.past.failures} restarts" if verdict.gave_up else cause
         if verdict.delay is not None:
             self._enter(State.BACKOFF, now, cause, kind, verdict.delay)
         else:
-            ended = State.EXITED if death.ok and not verdict.gave_up else State.FAILED
-            self._enter(ended, now, self.result, kind)
+            fine = death.ok and not verdict.gave_up
+            self.exit_code = 0 if fine else code or 1  # never 0 for a failure
+            self._enter(State.EXITED if fine else State.FAILED, now, self.result, kind)
 
     def _leave(self, now: float, cause: str) -> None:
         following, kept, kind = self.next, self._kept, self._gone()
@@ -194,7 +201,7 @@ class Job:
             self._enter(State.STOPPED, now, cause, kind)
             self._removed()
         elif following is Next.DECIDE and kept is not None:  # never without
-            self._decide(Death(kept[0]), now, kept[1], kind)
+            self._decide(kept.death, now, kept.cause, kind, kept.code)
         else:
             self._enter(State.STOPPED, now, cause, kind)
 
@@ -204,6 +211,14 @@ class Job:
 
     def _death(self, status: Status) -> Death:
         return Death(status in self.spec.success_codes)
+
+
+class _Kept(Record):
+    """What to decide on once all is gone: the leader's own death, or what was wrong with it."""
+
+    death: Death
+    cause: str
+    code: Status
 
 
 def describe(status: Status) -> str:
@@ -264,10 +279,10 @@ def halt_decide(job: Job, what: LeaderDied | WatchdogExpired | Timer, now: float
     """halt(DECIDE)"""
     if isinstance(what, LeaderDied):
         job.leader = None
-        kept = (job._death(what.status).ok, describe(what.status))
+        kept = _Kept(job._death(what.status), describe(what.status), what.status)
     else:
-        kept = (False, "start-timeout" if isinstance(what, Timer) else "watchdog")
-    job._halt(Next.DECIDE, now, kept[1])
+        kept = _Kept(Death(False), "start-timeout" if isinstance(what, Timer) else "watchdog", 1)
+    job._halt(Next.DECIDE, now, kept.cause)
     job._kept = kept
 
 
@@ -340,12 +355,13 @@ def decide_spawn(job: Job, what: SpawnFailed, now: float) -> None:
     """decide (no process)"""
     death = Death(False, unspawned=True, shortage=what.errno in SHORTAGES)
     job.spawn_error = what.reason
-    job._decide(death, now, what.reason, job._gone())
+    code = NOT_FOUND if what.errno in (errno.ENOENT, errno.ENOTDIR) else NOT_EXECUTABLE
+    job._decide(death, now, what.reason, job._gone(), code)
 
 
 def decide(job: Job, what: Exited, now: float) -> None:
     """decide"""
-    job._decide(job._death(what.status), now, describe(what.status), job._gone())
+    job._decide(job._death(what.status), now, describe(what.status), job._gone(), what.status)
 
 
 def leave_spawn(job: Job, what: SpawnFailed, now: float) -> None:

@@ -52,6 +52,14 @@ class KillScope(Enum):
     PROCESS = "process"
 
 
+class Essential(Enum):
+    """Whose end, reached by itself, ends the daemon too."""
+
+    NO = "no"
+    ON_FAILURE = "on-failure"
+    YES = "yes"
+
+
 class JobSpec(Record):
     """One job, as configured. Paths are absolute and expanded already."""
 
@@ -71,6 +79,7 @@ class JobSpec(Record):
     success_codes: frozenset[int | str] = frozenset((0,))
     kill_timeout: float = 10.0
     kill_scope: KillScope = KillScope.JOB
+    essential: Essential = Essential.NO
     ready: object | None = None
     start_timeout: float | None = None
     description: str = ""

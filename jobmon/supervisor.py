@@ -29,6 +29,7 @@ from jobmon.events import (
     Timer,
 )
 from jobmon.machine import Job
+from jobmon.spec import Essential
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from jobmon.events import Action, Input
     from jobmon.spec import JobSpec
     from jobmon.waits import Condition, Waiter
+
+ENDED = frozenset((State.EXITED, State.FAILED))
 
 # Which failure names the whole, when a command failed for several jobs: the last of these.
 SEVERITY = (
@@ -65,6 +68,7 @@ class Supervisor:
         self._live = 0
         self._all_told = False
         self._finished = False
+        self._exit_code: int | str = 0
         self._unannounced: set[str] | None = None
         self._waiters: dict[int, Waiter] = {}
         self._waiting: dict[Hashable, Waiter] = {}
@@ -94,7 +98,7 @@ class Supervisor:
         job = self.jobs.get(name)
         if job is None:
             return
-        was_alive = job.alive
+        was_alive, was_ended = job.alive, job.state in ENDED
         actions = job.step(what, now)
         self._live += job.alive - was_alive
         for action in actions:
@@ -106,6 +110,8 @@ class Supervisor:
                 self._actions.append(action.replace(history=self.log.history(name, TOLD_OF_A_BUG)))
             else:
                 self._actions.append(action)
+        if job.state in ENDED and not was_ended:
+            self._mind_essential(job, now)
         self._look(job, now)
 
     def timer(self, key: object, token: int, now: float) -> None:
@@ -266,6 +272,15 @@ class Supervisor:
             return JobResult(job.spec.name, "terminating", "is down, and the supervisor is terminating")
         return None
 
+    def _mind_essential(self, job: Job, now: float) -> None:
+        """A job has ended by itself. If the daemon lives for it, that is the daemon's end too."""
+        essential = job.spec.essential
+        failed = job.state is State.FAILED
+        counts = essential is Essential.YES or (essential is Essential.ON_FAILURE and failed)
+        if counts and not self.terminating:
+            self._exit_code = job.exit_code
+            self.terminate(now)
+
     def _record(self, event: Happened, now: float) -> None:
         self.log.add(now + self.wall, event.job, event.kind, event.state, event.run, event.pid, event.cause)
 
@@ -302,7 +317,7 @@ class Supervisor:
         self._finished = True
         self.log.add(now + self.wall, "", "terminated", State.STOPPED, 0, None, "shutdown")
         self._published = self.log.last
-        self._actions += (Publish(), Finish())
+        self._actions += (Publish(), Finish(self._exit_code))
 
     def _plight(self, name: str) -> str:
         job = self.jobs[name]

@@ -18,7 +18,7 @@ from jobmon import config, config_keys, spec
 from jobmon.config import Config, Problem, load
 from jobmon.config_docs import DIALECT
 from jobmon.errors import ConfigError
-from jobmon.spec import JobSpec, KillScope, Restart, SupervisorSpec, canonical_signal
+from jobmon.spec import Essential, JobSpec, KillScope, Restart, SupervisorSpec, canonical_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def test_every_key() -> None:
                 "success-codes": [0, 255, "SigTerm", "SIGCLD"],
                 "kill-timeout": 1e2,
                 "kill-scope": "group",
+                "essential": "on-failure",
                 "description": "d\xe9",
             }
         },
@@ -148,6 +149,7 @@ def test_every_key() -> None:
         success_codes=frozenset((0, 255, "SIGTERM", "SIGCHLD")),
         kill_timeout=100.0,
         kill_scope=KillScope.GROUP,
+        essential=Essential.ON_FAILURE,
         description="d\xe9",
     )
 

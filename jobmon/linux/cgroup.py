@@ -11,16 +11,12 @@ and removed where it is empty. Knows nothing of jobs.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import signal
 
 from jobmon.linux import procfs, syscalls
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from jobmon.linux.signals import send_checked
 
 PREFIX = "jobmon."
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -133,44 +129,11 @@ class Cgroup:
         except OSError:
             pass
         for pid in self.pids():
-            send(pid, signal.SIGKILL, self.holds)
+            send_checked(pid, signal.SIGKILL, self.holds)
 
     def remove(self) -> bool:
         """Remove it, with the empty cgroups that were made below it; whether it is gone."""
         return _remove_tree(self.path)
-
-
-def send(pid: int, number: int, still: Callable[[int], bool]) -> bool:
-    """Signal a process by pidfd, if `still(pid)` holds once the pidfd is open; whether it was sent.
-
-    So a number that has become somebody else's meanwhile is never signalled.
-    """
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError as error:
-        if error.errno in (errno.ENOSYS, errno.EPERM):
-            return _send_unsafely(pid, number, still)
-        return False
-    try:
-        if not still(pid):
-            return False
-        signal.pidfd_send_signal(pidfd, number)
-    except OSError:
-        return False
-    finally:
-        os.close(pidfd)
-    return True
-
-
-def _send_unsafely(pid: int, number: int, still: Callable[[int], bool]) -> bool:
-    """Where there is no pidfd_open: as near to the check as can be."""
-    try:
-        if not still(pid):
-            return False
-        os.kill(pid, number)
-    except OSError:
-        return False
-    return True
 
 
 def _name_of(pid: int) -> str:

@@ -17,15 +17,16 @@ from __future__ import annotations
 import os
 import signal
 
-from jobmon.linux import cgroup, procfs, syscalls
+from jobmon.linux import procfs, syscalls
+from jobmon.linux.signals import send_checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
+    from jobmon.linux.cgroup import Cgroup
     from jobmon.linux.procfs import Stat
 
-DEAD = ("Z", "X")
 CHASES = 64  # how often in a row a kill without a cgroup looks for who was born meanwhile
 
 
@@ -123,7 +124,7 @@ class GroupCrowd(Crowd):
                 # the number of a reaped leader is safe only as long as a member lives: ask each
                 members = list(self._members())
                 for fact in members:
-                    cgroup.send(fact.pid, number, _same(fact))
+                    send_checked(fact.pid, number, fact.still_lives)
                 return bool(members)
         except ProcessLookupError:
             return False
@@ -141,7 +142,7 @@ class CgroupCrowd(Crowd):
 
     __slots__ = ("_cgroup",)
 
-    def __init__(self, leader: Leader, its: cgroup.Cgroup) -> None:
+    def __init__(self, leader: Leader, its: Cgroup) -> None:
         super().__init__(leader)
         self._cgroup = its
 
@@ -157,7 +158,7 @@ class CgroupCrowd(Crowd):
         self.leader.send(number)
         for pid in self._cgroup.pids():
             if pid != self.leader.pid or self.leader.dead:
-                cgroup.send(pid, number, self._cgroup.holds)
+                send_checked(pid, number, self._cgroup.holds)
 
     def kill(self) -> None:
         self._cgroup.kill()
@@ -221,7 +222,7 @@ class TreeCrowd(Crowd):
     def _send(self, members: list[Stat], number: int) -> None:
         for fact in members:
             if fact.pid != self.leader.pid:
-                cgroup.send(fact.pid, number, _same(fact))
+                send_checked(fact.pid, number, fact.still_lives)
 
 
 class Tree:
@@ -270,7 +271,7 @@ class Tree:
 
     def alive(self) -> Iterator[Stat]:
         """Everything that lives."""
-        return (fact for fact in self._scanned().values() if fact.state not in DEAD)
+        return (fact for fact in self._scanned().values() if fact.state not in procfs.DEAD)
 
     def members(self, crowd: TreeCrowd) -> list[Stat]:
         """The living members of a run, its leader too."""
@@ -290,7 +291,7 @@ class Tree:
         """Orphans of a run, by the list of our children alone: quick enough for one that forks and
         dies, for ever."""
         facts = (procfs.stat(pid) for pid in self._orphans())
-        return [f for f in facts if f is not None and f.state not in DEAD and self._owner(f) is crowd]
+        return [f for f in facts if f is not None and f.state not in procfs.DEAD and self._owner(f) is crowd]
 
     def _orphans(self) -> list[int]:
         try:
@@ -323,7 +324,7 @@ class Tree:
             if owner is None and (fact.pid in self._leaders or self._marker(fact)):
                 continue  # of a run that does not ask
             pending += [(child, owner) for child in below.get(fact.pid, ())]
-            if fact.state not in DEAD:
+            if fact.state not in procfs.DEAD:
                 (strays if owner is None else members.setdefault(owner, [])).append(fact)
         self._remember(members, table)
         return members, strays
@@ -353,11 +354,3 @@ def _marker_in(environ: bytes, prefix: bytes) -> bytes:
     if not start and not environ.startswith(prefix):
         return b""
     return environ[start + len(prefix) :].partition(b"\0")[0]
-
-
-def _same(fact: Stat) -> Callable[[int], bool]:
-    def still(pid: int) -> bool:
-        now = procfs.stat(pid)
-        return now is not None and now.starttime == fact.starttime
-
-    return still

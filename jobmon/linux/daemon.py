@@ -70,8 +70,7 @@ def main(path: str, mode: str) -> int:
         return _complain(str(error))
     for warning in config.warnings:
         print(f"jobmon: {warning}", file=sys.stderr)
-    foreground = os.getpid() == 1 or "NOTIFY_SOCKET" in os.environ if mode == "auto" else mode == "foreground"
-    if foreground:
+    if mode == "foreground" or (mode == "auto" and (os.getpid() == 1 or "NOTIFY_SOCKET" in os.environ)):
         return _in_foreground(config)
     return _in_background(config)
 
@@ -133,7 +132,7 @@ def _be_the_daemon(config: Config, writer: int) -> None:
     code = 1
     try:
         _let_go(writer)
-        code = _serve(config, config.supervisor.log_file or os.devnull, lambda text: _tell(writer, "up", text))
+        code = _serve(config, os.devnull, lambda text: _tell(writer, "up", text))
     except StartupError as error:
         _tell(writer, "failed", str(error))
     except BaseException as error:
@@ -183,7 +182,7 @@ def _serve(config: Config, log_path: str | None, announce: Callable[[str], None]
     listeners: list[Listener] = []
     try:
         for address in (spec.control_port, spec.event_port):
-            listeners.append(listen(address, public=public))
+            listeners.append(listen(address, public=public))  # noqa: PERF401 - the first must be closed if the second fails
         prctl.set_child_subreaper(1)
         engine = _engine(config, log, lambda: announce(f"{spec.control_port},{spec.event_port}"))
     except BaseException:

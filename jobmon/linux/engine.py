@@ -17,6 +17,7 @@ from jobmon.events import State
 from jobmon.linux import logfile, peers, reactor, signals
 from jobmon.linux.children import Children, spawn_failed
 from jobmon.linux.reactor import Reactor
+from jobmon.linux.remnants import Remnants
 from jobmon.linux.sessions import Sessions
 from jobmon.linux.timers import Timers
 from jobmon.spec import KillScope
@@ -35,9 +36,12 @@ if TYPE_CHECKING:
     from jobmon.spec import JobSpec
     from jobmon.supervisor import Supervisor
 
-SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+# SIGPWR and SIGRTMIN+3 are how container managers ask an init to shut down.
+SHUTDOWN = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGPWR, signal.SIGRTMIN + 3)
+SIGNALS = (signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, *SHUTDOWN)
 BIRTH_SECONDS = 0.005  # how long one turn may spend on starting processes
-FAREWELL_SECONDS = 2.0  # how long the end waits for readers of the last event
+FAREWELL_SECONDS = 2.0  # how long the end waits for readers of the last event, and for strays
+REMNANTS_LOOK_SECONDS = 0.02
 WALL_SLACK = 0.001  # seconds that unix time may drift before it is set right
 
 
@@ -71,7 +75,8 @@ class Engine:
         self._hierarchy = hierarchy
         self.children = Children(self.reactor, self._feed, self._look_later, tree)
         self._births: dict[str, events.Spawn] = {}
-        self._finished: int | None = None
+        self._exit_code = 0
+        self._remnants: Remnants | None = None
         self._over = False
         self._do: dict[type[events.Action], Callable[[Any], None]] = {
             events.Spawn: self._enqueue,
@@ -83,9 +88,9 @@ class Engine:
             events.Changed: self._log_change,
             events.Impossible: self._log_impossible,
             events.Warn: self._log_warning,
-            events.Publish: lambda action: self.sessions.publish(),
+            events.Publish: lambda _: self.sessions.publish(),
             events.Reply: self.sessions.reply,
-            events.Announce: lambda action: self._announce(),
+            events.Announce: lambda _: self._announce(),
             events.Finish: self._finish,
         }
 
@@ -102,9 +107,9 @@ class Engine:
             self.children.tree.forget()
             self.reactor.turn(block=not self._births)
             self._act()
-            if self._finished is not None and not self.sessions.unsent():
+            if self._may_leave():
                 break
-        return self._finished or 0
+        return self._exit_code
 
     def close(self) -> None:
         """Let go of everything."""
@@ -149,7 +154,7 @@ class Engine:
         for number, sender in self._signals.read():
             if number == signal.SIGCHLD:
                 self.children.sweep()
-            elif number in (signal.SIGTERM, signal.SIGINT):
+            elif number in SHUTDOWN:
                 self.terminate(f"{signals.name_of(number)} from pid {sender}")
             elif number == signal.SIGUSR1:
                 self.log.reopen()
@@ -184,7 +189,7 @@ class Engine:
             for action in actions:
                 try:
                     self._do[type(action)](action)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - a supervisor lives on
                     self.bug(type(action).__name__, error)
 
     def _set_wall(self) -> None:
@@ -250,14 +255,30 @@ class Engine:
         self.children.deliver(action.job, action.run, number, every=action.every)
 
     def _finish(self, action: events.Finish) -> None:
-        """Everything is down. Who listens gets the last event, if he takes it soon."""
-        self._finished = action.code
+        """The jobs are down. Who listens gets the last event, if he takes it soon; meanwhile what
+        no job owned is ended too."""
+        code = action.code
+        self._exit_code = 128 + signals.number_of(code) if isinstance(code, str) else code
         self.sessions.publish()
         self.sessions.stop_listening()
         self.timers.arm(self._leave, 0, time.monotonic() + FAREWELL_SECONDS)
+        self._remnants = Remnants(self.children.tree, self.log)
 
     def _leave(self, _token: int) -> None:
-        self._over = True
+        """Whoever has not taken the last event by now has had his time; what lives on is killed."""
+        if self._remnants is not None and not self._remnants.gone():
+            self._remnants.kill()
+            self.timers.arm(self._leave, 0, time.monotonic() + FAREWELL_SECONDS)
+        else:
+            self._over = True
+
+    def _may_leave(self) -> bool:
+        if self._remnants is None or self.sessions.unsent():
+            return False
+        if self._remnants.gone():
+            return True
+        self._look_later(REMNANTS_LOOK_SECONDS)
+        return False
 
     # ---- the log --------------------------------------------------------------------------
 
@@ -281,11 +302,17 @@ class Engine:
 
     def _log_impossible(self, action: events.Impossible) -> None:
         self.log.write(
-            logfile.CRITICAL, "a bug in jobmon", job=action.job, state=action.state.value, input=repr(action.input)
+            logfile.CRITICAL,
+            "a bug in jobmon",
+            job=action.job,
+            state=action.state.value,
+            input=repr(action.input),
+            history="; ".join(action.history),
         )
 
     def _log_warning(self, action: events.Warn) -> None:
-        self.log.write(logfile.WARNING, action.text, job=action.job, run=action.run, pid=action.pid)
+        pids = ",".join(map(str, self.children.pids(action.job)))
+        self.log.write(logfile.WARNING, action.text, job=action.job, run=action.run, pids=pids)
 
 
 _LEVEL_OF = {State.FAILED: logfile.ERROR, State.BACKOFF: logfile.WARNING, State.KILLING: logfile.WARNING}

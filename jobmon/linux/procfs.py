@@ -21,6 +21,7 @@ _HIDDEN = frozenset((ENOENT, ESRCH, ENOTDIR, EACCES, EPERM))
 _CHUNK = 65536
 _SHOWN = 72  # characters of a command line in a message
 
+DEAD = ("Z", "X")  # the states of what has ended: zombie, dead
 TCP_ESTABLISHED = 1
 TCP_LISTEN = 10
 
@@ -43,6 +44,11 @@ class Stat:
         self.pgrp = pgrp
         self.session = session
         self.starttime = starttime
+
+    def still_lives(self, pid: int) -> bool:
+        """Whether `pid` is this very process still, and no zombie."""
+        now = stat(pid)
+        return now is not None and now.starttime == self.starttime and now.state not in DEAD
 
     def __repr__(self) -> str:
         return f"Stat({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"

@@ -20,8 +20,9 @@ WRITE = select.EPOLLOUT
 HANGUP = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
 
 # In this order what is ready together is dispatched: a dead process is seen before a command
-# about it, and a success before the time-out of the same turn.
-EXEC, CHILD, SIGNAL, COMMAND, TIMER = range(5)
+# about it, a listener before a command that it wants to see the events of, and a success before
+# the time-out of the same turn.
+EXEC, CHILD, SIGNAL, ACCEPT, COMMAND, TIMER = range(6)
 
 _BATCH = 256
 
@@ -65,7 +66,7 @@ class Reactor:
     def _dispatch(self, fd: int, events: int, handler: Handler) -> None:
         try:
             handler(events)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the source is disabled, the loop lives
             self.unregister(fd)
             self._failed(fd, error)
 

@@ -115,7 +115,7 @@ class Sessions:
 
     def _open(self, listener: Listener) -> None:
         self.engine.reactor.register(
-            listener.fileno(), lambda _events: self._accept(listener), reactor.COMMAND
+            listener.fileno(), lambda _events: self._accept(listener), reactor.ACCEPT
         )
 
     def _accept(self, listener: Listener) -> None:
@@ -143,9 +143,8 @@ class Sessions:
         peer = self.engine.peer_of(stream)
         why = self._objection(peer)
         if peer is None or why:
-            self.engine.log.write(
-                logfile.WARNING, "refused a connection", why=why, uid=peer.uid if peer else None, pid=peer.pid if peer else None
-            )
+            uid, pid = (peer.uid, peer.pid) if peer is not None else (None, None)
+            self.engine.log.write(logfile.WARNING, "refused a connection", why=why, uid=uid, pid=pid)
             stream.send(_TURNED_AWAY)
             stream.close()
             return
@@ -217,7 +216,7 @@ class Session:
         """Do something for this session; if it fails, the session ends and nobody else notices."""
         try:
             work()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - this client's end is nobody else's
             self._sessions.engine.bug("a connection", error)
             self.close()
 

@@ -6,16 +6,16 @@ child must get the old one back. Knows nothing of jobs.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
-import sys
 
 from jobmon.linux import syscalls
 from jobmon.spec import canonical_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _READ_SIZE = 64 * syscalls.SIGINFO_SIZE
 
@@ -77,11 +77,10 @@ class SignalSource:
             data = os.read(self._fd, _READ_SIZE)
         except BlockingIOError:
             return []
-        size = syscalls.SIGINFO_SIZE
-        return [
-            (int.from_bytes(data[at : at + 4], sys.byteorder), int.from_bytes(data[at + 12 : at + 16], sys.byteorder))
-            for at in range(0, len(data), size)
-        ]
+        # struct signalfd_siginfo: ssi_signo is the first u32, ssi_pid the fourth
+        words = memoryview(data).cast("I")
+        step = syscalls.SIGINFO_SIZE // words.itemsize
+        return [(words[at], words[at + 3]) for at in range(0, len(words), step)]
 
     def close(self) -> None:
         """Close the descriptor and give the process its old mask back."""
@@ -92,3 +91,36 @@ class SignalSource:
 def ignored() -> tuple[int, ...]:
     """The signals that this process ignores, and so would every child."""
     return tuple(number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN)
+
+
+def send_checked(pid: int, number: int, still: Callable[[int], bool]) -> bool:
+    """Signal a process by pidfd, if `still(pid)` holds once the pidfd is open; whether it was sent.
+
+    So a number that has become somebody else's meanwhile is never signalled.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EPERM):
+            return _send_unsafely(pid, number, still)
+        return False
+    try:
+        if not still(pid):
+            return False
+        signal.pidfd_send_signal(pidfd, number)
+    except OSError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def _send_unsafely(pid: int, number: int, still: Callable[[int], bool]) -> bool:
+    """Where there is no pidfd_open: as near to the check as can be."""
+    try:
+        if not still(pid):
+            return False
+        os.kill(pid, number)
+    except OSError:
+        return False
+    return True

@@ -75,7 +75,9 @@ class Spawner:
         self._ignored = signals.ignored()
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._here = os.getcwd()
-        self._null = {flags: os.open(os.devnull, flags) for flags in (_READ_FLAGS, _APPEND_FLAGS & ~os.O_CREAT)}
+        self._null = {
+            flags: os.open(os.devnull, flags) for flags in (_READ_FLAGS, _APPEND_FLAGS & ~os.O_CREAT)
+        }
 
     def spawn(self, spec: JobSpec, run: int, cgroup: int = -1) -> Birth:
         """Start the program of `spec`, in the cgroup whose directory is open as `cgroup`, if any.
