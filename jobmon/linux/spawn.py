@@ -68,13 +68,13 @@ class Spawner:
 
     def __init__(self, environ: Mapping[bytes, bytes], marker: str, nofile: tuple[int, int]) -> None:
         private = {name.encode() for name in _PRIVATE}
-        self._environ = {name: value for name, value in environ.items() if name not in private}
+        # A caller may hand us "=value": an empty name, which Python passes on to nobody.
+        self._environ = {name: value for name, value in environ.items() if name and name not in private}
         self._marker = marker.encode()
         self._childrens_nofile = nofile
         self._own_nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._ignored = signals.ignored()
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._here = os.getcwd()
         self._null = {
             flags: os.open(os.devnull, flags) for flags in (_READ_FLAGS, _APPEND_FLAGS & ~os.O_CREAT)
         }
@@ -98,7 +98,7 @@ class Spawner:
             for fd in opened:
                 os.close(fd)
             if away:
-                os.fchdir(self._home)
+                self._return()
 
     def close(self) -> None:
         """Close what is kept open for spawning."""
@@ -126,13 +126,19 @@ class Spawner:
         return environ
 
     def _enter(self, directory: str) -> bool:
-        if directory in (".", self._here):
-            return False
+        if directory == ".":
+            return False  # any other may be a new directory of the same name by now
         try:
             os.chdir(directory)
         except OSError as error:
             raise SpawnError("directory", error.errno or 0, directory) from None
         return True
+
+    def _return(self) -> None:
+        try:
+            os.fchdir(self._home)
+        except OSError:
+            pass  # EACCES since it was opened. All our paths are absolute, so we can stay where we are
 
     def _open(self, spec: JobSpec, index: int, opened: list[int]) -> int | None:
         """A descriptor for one stream; None when the child must open it (a FIFO)."""
@@ -171,7 +177,8 @@ class Spawner:
         finally:
             if not with_own_limit:
                 resource.setrlimit(resource.RLIMIT_NOFILE, self._own_nofile)
-        raise SpawnError("exec", failure, program.argv[0])
+        stage = "fork" if failure in (errno.EAGAIN, errno.ENOMEM) else "exec"  # of both, but rarely of exec
+        raise SpawnError(stage, failure, program.argv[0])
 
     def _try(self, place: str, program: _Program, actions: list[tuple[int, int | None, int]]) -> int:
         return os.posix_spawn(
@@ -187,7 +194,10 @@ class Spawner:
     def _fork(
         self, spec: JobSpec, streams: list[int | None], program: _Program, cgroup: int
     ) -> tuple[int, int]:
-        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise SpawnError("fork", error.errno or 0) from None
         try:
             pid = os.fork() if cgroup < 0 else syscalls.fork_into(cgroup)
         except OSError as error:
@@ -226,10 +236,9 @@ class Spawner:
 
     def _let_go(self, streams: list[int | None], writer: int) -> int:
         """Keep 0-2 and the pipe only: while it waits for a FIFO, the child must hold none of the
-        daemon's locks, and no connection that the daemon may want to close."""
+        daemon's locks, no connection that the daemon may want to close, and not its streams."""
         for index, fd in enumerate(streams):
-            if fd is not None:
-                os.dup2(fd, index)
+            os.dup2(self._null[_READ_FLAGS] if fd is None else fd, index)
         if writer != _REPORT_FD:
             os.dup2(writer, _REPORT_FD, inheritable=False)
         os.closerange(_REPORT_FD + 1, self._own_nofile[0])
