@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import signal
 import sys
 import time
 
@@ -63,6 +64,7 @@ def load_config(path: str) -> Config:
 def main(path: str, mode: str) -> int:
     """Run a daemon. `mode`: "foreground", "background", or "auto" (the foreground as PID 1 and
     under $NOTIFY_SOCKET). Returns the exit code."""
+    _make_good()
     try:
         _need_prctl()
         config = load_config(path)
@@ -73,6 +75,18 @@ def main(path: str, mode: str) -> int:
     if mode == "foreground" or (mode == "auto" and (os.getpid() == 1 or "NOTIFY_SOCKET" in os.environ)):
         return _in_foreground(config)
     return _in_background(config)
+
+
+def _make_good() -> None:
+    """What may be inherited and would break us. The number of a closed standard stream would go to
+    a descriptor of ours. With SIGCHLD ignored the kernel reaps our children by itself, and nobody
+    learns how they ended (waitpid(2))."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _complain(text: str) -> int:
@@ -145,9 +159,12 @@ def _be_the_daemon(config: Config, writer: int) -> None:
 def _let_go(writer: int) -> None:
     """Nothing of the caller's stays: no descriptor, no umask, no terminal."""
     os.umask(0o022)
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    os.closerange(3, writer)
-    os.closerange(writer + 1, limit if limit > 0 else 1 << 20)
+    for fd in map(int, os.listdir("/proc/self/fd")):  # some may be above today's limit
+        if fd > 2 and fd != writer:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # that of the listing
     null = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):
         os.dup2(null, fd)
