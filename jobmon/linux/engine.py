@@ -148,28 +148,40 @@ class Engine:
     # ---- what the kernel says -------------------------------------------------------------
 
     def _feed(self, job: str, what: events.ProcessInput) -> None:
-        self.supervisor.feed(job, what, time.monotonic())
+        try:
+            self.supervisor.feed(job, what, time.monotonic())
+        except Exception as error:  # noqa: BLE001 - or the source would be disabled, for all jobs
+            self.bug(f"{type(what).__name__} of {job}", error)
 
     def _on_signal(self, _events: int) -> None:
         for number, sender in self._signals.read():
-            if number == signal.SIGCHLD:
-                self.children.sweep()
-            elif number in SHUTDOWN:
-                self.terminate(f"{signals.name_of(number)} from pid {sender}")
-            elif number == signal.SIGUSR1:
-                self.log.reopen()
-            elif number == signal.SIGHUP:
-                self.log.write(logfile.WARNING, "SIGHUP: this version cannot reload its configuration")
+            try:
+                self._heed(number, sender)
+            except Exception as error:  # noqa: BLE001 - or nobody would hear a signal again
+                self.bug(signals.name_of(number), error)
+
+    def _heed(self, number: int, sender: int) -> None:
+        if number == signal.SIGCHLD:
+            self.children.sweep()
+        elif number in SHUTDOWN:
+            self.terminate(f"{signals.name_of(number)} from pid {sender}")
+        elif number == signal.SIGUSR1:
+            self.log.reopen()
+        elif number == signal.SIGHUP:
+            self.log.write(logfile.WARNING, "SIGHUP: this version cannot reload its configuration")
 
     def _on_timer(self, _events: int) -> None:
         self.timers.drain()
         now = time.monotonic()
         while (due := self.timers.next_due(now)) is not None:
             key, token = due
-            if callable(key):
-                key(token)
-            else:
-                self.supervisor.timer(key, token, now)
+            try:
+                if callable(key):
+                    key(token)
+                else:
+                    self.supervisor.timer(key, token, now)
+            except Exception as error:  # noqa: BLE001 - or no timer would ever fire again
+                self.bug("a timer", error)
             self._act()
 
     def _source_failed(self, fd: int, error: Exception) -> None:
