@@ -30,6 +30,7 @@ PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2  # pidfd_send_signal(2), Linux 6.9
 _SYS_CLONE3 = 435  # the same on all architectures, clone(2); Linux 5.3
 _CLONE_INTO_CGROUP = 0x200000000  # Linux 5.7
 
+_END_OF_TIME = 9e9  # seconds, 285 years
 _SIGSET_BYTES = 128  # sigset_t of glibc and musl
 
 
@@ -64,8 +65,8 @@ def timerfd_create() -> int:
 
 def timerfd_settime(fd: int, at: float | None) -> None:
     """Let the timer expire once at `at` (CLOCK_MONOTONIC seconds), or never. timerfd_settime(2)."""
-    # 0 would disarm; a time that is past expires at once
-    nanoseconds = 0 if at is None else max(int(at * 1e9), 1)
+    # 0 would disarm; a time that is past expires at once; one beyond 64 bits of nanoseconds is no time
+    nanoseconds = 0 if at is None else max(int(min(at, _END_OF_TIME) * 1e9), 1)
     if sys.version_info >= (3, 13):
         os.timerfd_settime_ns(fd, flags=os.TFD_TIMER_ABSTIME, initial=nanoseconds)
         return
