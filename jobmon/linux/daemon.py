@@ -6,6 +6,7 @@ nothing behind.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import resource
@@ -15,10 +16,12 @@ import time
 
 from jobmon.config import load
 from jobmon.errors import ConfigError, StartupError
+from jobmon.linux.notify import Notifier, passed_sockets, watchdog_seconds
+from jobmon.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from jobmon.config import Config
     from jobmon.linux.cgroup import Hierarchy
@@ -111,16 +114,25 @@ def _in_foreground(config: Config) -> int:
         except OSError:
             pass  # the descriptor of the listing itself
 
-    def announce(text: str) -> None:
-        try:
-            print(text, flush=True)
-        except OSError:
-            pass
-
+    pid = os.getpid()
+    setting = Setting(
+        announce=_print,
+        notifier=Notifier(os.environ),
+        watchdog=watchdog_seconds(os.environ, pid),
+        passed=passed_sockets(os.environ, pid),
+    )
     try:
-        return _serve(config, None, announce)
+        return _serve(config, setting)
     except StartupError as error:
+        setting.notifier.tell(STATUS=str(error).splitlines()[0], ERRNO=errno.EINVAL)
         return _complain(str(error))
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except OSError:
+        pass  # nobody reads it
 
 
 def _in_background(config: Config) -> int:
@@ -146,7 +158,13 @@ def _be_the_daemon(config: Config, writer: int) -> None:
     code = 1
     try:
         _let_go(writer)
-        code = _serve(config, os.devnull, lambda text: _tell(writer, "up", text))
+        setting = Setting(
+            announce=lambda text: _tell(writer, "up", text),
+            notifier=Notifier({}),  # the service's own processes speak for it, not this one
+            log_path=os.devnull,
+            owns_stderr=True,
+        )
+        code = _serve(config, setting)
     except StartupError as error:
         _tell(writer, "failed", str(error))
     except BaseException as error:
@@ -182,26 +200,33 @@ def _tell(writer: int, verdict: str, text: str) -> None:
 # ---- what it does -----------------------------------------------------------------------------
 
 
-def _serve(config: Config, log_path: str | None, announce: Callable[[str], None]) -> int:
+class Setting(Record):
+    """Where the daemon runs. `log_path` is for a configuration without log-file (None: standard
+    error), `passed` are listening sockets that it was started with, `watchdog` is seconds or 0."""
+
+    announce: Callable[[str], None]
+    notifier: Notifier
+    log_path: str | None = None
+    owns_stderr: bool = False
+    watchdog: float = 0.0
+    passed: Mapping[str, int] = {}
+
+
+def _serve(config: Config, setting: Setting) -> int:
     """Build the engine and run it. Raises StartupError."""
     import prctl
-
-    from jobmon.linux import logfile
-    from jobmon.linux.sockets import listen
 
     spec = config.supervisor
     try:
         os.chdir(spec.working_dir)
     except OSError as error:
         raise StartupError(f"working-dir {spec.working_dir}: {error.strerror}") from None
-    log = _open_log(spec, log_path, logfile.Log)
-    public = bool(spec.allow_users or spec.allow_groups)
+    log = _open_log(spec, setting)
     listeners: list[Listener] = []
     try:
-        for address in (spec.control_port, spec.event_port):
-            listeners.append(listen(address, public=public))  # noqa: PERF401 - the first must be closed if the second fails
+        _listen(spec, setting, listeners)
         prctl.set_child_subreaper(1)
-        engine = _engine(config, log, lambda: announce(f"{spec.control_port},{spec.event_port}"))
+        engine = _engine(config, setting, log, listeners)
     except BaseException:
         for listener in listeners:
             listener.close()
@@ -213,18 +238,30 @@ def _serve(config: Config, log_path: str | None, announce: Callable[[str], None]
         log.close()
 
 
-def _open_log(spec: SupervisorSpec, path: str | None, log: type[Log]) -> Log:
-    path = spec.log_file or path
+def _open_log(spec: SupervisorSpec, setting: Setting) -> Log:
+    from jobmon.linux.logfile import Log, is_journal
+
+    path = spec.log_file or setting.log_path
     try:
-        opened = log(path, spec.log_level)
-        if path is not None and os.path.samestat(os.fstat(2), os.stat(os.devnull)):
-            opened.take_stderr()
+        log = Log(path, spec.log_level, journal=is_journal(os.environ.get("JOURNAL_STREAM", "")))
+        if setting.owns_stderr:
+            log.take_stderr()
     except OSError as error:
         raise StartupError(f"log-file {path}: {error.strerror}") from None
-    return opened
+    return log
 
 
-def _engine(config: Config, log: Log, announce: Callable[[], None]) -> Engine:
+def _listen(spec: SupervisorSpec, setting: Setting, listeners: list[Listener]) -> None:
+    """Open (or take over) the control and the event listener, in this order."""
+    from jobmon.linux.sockets import adopt, listen
+
+    public = bool(spec.allow_users or spec.allow_groups)
+    for name, address in (("control", spec.control_port), ("event", spec.event_port)):
+        fd = setting.passed.get(name)
+        listeners.append(listen(address, public=public) if fd is None else adopt(fd))
+
+
+def _engine(config: Config, setting: Setting, log: Log, listeners: list[Listener]) -> Engine:
     from jobmon.linux.crowds import Tree
     from jobmon.linux.engine import Engine
     from jobmon.linux.peers import Access
@@ -237,6 +274,7 @@ def _engine(config: Config, log: Log, announce: Callable[[], None]) -> Engine:
     now = time.monotonic()
     wall = time.time() - now
     marker = os.urandom(8).hex()
+    control, event = (listener.address for listener in listeners)
     return Engine(
         Supervisor(config.jobs.values(), now, wall),
         Spawner(os.environb, marker, before),
@@ -245,11 +283,13 @@ def _engine(config: Config, log: Log, announce: Callable[[], None]) -> Engine:
         connections=min(MAX_CONNECTIONS, (room - 2 * len(config.jobs) - RESERVED_FDS) // 2),
         tree=Tree(marker),
         hierarchy=_hierarchy(marker, log),
-        announce=announce,
+        announce=lambda: setting.announce(f"{control},{event}"),
+        notifier=setting.notifier,
+        watchdog=setting.watchdog,
         about={
             "config": os.path.abspath(config.path),
-            "control": spec.control_port,
-            "event": spec.event_port,
+            "control": control,
+            "event": event,
             "started": now + wall,
         },
     )

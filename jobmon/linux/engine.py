@@ -16,6 +16,7 @@ from jobmon.errors import SpawnError
 from jobmon.events import State
 from jobmon.linux import logfile, peers, reactor, signals
 from jobmon.linux.children import Children, spawn_failed
+from jobmon.linux.notify import Herald
 from jobmon.linux.reactor import Reactor
 from jobmon.linux.remnants import Remnants
 from jobmon.linux.sessions import Sessions
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from jobmon.linux.cgroup import Cgroup, Hierarchy
     from jobmon.linux.crowds import Tree
     from jobmon.linux.logfile import Log
+    from jobmon.linux.notify import Notifier
     from jobmon.linux.peers import Access, Peer
     from jobmon.linux.sockets import Stream
     from jobmon.linux.spawn import Spawner
@@ -59,6 +61,8 @@ class Engine:
         tree: Tree,
         hierarchy: Hierarchy | None,
         announce: Callable[[], None],
+        notifier: Notifier,
+        watchdog: float,
         about: dict[str, Any],
     ) -> None:
         self.supervisor = supervisor
@@ -70,6 +74,7 @@ class Engine:
         self._spawner = spawner
         self._announce = announce
         self._about = about
+        self._herald = Herald(notifier, supervisor, self.timers, watchdog) if notifier else None
         self._signals = signals.SignalSource(SIGNALS)
         self._peers = peers.Peers()
         self._hierarchy = hierarchy
@@ -90,7 +95,7 @@ class Engine:
             events.Warn: self._log_warning,
             events.Publish: lambda _: self.sessions.publish(),
             events.Reply: self.sessions.reply,
-            events.Announce: lambda _: self._announce(),
+            events.Announce: self._up,
             events.Finish: self._finish,
         }
 
@@ -99,6 +104,8 @@ class Engine:
         self.reactor.register(self._signals.fileno(), self._on_signal, reactor.SIGNAL)
         self.reactor.register(self.timers.fileno(), self._on_timer, reactor.TIMER)
         self._set_wall()
+        if self._herald is not None:
+            self._herald.begin()
         self.supervisor.begin(time.monotonic())
         self._act()
         while not self._over:
@@ -107,6 +114,8 @@ class Engine:
             self.children.tree.forget()
             self.reactor.turn(block=not self._births)
             self._act()
+            if self._herald is not None:
+                self._herald.turn()
             if self._may_leave():
                 break
         return self._exit_code
@@ -198,6 +207,8 @@ class Engine:
     def _act(self) -> None:
         while actions := self.supervisor.take():
             self._set_wall()
+            if self.supervisor.terminating and self._herald is not None:
+                self._herald.stopping()
             for action in actions:
                 try:
                     self._do[type(action)](action)
@@ -208,6 +219,11 @@ class Engine:
         wall = time.time() - time.monotonic()
         if abs(wall - self.supervisor.wall) > WALL_SLACK:
             self.supervisor.wall = wall
+
+    def _up(self, _action: events.Announce) -> None:
+        self._announce()
+        if self._herald is not None:
+            self._herald.ready()
 
     def _enqueue(self, action: events.Spawn) -> None:
         self._births[action.job] = action
@@ -295,6 +311,8 @@ class Engine:
     # ---- the log --------------------------------------------------------------------------
 
     def _log_change(self, change: events.Changed) -> None:
+        if self._herald is not None:
+            self._herald.changed(change)
         level = _LEVEL_OF.get(change.after, logfile.INFO)
         if change.after is State.BACKOFF and not self._waits(change.job):
             level = logfile.INFO

@@ -15,6 +15,7 @@ import time
 from jobmon.fastjson import dumps
 
 LEVELS = {"DEBUG": 10, "INFO": 20, "WARN": 30, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+_PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 DEBUG, INFO, WARNING, ERROR, CRITICAL = "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"
 
 _PIPE_BUF = 4096  # what a pipe or socket that polls as writable takes without blocking, pipe(7)
@@ -22,10 +23,12 @@ _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC | o
 
 
 class Log:
-    """Where the daemon says what it does. `path` None: standard error."""
+    """Where the daemon says what it does. `path` None: standard error, and if that is a `journal`,
+    lines begin with their priority and leave the time to it (sd-daemon(3))."""
 
-    def __init__(self, path: str | None, level: str) -> None:
+    def __init__(self, path: str | None, level: str, *, journal: bool = False) -> None:
         self._path = path
+        self._journal = journal and path is None
         self._threshold = LEVELS[level.upper()]
         self._lost = 0
         self._torn = False  # whether the last line was written in part
@@ -69,7 +72,8 @@ class Log:
     def _put(self, level: str, what: str, facts: dict[str, object]) -> bool:
         """Write a line; whether all of it was taken. It begins anew after one that was cut off."""
         words = [f"{key}={_shown(value)}" for key, value in facts.items() if value is not None]
-        line = " ".join((_stamp(time.time()), level, what, *words)) + "\n"
+        head = (f"<{_PRIORITIES[level]}>{what}",) if self._journal else (_stamp(time.time()), level, what)
+        line = " ".join((*head, *words)) + "\n"
         data = ("\n" + line if self._torn else line).encode()
         written = _write(self._fd, data)
         if written:
@@ -99,6 +103,12 @@ def _write(fd: int, data: bytes) -> int:
     except OSError:
         return 0
     return written
+
+
+def is_journal(stream: str) -> bool:
+    """Whether standard error is what $JOURNAL_STREAM names (device:inode), systemd.exec(5)."""
+    found = os.fstat(2)
+    return stream == f"{found.st_dev}:{found.st_ino}"
 
 
 def _private_stderr() -> int:
