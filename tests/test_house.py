@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -55,6 +56,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.spawn",
         "linux.children",
         "linux.logfile",
+        "linux.remnants",
         "linux.sessions",
         "linux.engine",
         "linux.daemon",
@@ -414,9 +416,9 @@ def test_links_lead_somewhere(path: str) -> None:
 
 def project_files() -> list[str]:
     """Every file that is tracked, or everything beside this one where there is no git."""
-    git = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, capture_output=True, text=True, check=False)
-    if git.returncode == 0 and git.stdout:
-        return [name for name in git.stdout.split("\0") if os.path.isfile(os.path.join(TOP, name))]
+    if shutil.which("git") and os.path.exists(os.path.join(TOP, ".git")):
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, capture_output=True, text=True, check=True)
+        return [name for name in listed.stdout.split("\0") if os.path.isfile(os.path.join(TOP, name))]
     return [*sources("jobmon", "tests", "contrib", "bench"), *written()]
 
 
