@@ -97,41 +97,39 @@ def test_a_job_needs_a_command_only() -> None:
     assert job() == JobSpec("a", "true", working_dir="/data")
 
 
-def test_every_key() -> None:
-    """Each key reaches its field."""
-    master: dict[str, Any] = {
-        "supervisor": {
-            "working-dir": "run",
-            "control-port": "$TMP/c.sock",
-            "event-port": 65535,
-            "include-dirs": [],
-            "log-file": "log",
-            "log-level": "Debug",
-            "allow-users": ["bob", 0],
-            "allow-groups": [4294967294],
-        },
-        "jobs": {
-            "a": {
-                "command": ["prog", "", "$HOME"],
-                "stdin": "/in",
-                "stdout": "inherit",
-                "stderr": "./inherit",
-                "env": {"A": "$HOME", "B": ""},
-                "working-dir": "sub/",
-                "signal": "sigrtmax-1",
-                "autostart": True,
-                "restart": "on-failure",
-                "restart-window": 0,
-                "restart-penalty": 0.5,
-                "max-restarts": 3,
-                "success-codes": [0, 255, "SigTerm", "SIGCLD"],
-                "kill-timeout": 1e2,
-                "kill-scope": "group",
-                "essential": "on-failure",
-                "description": "d\xe9",
-            }
-        },
-    }
+EVERY_SUPERVISOR_KEY = {
+    "working-dir": "run",
+    "control-port": "$TMP/c.sock",
+    "event-port": 65535,
+    "include-dirs": [],
+    "log-file": "log",
+    "log-level": "Debug",
+    "allow-users": ["bob", 0],
+    "allow-groups": [4294967294],
+}
+EVERY_JOB_KEY = {
+    "command": ["prog", "", "$HOME"],
+    "stdin": "/in",
+    "stdout": "inherit",
+    "stderr": "./inherit",
+    "env": {"A": "$HOME", "B": ""},
+    "working-dir": "sub/",
+    "signal": "sigrtmax-1",
+    "autostart": True,
+    "restart": "on-failure",
+    "restart-window": 0,
+    "restart-penalty": 0.5,
+    "max-restarts": 3,
+    "success-codes": [0, 255, "SigTerm", "SIGCLD"],
+    "kill-timeout": 1e2,
+    "kill-scope": "group",
+    "essential": "on-failure",
+    "description": "d\xe9",
+}
+
+
+def test_every_key_of_a_job() -> None:
+    """Each key of a job reaches its field."""
     expected = JobSpec(
         name="a",
         command=("prog", "", "$HOME"),
@@ -153,14 +151,16 @@ def test_every_key() -> None:
         description="d\xe9",
     )
 
-    result = read(master)
+    assert read({"supervisor": {"working-dir": "run"}, "jobs": {"a": EVERY_JOB_KEY}}).jobs == {"a": expected}
+    assert set(EVERY_JOB_KEY) == {row.name for row in config_keys.JOB}
 
-    assert result.jobs == {"a": expected}
-    assert result.supervisor == SupervisorSpec(
+
+def test_every_key_of_the_supervisor() -> None:
+    """Each key of the supervisor reaches its field."""
+    assert read({"supervisor": EVERY_SUPERVISOR_KEY}).supervisor == SupervisorSpec(
         "/data/run", "/tmp/c.sock", 65535, (), "/data/run/log", "DEBUG", ("bob", 0), (4294967294,)
     )
-    assert set(master["jobs"]["a"]) == {row.name for row in config_keys.JOB}
-    assert set(master["supervisor"]) == {row.name for row in config_keys.SUPERVISOR}
+    assert set(EVERY_SUPERVISOR_KEY) == {row.name for row in config_keys.SUPERVISOR}
 
 
 def test_numbers_are_of_one_type() -> None:

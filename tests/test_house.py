@@ -43,7 +43,6 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "protocol": ("framing", "wire", "protocol"),
     "linux": (
         "linux",
-        "linux.init",
         "linux.syscalls",
         "linux.signals",
         "linux.timers",
@@ -56,6 +55,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.spawn",
         "linux.children",
         "linux.logfile",
+        "linux.notify",
         "linux.remnants",
         "linux.sessions",
         "linux.engine",
@@ -417,7 +417,9 @@ def test_links_lead_somewhere(path: str) -> None:
 def project_files() -> list[str]:
     """Every file that is tracked, or everything beside this one where there is no git."""
     if shutil.which("git") and os.path.exists(os.path.join(TOP, ".git")):
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, capture_output=True, text=True, check=True)
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=TOP, capture_output=True, text=True, check=True
+        )
         return [name for name in listed.stdout.split("\0") if os.path.isfile(os.path.join(TOP, name))]
     return [*sources("jobmon", "tests", "contrib", "bench"), *written()]
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
-from jobmon.cli import FAILED, OK, complain, say
+from jobmon.cli import FAILED, OK, say
 from jobmon.cli.text import plural
 from jobmon.errors import ConfigError
 
@@ -24,18 +23,10 @@ def run(verb: Verb, arguments: Arguments) -> int:
 
 
 def _daemon(path: str, options: dict[str, str]) -> int:
+    from jobmon.linux.daemon import main
+
     mode = next((mode for mode in ("foreground", "background") if f"--{mode}" in options), "auto")
-    try:
-        from jobmon.linux import daemon
-    except ImportError as error:
-        if error.name not in ("prctl", "_prctl"):
-            raise
-        complain(
-            "the daemon needs python-prctl, which this Python has not: python3 -m pip install python-prctl\n"
-            "(building it takes: apt install gcc python3-dev libcap-dev)"
-        )
-        return FAILED
-    return daemon.main(path, mode)
+    return main(path, mode)
 
 
 def _schema() -> int:
@@ -47,26 +38,11 @@ def _schema() -> int:
     return OK
 
 
-class Disk:
-    """The files that a configuration is read from."""
-
-    def read(self, path: str) -> bytes:
-        """The bytes of a file."""
-        with open(path, "rb") as file:
-            return file.read()
-
-    def glob(self, pattern: str) -> list[str]:
-        """The paths that match."""
-        from glob import glob
-
-        return glob(pattern)
-
-
 def _check(path: str) -> int:
-    from jobmon.config import load
+    from jobmon.linux.daemon import load_config
 
     try:
-        config = load(path, Disk(), os.environ, os.getcwd(), os.environ.get("TMPDIR") or "/tmp")
+        config = load_config(path)
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
