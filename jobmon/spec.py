@@ -60,6 +60,23 @@ class Essential(Enum):
     YES = "yes"
 
 
+class JobType(Enum):
+    """What being up means: serving until it is stopped, or having done a piece of work."""
+
+    SERVICE = "service"
+    ONESHOT = "oneshot"
+
+
+class Readiness(Record):
+    """How a job tells, or shows, that it is ready. `interval` and `timeout` are a probe's, in seconds."""
+
+    kind: str  # notify, fd, exec, tcp, http, log
+    target: str | int | tuple[str, ...] | bool
+    interval: float = 1.0
+    timeout: float = 5.0
+    owned: bool = False
+
+
 class JobSpec(Record):
     """One job, as configured. Paths are absolute and expanded already."""
 
@@ -80,8 +97,12 @@ class JobSpec(Record):
     kill_timeout: float = 10.0
     kill_scope: KillScope = KillScope.JOB
     essential: Essential = Essential.NO
-    ready: object | None = None
+    type: JobType = JobType.SERVICE
+    ready: Readiness | None = None
     start_timeout: float | None = None
+    watchdog: float | None = None
+    after: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
     description: str = ""
 
 

@@ -1,0 +1,89 @@
+"""Which job comes before which: the graph that `after` and `requires` make. No I/O, no states.
+
+`after` is order alone; `requires` is order and need. Edges lead from a job to those it comes after.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from jobmon.spec import JobSpec
+
+
+class Order:
+    """The edges in both directions. Names that are no jobs are left out."""
+
+    def __init__(self, specs: Iterable[JobSpec]) -> None:
+        ordered = [spec for spec in specs if spec.requires or spec.after]
+        self.requires: dict[str, tuple[str, ...]] = {s.name: s.requires for s in ordered if s.requires}
+        self.after: dict[str, tuple[str, ...]] = {
+            s.name: tuple(dict.fromkeys((*s.requires, *s.after))) for s in ordered
+        }
+        self.required_by = _reversed(self.requires)
+        self.before = _reversed(self.after)
+
+    def needs(self, name: str) -> list[str]:
+        """All that a job requires, directly or not, the deepest first; itself not."""
+        return _deepest_first(name, self.requires)
+
+    def needed_by(self, name: str) -> list[str]:
+        """All that require a job, directly or not, the outermost first; itself not."""
+        return _deepest_first(name, self.required_by)
+
+    def neighbours(self, name: str) -> tuple[str, ...]:
+        """Whose readiness or end may depend on a change of this job."""
+        return (*self.before.get(name, ()), *self.after.get(name, ()))
+
+
+def cycle(edges: Mapping[str, Iterable[str]]) -> list[str]:
+    """A cycle as the names on its way, the first repeated at the end; [] where there is none."""
+    done: set[str] = set()
+    for start in edges:
+        path: list[str] = []
+        on_path: set[str] = set()
+        stack = [(start, iter(edges.get(start, ())))] if start not in done else []
+        if stack:
+            path.append(start)
+            on_path.add(start)
+        while stack:
+            name, rest = stack[-1]
+            following = next((each for each in rest if each not in done), None)
+            if following is None:
+                stack.pop()
+                done.add(name)
+                on_path.discard(path.pop())
+            elif following in on_path:
+                return [*path[path.index(following) :], following]
+            else:
+                path.append(following)
+                on_path.add(following)
+                stack.append((following, iter(edges.get(following, ()))))
+    return []
+
+
+def _reversed(edges: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = {}
+    for name, others in edges.items():
+        for other in others:
+            found.setdefault(other, []).append(name)
+    return {name: tuple(names) for name, names in found.items()}
+
+
+def _deepest_first(name: str, edges: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Depth first, so that what is further along the edges comes before what leads there."""
+    found: dict[str, None] = {}
+    stack = [(name, iter(edges.get(name, ())))]
+    seen = {name}
+    while stack:
+        current, rest = stack[-1]
+        following = next((each for each in rest if each not in seen), None)
+        if following is None:
+            stack.pop()
+            if current != name:
+                found[current] = None
+        else:
+            seen.add(following)
+            stack.append((following, iter(edges.get(following, ()))))
+    return list(found)
