@@ -55,7 +55,8 @@ setup(
             "wheel>=0.38",
         ],
     },
-    entry_points={"console_scripts": ["jobmon = jobmon.cli:main"]},
+    # `program` and not `main`: it leaves without taking the interpreter down, which every call would pay for.
+    entry_points={"console_scripts": ["jobmon = jobmon.cli:program"]},
     platforms=["Linux"],
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -151,7 +151,7 @@ def test_the_wheel_carries_the_licence_and_the_command(wheel: Path) -> None:
         (points,) = (name for name in names if name.endswith("entry_points.txt"))
 
         assert any(name.endswith("LICENSE") for name in names)
-        assert "jobmon = jobmon.cli:main" in archive.read(points).decode()
+        assert "jobmon = jobmon.cli:program" in archive.read(points).decode()
 
 
 def test_the_metadata_say_what_it_is_and_needs(wheel: Path) -> None:
@@ -221,6 +221,48 @@ def test_a_daemon_without_prctl_says_how_to_get_it(
     assert "-m pip install python-prctl" in said
     assert all(package in said for package in ("gcc", "python3-dev", "libcap-dev"))
     assert "Traceback" not in said
+
+
+def test_the_installed_command_loses_nothing(bare: Path, builders: Path, wheel: Path, tmp_path: Path) -> None:
+    """It leaves without taking Python down: all that it printed is written, and its exit codes are right."""
+    install(bare, builders, tmp_path, wheel)
+    command = bare / "bin" / "jobmon"
+    (tmp_path / "bad.json").write_text('{"job": {}}')
+    nobody = ("env", f"JOBMON_PORT={tmp_path}/control,{tmp_path}/events", command)
+
+    assert json.loads(run(command, "check", "--schema", cwd=tmp_path))["properties"]
+    assert "bad.json:1:2: job: " in run(command, "check", "bad.json", cwd=tmp_path, status=1)
+    assert "no verb" in run(command, "frobnicate", cwd=tmp_path, status=2)
+    assert "no daemon answers" in run(*nobody, "list-jobs", cwd=tmp_path, status=69)
+    assert "no daemon answers" in run(*nobody, "pid", "web", cwd=tmp_path, status=255)
+    assert "cannot write the output" in run(
+        "sh", "-c", '"$0" help >/dev/full', command, cwd=tmp_path, status=1
+    )
+    assert run("sh", "-c", '"$0" frobnicate 2>&-', command, cwd=tmp_path, status=2) == ""
+
+
+def test_the_installed_daemon_gives_its_exit_code(
+    bare: Path, builders: Path, wheel: Path, tmp_path: Path
+) -> None:
+    """In the foreground it says where it is before it ends with the code of its essential job; what the
+    background daemon says reaches the shell that asked."""
+    install(bare, builders, tmp_path, wheel)
+    place = tmp_path / "there"
+    place.mkdir()
+    path = links_to(place, "prctl", "_prctl", "python_prctl")
+    ports = {"control-port": f"{tmp_path}/control", "event-port": f"{tmp_path}/events"}
+    job = {"command": "exit 7", "essential": True, "autostart": True}
+    (tmp_path / "seven.json").write_text(json.dumps({"supervisor": ports, "jobs": {"seven": job}}))
+    (tmp_path / "empty.json").write_text(json.dumps({"supervisor": ports}))
+    script = (
+        'set -e; JOBMON_PORT=$("$0" daemon empty.json); export JOBMON_PORT; '
+        '"$0" terminate; echo "$JOBMON_PORT"'
+    )
+    command = bare / "bin" / "jobmon"
+    said = f"{tmp_path}/control,{tmp_path}/events\n"
+
+    assert said in run(command, "daemon", "-f", "seven.json", cwd=tmp_path, path=path, status=7)
+    assert run("sh", "-c", script, command, cwd=tmp_path, path=path) == said
 
 
 def test_pip_install_of_the_tree(bare: Path, builders: Path, tmp_path: Path) -> None:

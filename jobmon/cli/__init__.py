@@ -31,6 +31,8 @@ def program() -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the words after `jobmon` say, those of the command line by default; the exit code."""
+    if sys.stderr is None:  # closed by the caller, and print would take standard output instead
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as we live
     try:
         code = _main(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
