@@ -415,13 +415,14 @@ def test_links_lead_somewhere(path: str) -> None:
 
 
 def project_files() -> list[str]:
-    """Every file that is tracked, or everything beside this one where there is no git."""
-    if shutil.which("git") and os.path.exists(os.path.join(TOP, ".git")):
-        listed = subprocess.run(
-            ["git", "ls-files", "-z"], cwd=TOP, capture_output=True, text=True, check=True
-        )
-        return [name for name in listed.stdout.split("\0") if os.path.isfile(os.path.join(TOP, name))]
-    return [*sources("jobmon", "tests", "contrib", "bench"), *written()]
+    """Every file that is tracked; the sources and documents where there is no git to ask."""
+    tracked = ""
+    if shutil.which("git"):
+        # It refuses (and says nothing) where there is no repository, or one of somebody else's.
+        ask = ["git", "-C", TOP, "ls-files", "-z"]
+        tracked = subprocess.run(ask, capture_output=True, text=True, check=False).stdout
+    files = [name for name in tracked.split("\0") if os.path.isfile(os.path.join(TOP, name))]
+    return files or [*sources("jobmon", "tests", "contrib", "bench"), *written()]
 
 
 # In pieces, so that this file does not contain what it looks for.
