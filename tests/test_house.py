@@ -29,6 +29,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "policy": (
         "spec",
         "events",
+        "order",
         "backoff",
         "eventlog",
         "machine",
