@@ -149,11 +149,9 @@ def processes() -> dict[int, Process]:
     found = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
-                    found[int(name)] = Process(file.read())
-            except OSError:
-                continue  # it has just gone
+            one = process_of(int(name))
+            if one is not None:
+                found[int(name)] = one
     return found
 
 
@@ -213,6 +211,56 @@ def marked(mark: str) -> dict[int, str]:
         except OSError:
             continue
     return found
+
+
+def in_child(check: Callable[[], object]) -> str:
+    """What `check` comes to in a fork of this process, whose limits and user it may change for good."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reader)
+            told = f"{check()}"
+        except BaseException as error:
+            told = f"raised {error!r}"
+        os.write(writer, told.encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as pipe:
+        told = pipe.read()
+    os.waitpid(pid, 0)
+    return told
+
+
+def keep_to_ourselves() -> None:
+    """Let no descriptor but the standard streams be inherited, as the daemon does when it starts."""
+    for fd in fds_of(os.getpid()):
+        try:
+            os.set_inheritable(fd, fd < 3)
+        except OSError:
+            continue  # that of the listing
+
+
+def settled(pid: int, name: str = "sleep") -> int:
+    """Wait until a child executes `name` and rests in it; returns its pid.
+
+    The parent learns of an exec before the kernel has finished it: what /proc says changes for a moment
+    more, and nothing announces the end of that. So this looks, and looks again.
+    """
+    for _ in range(1_000_000):
+        one = process_of(pid)
+        if one is None or (one.name == name and one.state == "S"):
+            break
+    return pid
+
+
+def process_of(pid: int) -> Process | None:
+    """What /proc says of one process; None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return Process(file.read())
+    except OSError:
+        return None
 
 
 def adopt_orphans(wanted: bool) -> None:
