@@ -239,13 +239,23 @@ def _find_terminal() -> int:
     for fd in (0, 1, 2):
         try:
             os.tcgetpgrp(fd)  # ENOTTY also for a terminal that is not the controlling one
-            return os.dup(fd)
         except OSError:
             continue
+        return _above_standard(fd)
     try:
-        return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return -1
+    copy = _above_standard(fd)
+    os.close(fd)
+    return copy
+
+
+def _above_standard(fd: int) -> int:
+    """A copy that stays out of the way of CMD's streams, which may be closed."""
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 # ---- executing ------------------------------------------------------------------------------
@@ -258,8 +268,10 @@ def execute(argv: Sequence[str]) -> None:
         OSError: it cannot be executed, for the reason that says most.
     """
     name = argv[0]
-    folders = ("",) if "/" in name else os.environ.get("PATH", os.defpath).split(":")
+    folders = [""] if "/" in name else os.environ.get("PATH", os.defpath).split(":")
     failure = errno.ENOENT
+    if not name:
+        folders = []  # nothing is called so; Python's execve has an error of its own for it
     for folder in folders:
         path = f"{folder}/{name}" if folder else name
         try:

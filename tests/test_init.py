@@ -1,0 +1,979 @@
+"""`jobmon init -- CMD` beside tini and dumb-init: signals, exit codes, terminals, orphans, and the end.
+
+What differs between the three is written down as data, so that it is tested too. As PID 1 they run in a PID
+namespace of unshare's and of bubblewrap's; a real container runtime is the subject of test_container.py.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import time
+
+import kit
+import pytest
+
+from jobmon.linux.init import MOMENT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+JOBMON = [sys.executable, "-m", "jobmon", "init", "--"]
+INITS = {
+    "jobmon": JOBMON,
+    "tini": ["tini", "-s", "--"],
+    "dumb-init": ["dumb-init", "--"],
+    "none": [],
+}
+THREE = ("jobmon", "tini", "dumb-init")
+SPARE_ROOT = [] if os.geteuid() == 0 else ["--map-root-user"]
+PLACES = {
+    "child": [],
+    "pid 1 of unshare": ["unshare", *SPARE_ROOT, "--fork", "--pid", "--mount-proc", "--kill-child"],
+    "pid 1 of bwrap": "bwrap --unshare-pid --as-pid-1 --dev-bind / / --proc /proc --die-with-parent".split(),
+}
+PACKAGES = {"bwrap": "bubblewrap", **dict.fromkeys(("unshare", "nsenter", "setsid", "setpriv"), "util-linux")}
+
+CATCHABLE = sorted(set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP})
+REAL_TIME = range(signal.SIGRTMIN, signal.SIGRTMAX + 1)
+JOB_CONTROL = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+FAULTS = tuple(getattr(signal, f"SIG{name}") for name in "SEGV BUS FPE ILL TRAP ABRT SYS".split())
+# What reaches CMD through the others. (dumb-init's CMD gets SIGSTOP in place of the stops of job control.)
+NOT_FORWARDED: dict[str, frozenset[int]] = {
+    "jobmon": frozenset(),
+    "tini": frozenset((*FAULTS, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD)),
+    "dumb-init": frozenset((*JOB_CONTROL, signal.SIGCHLD)),
+}
+
+# A CMD that tells each signal that it gets, and ends with 42 on SIGTERM.
+PROBE = """
+import _signal, os
+every = _signal.valid_signals()
+_signal.pthread_sigmask(_signal.SIG_BLOCK, every)
+os.write(1, b"pid %d\\n" % os.getpid())
+got = 0
+while got != _signal.SIGTERM:
+    got = _signal.sigwaitinfo(every).si_signo
+    os.write(1, b"got %d\\n" % got)
+os._exit(42)
+"""
+
+
+def python(program: str) -> list[str]:
+    """The words that run a program text quickly."""
+    return [sys.executable, "-I", "-S", "-c", program]
+
+
+def need(*programs: str) -> None:
+    """Skip where a program is not installed."""
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}: apt-get install {PACKAGES.get(program, program)}")
+
+
+_namespaces: dict[str, str] = {}
+
+
+def need_place(place: str) -> None:
+    """Skip where an unprivileged user may make no namespaces; root may, so for root that is a failure."""
+    if not PLACES[place]:
+        return
+    need(PLACES[place][0])
+    if place not in _namespaces:
+        done = subprocess.run([*PLACES[place], "true"], capture_output=True, text=True, check=False)
+        _namespaces[place] = "" if done.returncode == 0 else done.stderr or "it fails"
+    if _namespaces[place]:
+        because = f"{' '.join(PLACES[place])}: {_namespaces[place]}"
+        (pytest.fail if os.geteuid() == 0 else pytest.skip)(because)
+
+
+class Run:
+    """CMD under an init, in a place; what it writes is `out`."""
+
+    def __init__(self, init: str, command: Sequence[str], place: str = "child", **options: Any) -> None:
+        words = [*PLACES[place], *INITS[init], *command]
+        need(*([] if init in ("jobmon", "none") else [init]))
+        need_place(place)
+        defaults = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        self.process = subprocess.Popen(words, **{**defaults, "env": environment(), **options})
+        self.init = init
+        self.place = place
+        if self.process.stdout is not None:
+            self.out = kit.Lines(self.process.stdout.fileno())
+
+    @property
+    def pid(self) -> int:
+        """The init's pid, as seen from here, once it is there."""
+        if self.place == "child":
+            return self.process.pid
+        (pid,) = kit.children_of(self.process.pid)
+        return pid
+
+    @property
+    def command(self) -> int:
+        """The pid of CMD, as seen from here."""
+        (pid,) = kit.children_of(self.pid)
+        return pid
+
+    def send(self, number: int) -> None:
+        """Signal the init."""
+        os.kill(self.pid, number)
+
+    def close_stdin(self) -> None:
+        """Let CMD come to the end of its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def wait(self) -> int:
+        """Wait for the end; the exit code (-n for signal n)."""
+        try:
+            return self.process.wait(kit.DEADLINE)
+        except subprocess.TimeoutExpired:
+            said = self.out.drain() if hasattr(self, "out") else ""
+            pytest.fail(f"{self.init} ({self.place}) did not end; it said {said!r}")
+
+
+class Screen(kit.Lines):
+    """The master's side of a terminal, and what happens on it."""
+
+    def __init__(self) -> None:
+        master, self.slave = os.openpty()
+        super().__init__(master)
+
+    def type(self, keys: str) -> None:
+        """Type."""
+        os.write(self.fd, keys.encode())
+
+    @property
+    def foreground(self) -> int:
+        """The process group in the foreground."""
+        return os.tcgetpgrp(self.fd)
+
+    def options(self) -> dict[str, Any]:
+        """The options of Popen with which a process leads a session on this terminal."""
+        return {
+            "stdin": self.slave,
+            "stdout": self.slave,
+            "stderr": self.slave,
+            "start_new_session": True,
+            "preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        }
+
+    def _take(self) -> None:
+        try:
+            super()._take()
+        except OSError:  # EIO: nobody has the terminal open any more
+            self.ended = True
+
+    def close(self) -> None:
+        """Hang up."""
+        for fd in (self.fd, self.slave):
+            os.close(fd)
+
+
+def environment() -> dict[str, str]:
+    """What an init of ours needs to be found."""
+    return {**os.environ, "PYTHONPATH": kit.SOURCES, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def code_of(words: Sequence[str]) -> int:
+    """The exit code of a command line."""
+    return subprocess.run(words, check=False, env=environment()).returncode
+
+
+def spin(holds: Callable[[], object]) -> None:
+    """Wait for what no descriptor tells: look again and again."""
+    end = time.monotonic() + kit.DEADLINE
+    while not holds():
+        assert time.monotonic() < end, "it did not come to that"
+        os.sched_yield()
+
+
+def state(pid: int) -> str:
+    """The state letter of a process; "" when it is gone."""
+    try:
+        return kit.status_of(pid)["State"][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[..., Run]]:
+    """A factory of runs. After the test all that they left is ended."""
+    made: list[Run] = []
+
+    def make(*arguments: Any, **options: Any) -> Run:
+        made.append(Run(*arguments, **options))
+        return made[-1]
+
+    before = kit.children_of(os.getpid())
+    kit.adopt_orphans(True)
+    yield make
+    for one in made:
+        one.process.kill()
+        one.process.wait()
+        for pipe in (one.process.stdin, one.process.stdout):
+            if pipe is not None:
+                pipe.close()
+    while left := kit.children_of(os.getpid()) - before:
+        for pid in left:
+            kit.end_orphan(pid)
+    kit.adopt_orphans(False)
+
+
+@pytest.fixture
+def screen() -> Iterator[Screen]:
+    """A terminal."""
+    one = Screen()
+    yield one
+    one.close()
+
+
+# ---- signals --------------------------------------------------------------------------------
+
+
+def name(number: int) -> str:
+    """How a signal is called."""
+    return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number in REAL_TIME else signal.Signals(number).name
+
+
+def probe(run: Callable[..., Run], init: str, place: str = "child", **options: Any) -> Run:
+    """A PROBE that runs under an init."""
+    one = run(init, python(PROBE), place, **options)
+    one.out.until("pid ")
+    return one
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("init", THREE)
+def test_signals_reach_the_command(init: str, place: str, run: Callable[..., Run]) -> None:
+    """Every signal that can be caught reaches CMD, once; tini and dumb-init leave out what the table says."""
+    one = probe(run, init, place)
+    expected = [n for n in CATCHABLE if n not in NOT_FORWARDED[init] and n != signal.SIGTERM]
+    for number in expected:
+        one.send(number)
+        one.out.until(f"got {number}\n")
+    one.send(signal.SIGTERM)
+
+    assert one.wait() == 42
+    one.out.drain()
+    assert one.out.text.split()[3::2] == [str(n) for n in (*expected, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("init", ["tini", "dumb-init"])
+def test_the_others_leave_signals_out(init: str, run: Callable[..., Run]) -> None:
+    """What the table says that tini and dumb-init leave out does not reach CMD. As PID 1: else some end them."""
+    one = probe(run, init, "pid 1 of unshare")
+    for number in sorted(NOT_FORWARDED[init] - {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}):
+        one.send(number)
+    one.send(signal.SIGTERM)
+
+    assert one.wait() == 42
+    assert one.out.drain().split()[2:] == ["got", str(int(signal.SIGTERM))]
+
+
+@pytest.mark.parametrize("number", [n for n in CATCHABLE if n in (*FAULTS, *REAL_TIME[:2])], ids=name)
+def test_no_signal_ends_init(number: int, run: Callable[..., Run]) -> None:
+    """A signal that somebody sends, one of a fault too, is CMD's to die of, and init lives to tell: 128+n."""
+    one = run("jobmon", ["sh", "-c", "ulimit -c 0; echo up; exec sleep 1000"])
+    one.out.until("up")
+    one.send(number)
+
+    assert one.wait() == 128 + number
+
+
+def test_queued_signals_are_all_forwarded(run: Callable[..., Run]) -> None:
+    """Real-time signals are counted: a hundred that come at once are a hundred for CMD."""
+    one = probe(run, "jobmon")
+    os.kill(one.pid, signal.SIGSTOP)
+    spin(lambda: state(one.pid) == "T")
+    for _ in range(100):
+        one.send(signal.SIGRTMIN)
+    os.kill(one.pid, signal.SIGCONT)
+    one.out.until(f"got {int(signal.SIGCONT)}\n")  # it has come behind none, but each is its own system call
+    spin(lambda: one.out.drain().count(f"got {int(signal.SIGRTMIN)}\n") == 100)
+    one.send(signal.SIGTERM)
+
+    assert one.wait() == 42
+
+
+# A CMD with a process of its own group beside it; both say which SIGUSR1 they got.
+TWO = """
+trap 'echo leader got it' USR1
+(trap 'echo other got it' USR1; echo other is up; while :; do sleep 1000 & wait; done) &
+while :; do wait; done
+"""
+
+
+def test_the_group_gets_signals_on_request(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --group CMD's whole process group gets a signal, as with `tini -g` and dumb-init."""
+    monkeypatch.setitem(INITS, "jobmon", [*JOBMON[:-1], "--group", "--"])
+    one = run("jobmon", ["sh", "-c", TWO])
+    one.out.until("other is up")
+    one.send(signal.SIGUSR1)
+    one.out.until("leader got it")
+    one.out.until("other got it")
+
+
+def test_the_command_alone_gets_signals(run: Callable[..., Run]) -> None:
+    """Without --group CMD alone gets a signal, as with tini, and as if init were not there."""
+    one = run("jobmon", ["sh", "-c", TWO])
+    one.out.until("other is up")
+    one.send(signal.SIGUSR1)
+    one.out.until("leader got it")
+    os.kill(-one.command, signal.SIGUSR1)  # now to both, to have an end that is seen
+    one.out.until("other got it")
+
+    assert one.out.text.count("other got it") == 1
+
+
+def test_job_control_signals_reach_the_group(run: Callable[..., Run]) -> None:
+    """SIGTSTP stops CMD's whole group, SIGCONT continues it, without a terminal too."""
+    one = run("jobmon", ["sh", "-c", "sleep 1000 & echo up; wait"])
+    one.out.until("up")
+    shell = one.command
+    both = [shell, *kit.children_of(shell)]
+    one.send(signal.SIGTSTP)
+    spin(lambda: [state(pid) for pid in both] == ["T", "T"])
+    one.send(signal.SIGCONT)
+    spin(lambda: [state(pid) for pid in both] == ["S", "S"])
+    one.send(signal.SIGTERM)
+
+    assert len(both) == 2
+    assert one.wait() == 128 + signal.SIGTERM
+
+
+def test_two_side_by_side(run: Callable[..., Run]) -> None:
+    """Two inits on one machine have each their own CMD, signals and code."""
+    one, other = probe(run, "jobmon"), probe(run, "jobmon")
+    one.send(signal.SIGUSR1)
+    one.out.until(f"got {int(signal.SIGUSR1)}\n")
+    one.send(signal.SIGTERM)
+
+    assert one.wait() == 42
+    other.send(signal.SIGTERM)
+    assert other.wait() == 42
+    assert "got 10" not in other.out.drain()
+
+
+def test_a_signal_that_may_not_be_sent_is_told(run: Callable[..., Run]) -> None:
+    """Where CMD belongs to another user by now, and init may not signal it, init says so and lives on."""
+    need("setpriv")
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become somebody else")
+    program = "import os, signal; os.setuid(65533); print('up', flush=True); signal.pause()"
+    # init stays root, but without CAP_KILL
+    words = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill", *JOBMON, *python(program)]
+    one = run("none", words)
+    one.out.until("up")
+    one.send(signal.SIGHUP)
+    one.out.until("signal 1 cannot be sent")
+
+
+# ---- exit codes -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow  # a process for each code: seconds of starting
+@pytest.mark.parametrize("init", THREE)
+def test_exit_codes_pass(init: str, run: Callable[..., Run]) -> None:
+    """Each exit code of CMD is the init's, all 256."""
+    need(*([] if init == "jobmon" else [init]))
+    words = [*INITS[init], "sh", "-c", 'exit "$0"']
+    codes = [code_of([*words, str(code)]) for code in range(256)]
+
+    assert codes == list(range(256))
+
+
+FATAL = [
+    n
+    for n in (*CATCHABLE, signal.SIGKILL)
+    if n not in (signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, *JOB_CONTROL)
+]
+
+
+@pytest.mark.parametrize("init", THREE)
+def test_deaths_by_signals_pass(init: str) -> None:
+    """A CMD that died of signal n makes the init exit with 128+n, for every n that can kill."""
+    need(*([] if init == "jobmon" else [init]))
+    words = [*INITS[init], "sh", "-c", 'ulimit -c 0; kill -"$0" $$']
+    codes = [code_of([*words, str(int(n))]) for n in FATAL]
+
+    assert codes == [128 + n for n in FATAL]
+
+
+@pytest.fixture
+def scripts(tmp_path: Any) -> dict[str, str]:
+    """Files that can and cannot be executed."""
+    texts = {"plain": "exit 5\n", "noexec": "#!/bin/sh\n", "no-interpreter": "#!/nowhere/sh\n"}
+    for title, text in texts.items():
+        (tmp_path / title).write_text(text)
+        (tmp_path / title).chmod(0o644 if title == "noexec" else 0o755)
+    return {title: str(tmp_path / title) for title in texts}
+
+
+CANNOT = [
+    ("nowhere-to-be-found", 127, 127),
+    ("/nowhere/at-all", 127, 127),
+    ("noexec", 126, 126),
+    ("no-interpreter", 127, 127),
+    ("/", 126, 126),
+    ("/dev/null/under", 127, 1),
+    ("", 127, 127),
+]
+
+
+@pytest.mark.parametrize(("command", "ours", "tinis"), CANNOT)
+def test_what_cannot_be_executed(
+    command: str, ours: int, tinis: int, scripts: dict[str, str], run: Callable[..., Run]
+) -> None:
+    """What is not found is 127, what cannot be executed 126, as in a shell; and init says why."""
+    words = [scripts.get(command, command), "argument"]
+    one, other = run("jobmon", words), run("tini", words)
+
+    assert one.wait() == ours
+    assert one.out.drain().startswith(f"jobmon: {words[0]}: ")
+    assert other.wait() == tinis
+
+
+@pytest.mark.parametrize("init", THREE)
+def test_a_script_of_no_interpreter_is_the_shells(
+    init: str, scripts: dict[str, str], run: Callable[..., Run]
+) -> None:
+    """A script that does not name its interpreter is run by /bin/sh, as execvp(3) has it."""
+    assert run(init, [scripts["plain"]]).wait() == 5
+
+
+@pytest.mark.parametrize("arguments", [[], ["--"], ["sleep", "5"], ["--no", "--", "true"]], ids=" ".join)
+def test_a_wrong_call_is_told(arguments: list[str]) -> None:
+    """A call that makes no sense starts nothing, says what is wrong and exits with 2."""
+    done = subprocess.run(
+        [*JOBMON[:-1], *arguments], capture_output=True, text=True, check=False, env=environment()
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("jobmon: init: ")
+
+
+# ---- what CMD has ---------------------------------------------------------------------------
+
+
+def test_streams_arguments_and_environment_pass(run: Callable[..., Run]) -> None:
+    """CMD has the streams, the directory, the environment and the arguments of init, byte by byte."""
+    program = """
+import os, sys
+print((os.fsencode(sys.argv[1]), os.environb[b"X"], os.getcwd()), sys.stdin.read(), end="")
+"""
+    done = subprocess.run(
+        [*JOBMON, *python(program), b"\xff --", "--group"],
+        input=b"typed",
+        capture_output=True,
+        check=True,
+        cwd="/",
+        env={**os.environb, **{k.encode(): v.encode() for k, v in environment().items()}, b"X": b"\xfe"},
+    )
+
+    assert done.stdout == b"(b'\\xff --', b'\\xfe', '/') typed"
+    assert done.stderr == b""
+
+
+def test_other_descriptors_pass(run: Callable[..., Run]) -> None:
+    """A descriptor that init was given is CMD's, and CMD's alone: its end is seen when CMD closes it."""
+    reader, writer = os.pipe()
+    program = f"import os; os.write({writer}, b'hello\\n'); os.close({writer}); os.write(1, b'ok'); input()"
+    one = run("jobmon", python(program), pass_fds=(writer,), stdin=subprocess.PIPE)
+    os.close(writer)
+    lines = kit.Lines(reader)
+    one.out.until("ok")
+
+    assert lines.line() == "hello"
+    assert lines.line() == ""
+    os.close(reader)
+
+
+def test_standard_output_ends_with_the_command_closing_it(run: Callable[..., Run]) -> None:
+    """Init holds neither standard input nor output: who reads sees CMD close it."""
+    one = run("jobmon", ["sh", "-c", "echo hello; exec >/dev/null; sleep 1000"], stderr=subprocess.DEVNULL)
+
+    assert one.out.line() == "hello"
+    assert one.out.line() == ""
+    assert one.out.ended
+    assert one.process.poll() is None
+
+
+def test_the_command_gets_clean_signals(run: Callable[..., Run]) -> None:
+    """CMD has no signal blocked or ignored, whatever was so when init started, and whatever Python does."""
+
+    def spoil() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGTERM))
+        for number in (signal.SIGHUP, *JOB_CONTROL, signal.SIGCHLD, signal.SIGINT, signal.SIGRTMIN):
+            signal.signal(number, signal.SIG_IGN)
+
+    one = run("jobmon", ["cat", "/proc/self/status"], preexec_fn=spoil, restore_signals=False)
+
+    assert one.wait() == 0
+    said = dict(line.split(":\t", 1) for line in one.out.drain().splitlines())
+    assert [int(said[key], 16) for key in ("SigBlk", "SigIgn", "SigCgt")] == [0, 0, 0]
+
+
+def test_the_command_has_a_group_of_its_own_in_our_session(run: Callable[..., Run]) -> None:
+    """CMD leads a process group in init's own session."""
+    one = probe(run, "jobmon")
+
+    assert os.getpgid(one.command) == one.command
+    assert os.getsid(one.command) == os.getsid(one.pid) == os.getsid(0)
+
+
+def test_init_waits_without_waking(run: Callable[..., Run]) -> None:
+    """While nothing happens init sleeps in one system call: no context switch comes to pass."""
+    one = probe(run, "jobmon")
+    spin(lambda: state(one.pid) == "S")
+
+    def switches() -> str:
+        return kit.status_of(one.pid)["voluntary_ctxt_switches"]
+
+    one.send(signal.SIGUSR1)
+    one.out.until("got 10")
+    spin(lambda: state(one.pid) == "S")
+    before = switches()
+    other = probe(run, "jobmon")  # tens of milliseconds in which a poll would show
+    other.send(signal.SIGTERM)
+
+    assert other.wait() == 42
+    assert switches() == before
+
+
+# ---- orphans --------------------------------------------------------------------------------
+
+# A CMD that leaves COUNT orphans behind, says so, and ends on SIGTERM.
+ORPHANS = """
+import os, signal
+for _ in range({count}):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os.setsid()
+        os._exit(0)
+    os.wait()
+os.write(1, b"pid %d\\n" % os.getpid())
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("init", THREE)
+def test_orphans_are_reaped(init: str, place: str, run: Callable[..., Run]) -> None:
+    """What CMD leaves behind is reaped; dumb-init, which is no subreaper, gets it as PID 1 only."""
+    one = run(init, python(ORPHANS.format(count=50)), place)
+    one.out.until("pid ")
+    spin(lambda: len(kit.children_of(one.pid)) == 1)
+    one.send(signal.SIGTERM)
+
+    assert one.wait() == 128 + signal.SIGTERM
+
+
+def test_without_init_orphans_stay_zombies(run: Callable[..., Run]) -> None:
+    """As PID 1 the same CMD alone has fifty zombies: the test above sees what it looks for."""
+    one = run("none", python(ORPHANS.format(count=50)), "pid 1 of unshare")
+    one.out.until("pid 1")
+    spin(lambda: len(kit.zombies_of(one.pid)) == 50)
+
+
+@pytest.mark.slow  # thousands of processes
+def test_a_storm_of_orphans_is_reaped(run: Callable[..., Run]) -> None:
+    """Three thousand orphans in a row: none stays a zombie, and CMD's signals come through meanwhile."""
+    one = run("jobmon", python(ORPHANS.format(count=3000)))
+    one.out.until("pid ", 60)
+    spin(lambda: not kit.zombies_of(one.pid))
+    one.send(signal.SIGTERM)
+
+    assert one.wait() == 128 + signal.SIGTERM
+
+
+def test_orphans_live_on_where_init_is_not_pid_1(run: Callable[..., Run]) -> None:
+    """What CMD leaves alive goes to the next reaper, unharmed, where init is not PID 1."""
+    one = run("jobmon", ["sh", "-c", "(trap 'echo TERM' TERM; echo up; sleep 1000 >&-) & exit 3"])
+
+    assert one.wait() == 3
+    one.out.until("up")
+    assert "TERM" not in one.out.drain()
+
+
+# ---- the end of a PID namespace -------------------------------------------------------------
+
+# A process that says when it is ready, and says goodbye before it ends with 7 on SIGTERM.
+POLITE = """
+import os, signal
+def leave(*_):
+    os.write(1, b"bye\\n")
+    os._exit(7)
+signal.signal(signal.SIGTERM, leave)
+os.write(1, b"up\\n")
+while True:
+    signal.pause()
+"""
+
+# A CMD that ends with 3 and leaves such a one in a session of its own.
+LEAVES = """
+import os
+reader, writer = os.pipe()
+if os.fork():
+    os.close(writer)
+    os.read(reader, 1)
+    os._exit(3)
+os.setsid()
+""" + POLITE.replace('os.write(1, b"up', 'os.close(writer)\nos.write(1, b"up')
+
+
+@pytest.mark.parametrize("place", list(PLACES)[1:])
+def test_what_is_left_may_take_its_leave(place: str, run: Callable[..., Run]) -> None:
+    """As PID 1, when CMD has ended, the others get SIGTERM and end by themselves; the code is CMD's."""
+    one = run("jobmon", python(LEAVES), place)
+
+    assert one.wait() == 3
+    assert "bye" in one.out.drain()
+
+
+@pytest.mark.parametrize("init", ["tini", "dumb-init"])
+def test_the_others_kill_what_is_left(init: str, run: Callable[..., Run]) -> None:
+    """Under tini and dumb-init nobody says goodbye but CMD's own session: the test above sees something."""
+    one = run(init, python(LEAVES), "pid 1 of unshare")
+
+    assert one.wait() == 3
+    assert "bye" not in one.out.drain()
+
+
+def test_the_end_is_at_once_when_nothing_is_left(run: Callable[..., Run]) -> None:
+    """Where CMD leaves nothing behind, or what obeys, the namespace ends at once, not after the moment."""
+    started = time.monotonic()
+    assert run("jobmon", ["sh", "-c", "sleep 1000 & exit 4"], "pid 1 of unshare").wait() == 4
+
+    assert time.monotonic() - started < MOMENT
+
+
+@pytest.mark.slow  # the moment is two real seconds
+def test_what_does_not_obey_is_killed(run: Callable[..., Run]) -> None:
+    """As PID 1, what ignores SIGTERM lives for a moment and is killed then; nothing survives."""
+    program = "trap '' TERM; setsid sh -c 'trap \"\" TERM; echo up; sleep 1000' & sleep 1000 & wait $!"
+    one = run("jobmon", ["sh", "-c", program], "pid 1 of unshare")
+    one.out.until("up")
+    inside = kit.descendants_of(one.process.pid)
+    started = time.monotonic()
+    os.kill(one.command, signal.SIGKILL)
+
+    assert one.wait() == 128 + signal.SIGKILL
+    assert time.monotonic() - started >= MOMENT
+    assert len(inside) > 3
+    assert not inside & set(kit.processes())
+
+
+def test_a_stopped_process_takes_its_leave_too(run: Callable[..., Run]) -> None:
+    """A process that was stopped is continued, so that it can act upon SIGTERM."""
+    program = "sh -c 'trap \"echo bye; exit\" TERM; echo up; kill -STOP $$; sleep 1000' & read line; exit 3"
+    one = run("jobmon", ["sh", "-c", program], "pid 1 of unshare", stdin=subprocess.PIPE)
+    one.out.until("up")
+    spin(lambda: "T" in [state(pid) for pid in kit.descendants_of(one.pid)])
+    one.close_stdin()
+
+    assert one.wait() == 3
+    assert "bye" in one.out.drain()
+
+
+def test_those_from_outside_take_their_leave_too(run: Callable[..., Run]) -> None:
+    """Who came in from outside, as by `docker exec`, is no child of init's and gets his moment too."""
+    need("nsenter")
+    one = run("jobmon", ["sh", "-c", "echo up; read line; exit 3"], "pid 1 of unshare", stdin=subprocess.PIPE)
+    one.out.until("up")
+    enter = ["nsenter", f"--target={one.pid}", "--pid", "--mount", *([] if os.geteuid() == 0 else ["--user"])]
+    guest = run("none", [*enter, *python(POLITE)])
+    guest.out.until("up")
+    started = time.monotonic()
+    one.close_stdin()
+
+    assert one.wait() == 3
+    assert guest.wait() == 7
+    assert "bye" in guest.out.drain()
+    assert time.monotonic() - started < MOMENT  # at once, not after the moment
+
+
+def test_signals_reach_those_who_are_left(run: Callable[..., Run]) -> None:
+    """A signal that comes while the last are taking their leave goes to them all."""
+    told = "signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'told'))\n"
+    slow = LEAVES.replace("signal.signal(signal.SIGTERM, ", f"{told}signal.signal(signal.SIGUSR1, ")
+    one = run("jobmon", python(slow), "pid 1 of unshare")
+    one.out.until("told")
+    one.send(signal.SIGUSR1)
+    one.out.until("bye")
+
+    assert one.wait() == 3
+
+
+# ---- the terminal ---------------------------------------------------------------------------
+
+
+# (dumb-init, which makes a session of its own for CMD, cannot take the terminal with it as PID 1 here.)
+@pytest.mark.parametrize(
+    ("init", "place"),
+    [*((init, "child") for init in THREE), ("jobmon", "pid 1 of unshare"), ("tini", "pid 1 of unshare")],
+)
+def test_ctrl_c_reaches_the_command(init: str, place: str, run: Callable[..., Run], screen: Screen) -> None:
+    """On a terminal CMD is in the foreground, so Ctrl-C reaches it, once, by the terminal's own hand."""
+    one = run(init, python(PROBE), place, **screen.options())
+    screen.until("pid ")
+    screen.type("\x03")
+    screen.until(f"got {int(signal.SIGINT)}")
+    screen.type("\x1c")
+    screen.until(f"got {int(signal.SIGQUIT)}")
+
+    assert screen.foreground == one.command
+    assert screen.text.count(f"got {int(signal.SIGINT)}") == 1
+    one.send(signal.SIGTERM)
+    assert one.wait() == 42
+
+
+@pytest.mark.parametrize("init", THREE)
+def test_a_command_on_a_terminal_can_talk(init: str, run: Callable[..., Run], screen: Screen) -> None:
+    """CMD reads what is typed and its end by Ctrl-C is seen: 130."""
+    one = run(init, ["sh", "-c", "read line; echo heard $line; exec sleep 1000"], **screen.options())
+    screen.type("hello\n")
+    screen.until("heard hello")
+    screen.type("\x03")
+
+    assert one.wait() == 130
+
+
+def test_a_terminal_somewhere_else_is_found(run: Callable[..., Run], screen: Screen) -> None:
+    """With all streams redirected, too, CMD is in the foreground of the session's terminal."""
+    null = os.open(os.devnull, os.O_RDWR)
+    options = {**screen.options(), "stdin": null, "stdout": subprocess.PIPE, "stderr": null}
+    options["preexec_fn"] = lambda: fcntl.ioctl(screen.slave, termios.TIOCSCTTY, 0)
+    one = run("jobmon", python(PROBE), **options)
+    one.out.until("pid ")
+
+    assert screen.foreground == one.command
+    screen.type("\x03")
+    one.out.until("got 2")
+    os.close(null)
+
+
+def test_a_hangup_reaches_the_command(run: Callable[..., Run]) -> None:
+    """When the terminal goes away, CMD learns it by SIGHUP."""
+    screen = Screen()
+    reader, writer = os.pipe()
+    program = PROBE.replace("os.write(1,", f"os.write({writer},")
+    one = run("jobmon", python(program), pass_fds=(writer,), **screen.options())
+    os.close(writer)
+    lines = kit.Lines(reader)
+    lines.until("pid ")
+    screen.close()
+    lines.until("got 1\n")
+    one.send(signal.SIGTERM)
+
+    assert one.wait() == 42
+    lines.destroy()
+
+
+def test_ctrl_z_that_nobody_could_undo_stops_nothing(run: Callable[..., Run], screen: Screen) -> None:
+    """Where no shell could say `fg`, Ctrl-Z leaves CMD running: a container's terminal does not hang."""
+    one = run("jobmon", ["cat"], **screen.options())
+    screen.type("first\n")
+    screen.until("first\r\nfirst\r\n")
+    screen.type("\x1a")
+    screen.until("^Z")
+    screen.type("second\n")
+    screen.until("second\r\nsecond\r\n")
+    screen.type("\x04")
+
+    assert one.wait() == 0
+
+
+def test_under_tini_it_stops_for_good(run: Callable[..., Run], screen: Screen) -> None:
+    """Under tini the same Ctrl-Z stops CMD, and nobody continues it: the test above sees something."""
+    one = run("tini", ["cat"], **screen.options())
+    screen.type("first\n")
+    screen.until("first\r\nfirst\r\n")
+    screen.type("\x1a")
+    spin(lambda: state(one.command) == "T")
+
+
+def test_a_stop_by_signal_stays(run: Callable[..., Run], screen: Screen) -> None:
+    """A SIGTSTP that was sent to init, on a terminal too, stops CMD until SIGCONT: somebody wanted that."""
+    one = run("jobmon", ["cat"], **screen.options())
+    screen.type("first\n")
+    screen.until("first\r\nfirst\r\n")
+    one.send(signal.SIGTSTP)
+    spin(lambda: state(one.command) == "T")
+    one.send(signal.SIGWINCH)  # whatever it has to do about the stop comes before this
+    spin(lambda: state(one.pid) == "S")
+    assert state(one.command) == "T"
+    one.send(signal.SIGCONT)
+    screen.type("second\n")
+    screen.until("second\r\nsecond\r\n")
+
+
+# ---- under a shell with job control -----------------------------------------------------------
+
+
+SCRIPTS = {
+    "talk": "echo up; exec cat\n",
+    "nap": "echo up; exec sleep 1000\n",
+    "after": '$INIT true; echo next; read line; echo "heard $line"\n',
+}
+
+
+class Shell:
+    """An interactive bash on a terminal, in a directory with the scripts. $INIT is how an init begins."""
+
+    def __init__(self, run: Callable[..., Run], screen: Screen, directory: Any, init: str = "jobmon") -> None:
+        need("bash")
+        for title, text in SCRIPTS.items():
+            (directory / title).write_text(text)
+        env = {**environment(), "PS1": "ready> ", "TERM": "dumb", "INIT": " ".join(INITS[init])}
+        words = ["bash", "--norc", "--noprofile", "-i"]
+        self.bash = run("none", words, env=env, cwd=directory, **screen.options()).pid
+        self.screen = screen
+        self.asked = 0
+        self.typed = 0
+
+    def type(self, line: str) -> None:
+        """Type a line when the shell asks for one."""
+        spin(lambda: "ready> " in self.screen.drain()[self.typed :])
+        self.typed = len(self.screen.text)
+        self.screen.type(line + "\n")
+
+    def answer(self) -> str:
+        """The exit code of what was typed before, when the shell is there again."""
+        self.asked += 1
+        self.type(f"echo \"<$?\"'>'{self.asked}")
+        self.screen.until(f">{self.asked}\r")
+        return self.screen.text.rpartition(f">{self.asked}\r")[0].rpartition("<")[2]
+
+    def run(self, line: str) -> tuple[int, int]:
+        """Type a line that runs `talk` or `nap` under an init; the pids of both, when it is up."""
+        self.screen.drain()
+        said = self.screen.text.count("up\r\n")
+        self.type(line)
+        spin(lambda: self.screen.drain().count("up\r\n") > said)
+        inits = [pid for pid in kit.children_of(self.bash) if kit.children_of(pid)]
+        (command,) = kit.children_of(inits[-1])
+        return inits[-1], command
+
+    def converse(self, word: str) -> None:
+        """Say a word to `talk`, and hear it."""
+        self.screen.type(f"{word}\n")
+        self.screen.until(f"{word}\r\n{word}\r\n")
+
+
+def test_ctrl_z_and_fg(run: Callable[..., Run], screen: Screen, tmp_path: Any) -> None:
+    """Ctrl-Z gives the shell back, `fg` gives CMD the terminal again, and Ctrl-C ends it: as without init."""
+    shell = Shell(run, screen, tmp_path)
+    init, command = shell.run("$INIT sh talk")
+    shell.converse("first")
+    screen.type("\x1a")
+    screen.until("Stopped")
+
+    assert shell.answer() == str(128 + signal.SIGTSTP)
+    assert (state(init), state(command)) == ("T", "T")
+    shell.type("fg")
+    spin(lambda: screen.foreground == command)
+    shell.converse("second")
+    screen.type("\x1a")
+    spin(lambda: screen.drain().count("Stopped") == 2)
+    shell.type("fg")
+    spin(lambda: screen.foreground == command)
+    screen.type("\x03")
+    assert shell.answer() == "130"
+
+
+def test_ctrl_z_and_bg(run: Callable[..., Run], screen: Screen, tmp_path: Any) -> None:
+    """`bg` lets CMD go on in the background, and the terminal stays the shell's; `kill %1` ends it."""
+    shell = Shell(run, screen, tmp_path)
+    init, command = shell.run("$INIT sh nap")
+    screen.type("\x1a")
+    screen.until("Stopped")
+    shell.type("bg")
+    spin(lambda: (state(init), state(command)) == ("S", "S"))
+
+    assert screen.foreground == shell.bash
+    shell.type("kill %1; wait %1")
+    assert shell.answer() == "143"
+
+
+def test_the_background_has_no_terminal(run: Callable[..., Run], screen: Screen, tmp_path: Any) -> None:
+    """Started with `&`, CMD does not take the terminal; when it wants to read, it stops until `fg`."""
+    shell = Shell(run, screen, tmp_path)
+    init, command = shell.run("$INIT sh talk &")
+    assert screen.foreground == shell.bash
+    spin(lambda: (state(init), state(command)) == ("T", "T"))
+    shell.type("fg")
+    spin(lambda: screen.foreground == command)
+    shell.converse("hello")
+    screen.type("\x04")
+
+    assert shell.answer() == "0"
+
+
+def test_fg_of_a_running_command(run: Callable[..., Run], screen: Screen, tmp_path: Any) -> None:
+    """A running CMD that `fg` brings to the front can be ended with Ctrl-C."""
+    shell = Shell(run, screen, tmp_path)
+    init, _ = shell.run("$INIT sh nap &")
+    shell.type("fg")
+    spin(lambda: screen.foreground not in (shell.bash, 0))
+    screen.type("\x03")
+
+    assert shell.answer() == "130"
+    assert state(init) == ""
+
+
+def test_a_pipeline_stops_and_goes_on(run: Callable[..., Run], screen: Screen, tmp_path: Any) -> None:
+    """Ctrl-Z stops all of a pipeline that init is in, as if CMD were in it itself."""
+    shell = Shell(run, screen, tmp_path)
+    _, command = shell.run("$INIT sh talk | cat")
+    screen.type("\x1a")
+    screen.until("Stopped")
+    assert {state(pid) for pid in kit.children_of(shell.bash)} == {"T"}
+    shell.type("fg")
+    spin(lambda: screen.foreground == command)
+    screen.type("\x04")
+
+    assert shell.answer() == "0"
+
+
+def test_the_terminal_is_given_back(run: Callable[..., Run], screen: Screen, tmp_path: Any) -> None:
+    """A script that runs init and then reads from the terminal can: the foreground is its own again."""
+    shell = Shell(run, screen, tmp_path)
+    shell.type("sh after")
+    screen.until("next\r\n")
+    screen.type("hello\n")
+    screen.until("heard hello")
+
+
+def test_tini_does_not_give_it_back(run: Callable[..., Run], screen: Screen, tmp_path: Any) -> None:
+    """After tini the same script is stopped when it reads: the test above sees something."""
+    need("tini")
+    shell = Shell(run, screen, tmp_path, "tini")
+    shell.type("sh after")
+    screen.until("Stopped")
+
+
+def test_ctrl_z_in_a_container_stops_nothing(run: Callable[..., Run], screen: Screen) -> None:
+    """As PID 1 that leads its terminal's session, as in `docker run -it`, Ctrl-Z hangs nothing."""
+    need("setsid")
+    need_place("pid 1 of unshare")
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to move a terminal to another session")
+    one = run("none", [*PLACES["pid 1 of unshare"], "setsid", "--ctty", *JOBMON, "cat"], **screen.options())
+    screen.type("first\n")
+    screen.until("first\r\nfirst\r\n")
+    screen.type("\x1a")
+    screen.until("^Z")
+    screen.type("second\n")
+    screen.until("second\r\nsecond\r\n")
+    screen.type("\x04")
+
+    assert one.wait() == 0
