@@ -110,9 +110,9 @@ class Supervisor:
                 self._actions.append(action.replace(history=self.log.history(name, TOLD_OF_A_BUG)))
             else:
                 self._actions.append(action)
+        self._look(job, now)  # before its end becomes everybody's: who waits hears how it ended
         if job.state in ENDED and not was_ended:
             self._mind_essential(job, now)
-        self._look(job, now)
 
     def timer(self, key: object, token: int, now: float) -> None:
         """What was armed for `key` fired."""
