@@ -5,12 +5,14 @@ it forks or makes a session of its own, and cgroup.kill (Linux 5.14) reaches all
 The daemon makes one directory below its own cgroup, and a cgroup in it for each run. No
 controller is enabled, so nothing of the cgroup that the daemon lives in is written to.
 
-The directory is locked as long as its daemon lives: what a killed daemon left is told by that,
-and removed where it is empty. Knows nothing of jobs.
+The directory is locked as long as its daemon lives: what a killed daemon left is told by that, and
+removed where it is empty. Its name begins with the family of the daemon, so that a successor finds
+what still lives of its own predecessors, and touches nobody else's. Knows nothing of jobs.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -18,8 +20,13 @@ import signal
 from jobmon.linux import procfs, syscalls
 from jobmon.linux.signals import send_checked
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 PREFIX = "jobmon."
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_ATTEMPTS = 10  # at a directory that others take for a dead daemon's before it is locked
 
 
 class Unavailable(Exception):
@@ -37,9 +44,7 @@ class Hierarchy:
         self._name = f"{_name_of(os.getpid()).rstrip('/')}/{PREFIX}{name}"
         _clear_away(own)
         try:
-            os.mkdir(self.path, 0o755)
-            self._lock = os.open(self.path, _DIRECTORY)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = _make_locked(self.path)
         except OSError as error:
             raise Unavailable(f"{self.path}: {error.strerror}") from None
         self._serial = 0
@@ -164,25 +169,78 @@ def _remove_tree(path: str) -> bool:
     return not os.path.isdir(path)
 
 
-def _clear_away(own: str) -> None:
-    """Remove what dead daemons left empty. A living one holds the lock of its directory."""
-    try:
-        names = [name for name in os.listdir(own) if name.startswith(PREFIX)]
-    except OSError:
-        return
-    for name in names:
-        path = os.path.join(own, name)
+def abandoned(family: str) -> list[Cgroup]:
+    """The cgroups, below our own, in which something lives that dead daemons of this family started."""
+    own = procfs.cgroup2_path(os.getpid())
+    if own is None:
+        return []
+    base = _name_of(os.getpid()).rstrip("/")
+    found = []
+    for name in _dead(own, f"{PREFIX}{family}."):
+        for serial in _listed(f"{own}/{name}"):
+            if serial.isdigit():
+                cgroup = Cgroup(f"{own}/{name}/{serial}", f"{base}/{name}/{serial}")
+                found += [cgroup] if cgroup.populated() else []
+    return found
+
+
+def own_pids() -> list[int]:
+    """The processes in our own cgroup itself, as far as this PID namespace sees them."""
+    own = procfs.cgroup2_path(os.getpid())
+    data = _read(f"{own}/cgroup.procs") if own is not None else None
+    return [int(word) for word in (data or b"").split() if word != b"0"]
+
+
+def _make_locked(path: str) -> int:
+    """Make a directory and lock it. Somebody who clears away may remove it in between."""
+    for _ in range(_ATTEMPTS):
+        os.mkdir(path, 0o755)
         try:
-            fd = os.open(path, _DIRECTORY)
-        except OSError:
+            lock = os.open(path, _DIRECTORY)
+        except FileNotFoundError:
             continue
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove_tree(path)
+            fcntl.flock(lock, fcntl.LOCK_EX)  # who clears away holds it for a moment only
+            if os.path.isdir(path):
+                return lock
         except OSError:
-            pass
-        finally:
-            os.close(fd)
+            os.close(lock)
+            raise
+        os.close(lock)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
+def _clear_away(own: str) -> None:
+    """Remove what dead daemons left empty."""
+    for name in _dead(own, PREFIX):
+        _remove_tree(os.path.join(own, name))
+
+
+def _dead(own: str, prefix: str) -> Iterator[str]:
+    """The directories of daemons that are dead: a living one holds the lock of its own. Each is locked
+    until the next is asked for, so that nobody makes it his meanwhile."""
+    for name in _listed(own):
+        if name.startswith(prefix):
+            try:
+                fd = os.open(os.path.join(own, name), _DIRECTORY)
+            except OSError:
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(fd)
+                continue
+            try:
+                yield name
+            finally:
+                os.close(fd)
+
+
+def _listed(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
 
 
 def _read(path: str) -> bytes | None:

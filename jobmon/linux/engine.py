@@ -76,7 +76,7 @@ class Engine:
         self._spawner = spawner
         self._announce = announce
         self._about = about
-        self._herald = Herald(notifier, supervisor, self.timers, watchdog) if notifier else None
+        self._herald = Herald(notifier, supervisor, self.timers, self.reactor, watchdog) if notifier else None
         self._companion = companion
         self._signals = signals.SignalSource(companion.signals if companion is not None else SIGNALS)
         self._peers = peers.Peers()
@@ -131,6 +131,8 @@ class Engine:
         self.sessions.close()
         for fd in (self._signals.fileno(), self.timers.fileno()):
             self.reactor.unregister(fd)
+        if self._herald is not None:
+            self._herald.close()
         self._signals.close()
         self._peers.close()
         self.timers.close()
@@ -216,19 +218,17 @@ class Engine:
     def _act(self) -> None:
         while actions := self.supervisor.take():
             self._set_wall()
-            if self.supervisor.terminating:
-                self._stopping()
+            if self.supervisor.terminating and self._companion is not None:
+                self._companion.end()
             for action in actions:
                 try:
                     self._do[type(action)](action)
                 except Exception as error:  # noqa: BLE001 - a supervisor lives on
                     self.bug(type(action).__name__, error)
-
-    def _stopping(self) -> None:
-        if self._herald is not None:
-            self._herald.stopping()
-        if self._companion is not None:
-            self._companion.end()
+            # After the actions: a job whose end is the daemon's may end in the very turn that brings it
+            # up, and without READY=1 before it, systemd takes a good end for a failed start.
+            if self.supervisor.terminating and self._herald is not None:
+                self._herald.stopping()
 
     def _set_wall(self) -> None:
         wall = time.time() - time.monotonic()
@@ -355,7 +355,7 @@ class Engine:
 
     def _log_change(self, change: events.Changed) -> None:
         if self._herald is not None:
-            self._herald.changed(change)
+            self._herald.changed()
         level = _LEVEL_OF.get(change.after, logfile.INFO)
         if change.after is State.BACKOFF and not self._waits(change.job):
             level = logfile.INFO
