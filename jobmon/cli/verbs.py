@@ -190,7 +190,7 @@ VERBS = {
         Verb(
             "init",
             "init",
-            "[CONFIG] [-- CMD ARG...]",
+            "[CONFIG] [-- CMD...]",
             0,
             1,
             "be the first process of a container, for a command and jobs beside it",
