@@ -59,6 +59,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.children",
         "linux.logfile",
         "linux.notify",
+        "linux.leftovers",
         "linux.remnants",
         "linux.sessions",
         "linux.engine",

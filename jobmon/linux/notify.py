@@ -275,7 +275,8 @@ def passed_sockets(environ: Mapping[str, str], pid: int) -> dict[int, str]:
     By their names ($LISTEN_FDNAMES); where none has one of ours, the first is control, the second event.
     """
     count = environ.get("LISTEN_FDS", "")
-    if environ.get("LISTEN_PID") != str(pid) or not (count.isascii() and count.isdecimal() and len(count) < 6):
+    is_number = count.isascii() and count.isdecimal() and len(count) < 6
+    if environ.get("LISTEN_PID") != str(pid) or not is_number:
         return {}
     fds = range(FIRST_PASSED_FD, FIRST_PASSED_FD + int(count))
     names = environ.get("LISTEN_FDNAMES", "").split(":")

@@ -298,7 +298,8 @@ def adopt(fd: int, backlog: int = BACKLOG) -> Listener:
         raise StartupError(f"cannot listen on descriptor {fd}: {_words(error)}", error.errno or EIO) from None
     if not _listens(listening):
         listening.detach()
-        raise StartupError(f"cannot listen on descriptor {fd}: it is no listening TCP or UNIX socket", ENOTSOCK)
+        text = f"cannot listen on descriptor {fd}: it is no listening TCP or UNIX socket"
+        raise StartupError(text, ENOTSOCK)
     os.set_inheritable(fd, False)
     if listening.family != AF_UNIX:
         listening.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
