@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 SHUTDOWN = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGPWR, signal.SIGRTMIN + 3)
 SIGNALS = (signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, *SHUTDOWN)
 BIRTH_SECONDS = 0.005  # how long one turn may spend on starting processes
+OPENING_SECONDS = 1.0  # how long clients wait for the autostart jobs to be launched, at most
 FAREWELL_SECONDS = 2.0  # how long the end waits for readers of the last event, and for strays
 REMNANTS_LOOK_SECONDS = 0.02
 WALL_SLACK = 0.001  # seconds that unix time may drift before it is set right
@@ -111,7 +112,10 @@ class Engine:
         self._set_wall()
         if self._herald is not None:
             self._herald.begin()
-        self.supervisor.begin(time.monotonic())
+        now = time.monotonic()
+        # Who connects to a socket of systemd's, or while we begin, is not told that all is down.
+        self.timers.arm(self._open, 0, now + OPENING_SECONDS)
+        self.supervisor.begin(now)
         self._act()
         while not self._over:
             self._give_birth()
@@ -236,6 +240,7 @@ class Engine:
             self.supervisor.wall = wall
 
     def _up(self, _action: events.Announce) -> None:
+        self.sessions.open()
         self._announce()
         if self._herald is not None:
             self._herald.ready()
@@ -259,6 +264,9 @@ class Engine:
             return
         self.children.add_guest(pid, ended)
         self.log.write(logfile.INFO, "the command is started", pid=pid)
+
+    def _open(self, _token: int) -> None:
+        self.sessions.open()
 
     def _enqueue(self, action: events.Spawn) -> None:
         self._births[action.job] = action

@@ -91,10 +91,10 @@ def clear(
         return True
     source = signals.SignalSource(ending)
     try:
-        for one in found:
-            one.stop(log)
         patience = max(one.patience for one in found)
         tell(sorted({one.job for one in found}), patience + KILL_SECONDS)
+        for one in found:
+            one.stop(log)
         return _see_them_end(found, source, log)
     finally:
         source.close()

@@ -106,7 +106,7 @@ class Notifier:
     def failed(self, error: Exception, number: int) -> None:
         """The start has failed: why, and as errno."""
         lines = str(error).splitlines() or [repr(error)]
-        more = f" (and {len(lines) - 1} more lines)" if len(lines) > 1 else ""
+        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
         self.tell(STATUS=_clean(lines[0], SHOWN_TROUBLE) + more, ERRNO=number)
 
     def close(self) -> None:
