@@ -11,6 +11,7 @@ of the machine's. It is never the system's manager: that one would clean the mac
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import signal
@@ -22,7 +23,9 @@ from kit import DEADLINE, Fifo, readable, wait_gone
 
 from jobmon.linux import procfs
 
-BOOTED = "/run/systemd/system"  # sd_booted(3): systemd refuses to be anybody's manager without it
+RUN = "/run/systemd"
+TRACES = ("unit-root", "systemd-units-load", "propagate")
+BOOTED = f"{RUN}/system"  # sd_booted(3): systemd refuses to be anybody's manager without it
 PLACES = ("/usr/lib/systemd", "/lib/systemd")
 # All that it is given of the machine's own units.
 UNITS = "basic default exit shutdown sockets timers paths".split()
@@ -40,6 +43,7 @@ class Manager:
         self.base = tempfile.mkdtemp(prefix="jobmon-", dir="/tmp")
         self.cgroup = ""
         self._made_booted = False
+        self._before = set(os.listdir(RUN)) if os.path.isdir(RUN) else set()
         self._fifos: list[Fifo] = []
         self.process: subprocess.Popen[bytes] | None = None
         try:
@@ -96,9 +100,7 @@ class Manager:
 
     def folder(self, unit: str) -> str:
         """The directory of a unit's cgroup."""
-        mount = procfs.cgroup2_mount()
-        assert mount is not None
-        return f"{mount.point}{self.show(unit, 'ControlGroup')}"
+        return f"{_mount_point()}{self.show(unit, 'ControlGroup')}"
 
     def processes(self) -> list[int]:
         """What lives in its cgroup, itself and all of its units."""
@@ -119,7 +121,7 @@ class Manager:
             os.symlink(_found(f"user/{name}", PLACES), self.path("lib", name))
         self.environ = self._environment()
         try:
-            os.mkdir(BOOTED)
+            os.makedirs(BOOTED)
             self._made_booted = True
         except FileExistsError:
             pass
@@ -197,7 +199,15 @@ class Manager:
             fifo.destroy()
         if self._made_booted:
             os.rmdir(BOOTED)
+        self._tidy()
         shutil.rmtree(self.base, ignore_errors=True)
+
+    def _tidy(self) -> None:
+        """What root's manager makes for itself in the system's own place."""
+        for name in TRACES:
+            path = f"{RUN}/{name}"
+            if name not in self._before and os.path.lexists(path):
+                (os.rmdir if os.path.isdir(path) else os.unlink)(path)
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):  # it stops its units at the first
@@ -215,8 +225,17 @@ class Manager:
             except ProcessLookupError:
                 continue
             wait_gone(pid)
-        for here, _, _ in os.walk(self.cgroup, topdown=False):
-            os.rmdir(here)
+        name = os.path.relpath(self.cgroup, _mount_point())
+        # On a hybrid machine systemd makes the same directories in the old hierarchies too.
+        for top in (self.cgroup, *glob.glob(f"/sys/fs/cgroup/*/{name}")):
+            for here, _, _ in os.walk(top, topdown=False):
+                os.rmdir(here)
+
+
+def _mount_point() -> str:
+    mount = procfs.cgroup2_mount()
+    assert mount is not None
+    return mount.point
 
 
 def _found(name: str, places: tuple[str, ...]) -> str:

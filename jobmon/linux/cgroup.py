@@ -78,7 +78,8 @@ class Hierarchy:
                 os.close(fd)
             if pid == 0:
                 os._exit(0)
-            os.waitpid(pid, 0)
+            if os.waitpid(pid, 0)[1] != 0:
+                raise PermissionError(errno.EACCES, "a process may not go into it")
         finally:
             trial.remove()
 
