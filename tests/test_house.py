@@ -51,6 +51,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.reactor",
         "linux.procfs",
         "linux.cgroup",
+        "linux.scan",
+        "linux.tree",
         "linux.crowds",
         "linux.peers",
         "linux.sockets",

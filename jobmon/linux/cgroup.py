@@ -18,6 +18,10 @@ import signal
 from jobmon.linux import procfs, syscalls
 from jobmon.linux.signals import send_checked
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 PREFIX = "jobmon."
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -118,18 +122,26 @@ class Cgroup:
         try:
             _write(f"{self.path}/cgroup.kill", b"1")
         except FileNotFoundError:  # before Linux 5.14
-            self._kill_one_by_one()
-        except OSError:
-            pass  # ENODEV: it has just been removed
+            self._freeze()
+            self._kill_each(lambda _fact: True)
+        except OSError:  # ENODEV: it has just been removed; EOPNOTSUPP: somebody has made it threaded
+            self._kill_each(lambda _fact: True)
+        else:
+            # The kernel sends it to each first thread, where it is lost if that has ended before the others.
+            self._kill_each(lambda fact: fact.state == procfs.HEADLESS)
 
-    def _kill_one_by_one(self) -> None:
+    def _freeze(self) -> None:
         """Frozen processes fork no more, and SIGKILL reaches them."""
         try:
             _write(f"{self.path}/cgroup.freeze", b"1")
         except OSError:
             pass
+
+    def _kill_each(self, wanted: Callable[[procfs.Stat], bool]) -> None:
         for pid in self.pids():
-            send_checked(pid, signal.SIGKILL, self.holds)
+            fact = procfs.stat(pid)
+            if fact is not None and wanted(fact):
+                send_checked(pid, signal.SIGKILL, self.holds)
 
     def remove(self) -> bool:
         """Remove it, with the empty cgroups that were made below it; whether it is gone."""

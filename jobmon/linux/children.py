@@ -18,7 +18,7 @@ import signal
 
 from jobmon.events import Exited, Launched, LeaderDied, Spawned, SpawnFailed
 from jobmon.linux import reactor, spawn, syscalls
-from jobmon.linux.crowds import CgroupCrowd, Crowd, GroupCrowd, Leader, Tree, TreeCrowd
+from jobmon.linux.crowds import CgroupCrowd, Crowd, GroupCrowd, Leader, TreeCrowd
 from jobmon.linux.signals import name_of
 from jobmon.spec import KillScope
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from jobmon.events import ProcessInput, Status
     from jobmon.linux.cgroup import Cgroup
     from jobmon.linux.reactor import Reactor
+    from jobmon.linux.tree import Tree
     from jobmon.spec import JobSpec
 
     Feed = Callable[[str, ProcessInput], None]
@@ -73,6 +74,7 @@ class Children:
         self._by_job: dict[str, Child] = {}
         self._by_pid: dict[int, Child] = {}
         self._draining: dict[str, Child] = {}
+        self._hunting: dict[str, Child] = {}
         self._unclosed: list[Crowd] = []
         self._guests: dict[int, Callable[[os.waitid_result], None]] = {}
         self._interval = FIRST_LOOK
@@ -124,7 +126,7 @@ class Children:
         if child is None:
             return
         child.hunted = True
-        child.crowd.kill()
+        self._hunt(child)
         if child.dead:
             self._interval = FIRST_LOOK
             self._look_later(FIRST_LOOK)
@@ -211,8 +213,9 @@ class Children:
 
     def _reap_orphans(self) -> None:
         """Reap dead orphans; deaths of leaders are left to their own events."""
-        while (info := _peek_any()) is not None:
-            if info.si_pid in self._by_pid or info.si_pid in self._guests:
+        for _ in range(REAPS_PER_SWEEP):  # a storm of them may go on for ever
+            info = _peek_any()
+            if info is None or info.si_pid in self._by_pid or info.si_pid in self._guests:
                 return
             os.waitid(os.P_PID, info.si_pid, os.WEXITED | os.WNOHANG)
             self.orphans += 1
@@ -228,10 +231,21 @@ class Children:
             self._interval = FIRST_LOOK
             self._look_later(FIRST_LOOK)
 
+    def _hunt(self, child: Child) -> None:
+        if child.crowd.kill():
+            self._hunting.pop(child.job, None)
+        else:
+            self._hunting[child.job] = child
+            self._look_later(0.0)
+
     def _look(self) -> None:
+        for child in [child for child in self._hunting.values() if not child.dead]:
+            self._hunt(child)
         for child in list(self._draining.values()):
             self._look_at(child)
-        if any(child.watch < 0 for child in self._draining.values()):
+        if self._hunting:
+            self._look_later(0.0)
+        elif any(child.watch < 0 for child in self._draining.values()):
             self._look_later(self._interval)
             self._interval = min(self._interval * 2, LAST_LOOK)
 
@@ -239,11 +253,13 @@ class Children:
         if not child.crowd.others():
             self._gone(child)
         elif child.hunted and child.watch < 0:
-            child.crowd.kill()
+            self._hunt(child)
 
     def _gone(self, child: Child) -> None:
         self._draining.pop(child.job, None)
+        self._hunting.pop(child.job, None)
         del self._by_job[child.job]
+        self._reap_orphans()  # no zombie of it either
         if child.watch >= 0:
             self._reactor.unregister(child.watch)
             os.close(child.watch)

@@ -268,10 +268,10 @@ def _listen(spec: SupervisorSpec, setting: Setting, listeners: list[Listener]) -
 
 
 def _engine(config: Config, setting: Setting, log: Log, listeners: list[Listener]) -> Engine:
-    from jobmon.linux.crowds import Tree
     from jobmon.linux.engine import Engine
     from jobmon.linux.peers import Access
     from jobmon.linux.spawn import Spawner
+    from jobmon.linux.tree import Tree
     from jobmon.supervisor import Supervisor
 
     spec = config.supervisor

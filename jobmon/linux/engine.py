@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
     from jobmon.linux.cgroup import Cgroup, Hierarchy
     from jobmon.linux.companion import Companion
-    from jobmon.linux.crowds import Tree
     from jobmon.linux.logfile import Log
     from jobmon.linux.notify import Notifier
     from jobmon.linux.peers import Access, Peer
     from jobmon.linux.sockets import Stream
     from jobmon.linux.spawn import Spawner
+    from jobmon.linux.tree import Tree
     from jobmon.spec import JobSpec
     from jobmon.supervisor import Supervisor
 

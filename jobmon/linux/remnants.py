@@ -14,9 +14,9 @@ from jobmon.linux.signals import send_checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from jobmon.linux.crowds import Tree
     from jobmon.linux.logfile import Log
     from jobmon.linux.procfs import Stat
+    from jobmon.linux.tree import Tree
 
 
 class Remnants:
