@@ -580,9 +580,10 @@ def test_a_hangup_reaches_the_command(launch: Launch) -> None:
     lines.destroy()
 
 
-def test_ctrl_z_that_nobody_could_undo_stops_nothing(launch: Launch, screen: Screen) -> None:
+@pytest.mark.parametrize("init", ["jobmon", "dumb-init"])
+def test_ctrl_z_that_nobody_could_undo_stops_nothing(init: str, launch: Launch, screen: Screen) -> None:
     """Where no shell could say `fg`, Ctrl-Z leaves CMD running: a container's terminal does not hang."""
-    one = launch("jobmon", ["cat"], **screen.options())
+    one = launch(init, ["cat"], **screen.options())
     screen.type("first\n")
     screen.until("first\r\nfirst\r\n")
     screen.type("\x1a")
