@@ -17,7 +17,7 @@ import select
 import signal
 
 from jobmon.events import Exited, Launched, LeaderDied, Spawned, SpawnFailed
-from jobmon.linux import reactor, spawn, syscalls
+from jobmon.linux import procfs, reactor, spawn, syscalls
 from jobmon.linux.crowds import CgroupCrowd, Crowd, GroupCrowd, Leader, TreeCrowd
 from jobmon.linux.signals import name_of
 from jobmon.spec import KillScope
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 FIRST_LOOK = 0.01
 LAST_LOOK = 1.0
 REAPS_PER_SWEEP = 1000
+NAMED = 10  # processes of a job in a message
 
 
 class Child(Leader):
@@ -110,6 +111,13 @@ class Children:
         """All living processes of a job's run, as far as they can be known."""
         child = self._by_job.get(job)
         return [] if child is None else child.crowd.pids()
+
+    def left(self, job: str) -> str:
+        """The same in words, and why one is not killed: "pid 12 (nfsd, hangs in the kernel)"."""
+        pids = self.pids(job)
+        facts = [fact for fact in map(procfs.stat, pids[:NAMED]) if fact is not None]
+        words = [f"pid {fact.pid} ({fact.comm}{_why_alive(fact)})" for fact in facts]
+        return ", ".join(words) + (f" and {len(pids) - NAMED} more" if len(pids) > NAMED else "")
 
     def stop(self, job: str, run: int, number: int) -> None:
         """Send a run its stop signal, then SIGCONT (a stopped process would never act on it)."""
@@ -311,6 +319,19 @@ def spawn_failed(run: int, stage: str, number: int, what: str) -> SpawnFailed:
     where = f" {what}" if what else ""
     reason = f"{stage}{where}: {errno.errorcode.get(number, number)} ({os.strerror(number)})"
     return SpawnFailed(run, stage, number, reason)
+
+
+def _why_alive(fact: procfs.Stat) -> str:
+    """Why SIGKILL may not have ended it."""
+    if fact.state == "D":
+        return ", hangs in the kernel"
+    try:
+        os.kill(fact.pid, 0)
+    except PermissionError:
+        return ", belongs to another user"
+    except OSError:
+        pass
+    return ""
 
 
 def _status(info: os.waitid_result) -> Status:

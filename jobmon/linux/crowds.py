@@ -243,6 +243,11 @@ class Hunt:
         self._stopped: set[tuple[int, int]] = set()
         self._goes = 0
 
+    @property
+    def is_on(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self._goes > 0
+
     def go_on(self) -> bool:
         """Hunt for a moment; whether all were sent SIGKILL. Else call it again soon."""
         self._goes += 1

@@ -11,7 +11,9 @@ from collections import deque
 
 from jobmon import protocol
 from jobmon.errors import LocalProtocolError
+from jobmon.events import LEAVING, State
 from jobmon.linux import logfile, procfs, reactor, signals
+from jobmon.linux.children import NAMED
 from jobmon.linux.sockets import Refused
 
 TYPE_CHECKING = False
@@ -364,10 +366,19 @@ class Session:
         room = MAX_TREE
         jobs = []
         for name in names:
-            status = self._job_status(name, room if request.tree else None)
+            shown = self._shown(name)
+            status = self._job_status(name, room if request.tree else shown)
             room -= len(status.tree or ())
             jobs.append(status.body())
-        self.send(protocol.ReplyMessage(request.id, True, {"jobs": jobs, "token": supervisor.log.last}))
+        rest: dict[str, Any] = {"jobs": jobs, "token": supervisor.log.last}
+        if request.jobs is None:
+            rest["strays"] = self._sessions.engine.strays()
+        self.send(protocol.ReplyMessage(request.id, True, rest))
+
+    def _shown(self, name: str) -> int | None:
+        """What does not die of SIGKILL is named without being asked for."""
+        engine = self._sessions.engine
+        return NAMED if engine.supervisor.jobs[name].state is State.KILLING else None
 
     def _list(self, request: protocol.Request) -> None:
         jobs = self._sessions.engine.supervisor.jobs
@@ -438,7 +449,23 @@ class Session:
             self.guard(lambda: self._send_and_settle(_answer07(ticket.job, reply)))
         else:
             request_id = ticket.id
-            self.guard(lambda: self._send_and_settle(_rich_answer(request_id, reply)))
+            self.guard(lambda: self._send_and_settle(_rich_answer(request_id, self._explained(reply))))
+
+    def _explained(self, reply: Reply) -> Reply:
+        """Who has waited in vain for the end of a job is told what of it is left."""
+        if reply.code != "timeout":
+            return reply
+        results = tuple(map(self._with_what_is_left, reply.results))
+        message = next(result.message for result in results if result.code == reply.code)
+        return reply.replace(results=results, message=message)
+
+    def _with_what_is_left(self, result: JobResult) -> JobResult:
+        engine = self._sessions.engine
+        job = engine.supervisor.jobs.get(result.job)
+        if result.code != "timeout" or job is None or job.state not in LEAVING:
+            return result
+        left = engine.children.left(result.job)
+        return result.replace(message=f"timed out: it is still {job.state.value}: {left}") if left else result
 
     def _send_and_settle(self, message: Message) -> None:
         self.send(message)
