@@ -268,7 +268,7 @@ class Session:
                 self._inbox = deque(messages)
             else:
                 self._inbox.extend(messages)
-        self._mind_frame()
+        self._mind_frame(anew=bool(messages))
         return True
 
     def _work(self) -> None:
@@ -432,12 +432,14 @@ class Session:
 
     def send(self, message: Message) -> None:
         """Send a message, or say that it cannot be sent."""
+        # what came in one piece with the bytes that broke the connection is answered all the same
+        encode = protocol.encode if self._connection.broken else self._connection.send
         try:
-            data = self._connection.send(message)
+            data = encode(message)
         except LocalProtocolError as error:
             if not isinstance(message, protocol.ReplyMessage):
                 raise
-            data = self._connection.send(protocol.failed(message.id, "failed", str(error)))
+            data = encode(protocol.failed(message.id, "failed", str(error)))
         self._stream.send(data)
 
     def answer(self, ticket: Ticket, reply: Reply) -> None:
@@ -518,18 +520,22 @@ class Session:
         if interest != self._interest:
             self._sessions.engine.reactor.modify(stream.fileno(), interest)
             self._interest = interest
+            self._mind_frame()
         self._mind_output()
 
-    def _mind_frame(self) -> None:
-        """The clock for a frame runs from its first byte to its last, however many come between."""
-        unfinished = not self._connection.broken and self._connection.unfinished
-        if unfinished != self._late:
-            self._late = unfinished
-            timers = self._sessions.engine.timers
-            if unfinished:
-                timers.arm(self._frame_late, 0, time.monotonic() + FRAME_SECONDS)
-            else:
-                timers.disarm(self._frame_late)
+    def _mind_frame(self, *, anew: bool = False) -> None:
+        """The clock for a frame runs from its first byte to its last, however many come between, and
+        only while we read. `anew`: the frame that has begun is not the one that had begun before."""
+        reads = self._interest & reactor.READ and not self._connection.broken
+        unfinished = bool(reads and self._connection.unfinished)
+        if unfinished == self._late and not (unfinished and anew):
+            return
+        self._late = unfinished
+        timers = self._sessions.engine.timers
+        if unfinished:
+            timers.arm(self._frame_late, 0, time.monotonic() + FRAME_SECONDS)
+        else:
+            timers.disarm(self._frame_late)
 
     def _mind_output(self) -> None:
         waiting = self._stream.pending > 0
