@@ -219,6 +219,7 @@ def state(pid: int) -> str:
 SCRIPTS = {
     "talk": "echo up; exec cat\n",
     "nap": "echo up; exec sleep 1000\n",
+    "later": "echo up; read go <gate; exec cat\n",
     "after": '$INIT true; echo next; read line; echo "heard $line"\n',
 }
 
@@ -253,7 +254,7 @@ class Shell:
         return self.screen.text.rpartition(f">{self.asked}\r")[0].rpartition("<")[2]
 
     def run(self, line: str) -> tuple[int, int]:
-        """Type a line that runs `talk` or `nap` under an init; the pids of both, when it is up."""
+        """Type a line that runs `talk`, `nap` or `later` under an init; the pids of both, when it is up."""
         self.screen.drain()
         said = self.screen.text.count("up\r\n")
         self.type(line)
