@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import socket
 import tty
 
@@ -33,13 +34,15 @@ def lines(path: Path) -> list[str]:
 
 
 def fill(fd: int) -> int:
-    """Write until nothing more is taken, as nobody else would; how much that was."""
+    """Write until nothing more is taken; how much that was."""
     blocking = os.get_blocking(fd)
     os.set_blocking(fd, False)
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
     size, total = 4096, 0
-    while size:
+    while size or poller.poll(50):  # a terminal makes room a moment later
         try:
-            total += os.write(fd, b"x" * size)
+            total += os.write(fd, b"x" * max(size, 1))
         except BlockingIOError:
             size //= 2
     os.set_blocking(fd, blocking)
