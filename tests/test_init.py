@@ -512,9 +512,9 @@ def test_those_from_outside_take_their_leave_too(launch: Launch) -> None:
     words = ["sh", "-c", "echo up; read line; exit 3"]
     one = launch("jobmon", words, "pid 1 of unshare", stdin=subprocess.PIPE)
     one.out.until("up")
-    enter = ["nsenter", f"--target={one.pid}", "--pid", "--mount", *([] if os.geteuid() == 0 else ["--user"])]
-    guest = launch("none", [*enter, *python(POLITE)])
-    guest.out.until("up")
+    also = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
+    guest = launch("none", ["nsenter", f"--target={one.pid}", "--pid", "--mount", *also, *python(POLITE)])
+    guest.out.until("up\n")
     started = time.monotonic()
     one.close_stdin()
 
