@@ -7,7 +7,10 @@
    TAG stands in the command line of each of them. The first process becomes all that the MODEs say, one
    process (or more) each, which write "MODE PID" to LIFELINE when they are what they are to be.
 
-   A MODE in capitals is about the first process itself. Without one it waits until a signal ends it.  */
+   A MODE in capitals is about the first process itself. Without one it waits until a signal ends it.
+
+   LIFELINE.held is locked for as long as anything of the run lives: if a run finds it locked, there are two
+   runs, and it writes "two".  */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -18,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -25,6 +29,7 @@
 #include <unistd.h>
 
 static int lifeline;
+static int lock;
 static char **words; /* argv */
 
 static void tell(const char *mode)
@@ -50,6 +55,23 @@ static void become(int uid, int processes)
         _exit(91);
     }
     prctl(PR_SET_DUMPABLE, 1); /* as a program that was started by that user would be */
+}
+
+static void count(int number)
+{
+    (void)number;
+    tell("term");
+}
+
+/* It has a zombie in the first process's group, never reaps it, and is itself in another group. */
+static void keep_zombie(void)
+{
+    siginfo_t info;
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(0);
+    setsid();
+    waitid(P_PID, pid, &info, WEXITED | WNOWAIT);
 }
 
 static void hop(const char *mode, int own_session)
@@ -99,6 +121,7 @@ static void clear_environment(const char *mode)
     char *empty[] = {NULL};
     snprintf(number, sizeof number, "%d", lifeline);
     fcntl(lifeline, F_SETFD, 0);
+    fcntl(lock, F_SETFD, 0);
     execve("/proc/self/exe", arguments, empty);
     _exit(92);
 }
@@ -124,6 +147,10 @@ static void child(const char *mode)
         daemonise();
     else if (!strcmp(mode, "deaf"))
         signal(SIGTERM, SIG_IGN);
+    else if (!strcmp(mode, "counter"))
+        signal(SIGTERM, count);
+    else if (!strcmp(mode, "zombie"))
+        keep_zombie();
     else if (!strcmp(mode, "hop"))
         hop(mode, 0);
     else if (!strcmp(mode, "hop-setsid"))
@@ -163,7 +190,10 @@ static void be(const char *mode)
 {
     if (!strcmp(mode, "DEAF")) /* the leader ignores the stop signal, and so do those who come after */
         signal(SIGTERM, SIG_IGN);
-    else if (!strcmp(mode, "STOPPED")) {
+    else if (!strcmp(mode, "FOREIGN")) { /* with a set-user-ID bit: its owner's, through and through */
+        if (setresuid(geteuid(), geteuid(), geteuid()))
+            _exit(95);
+    } else if (!strcmp(mode, "STOPPED")) {
         tell(mode);
         raise(SIGSTOP);
     } else if (!strcmp(mode, "END")) { /* the leader ends as soon as SIGUSR1 says so */
@@ -184,6 +214,7 @@ static void be(const char *mode)
 
 int main(int argc, char **argv)
 {
+    char path[4096];
     words = argv;
     if (argc == 6 && !strcmp(argv[3], "BARE")) {
         lifeline = atoi(argv[5]);
@@ -193,8 +224,12 @@ int main(int argc, char **argv)
         wait_for_ever();
     }
     lifeline = open(argv[1], O_WRONLY | O_CLOEXEC);
-    if (lifeline < 0)
+    snprintf(path, sizeof path, "%s.held", argv[1]);
+    lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666); /* by one open file, which all inherit */
+    if (lifeline < 0 || lock < 0)
         return 94;
+    if (flock(lock, LOCK_EX | LOCK_NB))
+        tell("two");
     for (int at = 3; at < argc; at++)
         if (argv[at][0] >= 'a') {
             if (fork() == 0)

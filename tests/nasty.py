@@ -37,7 +37,7 @@ ATTRIBUTABLE = (
     "headless",
     "stopped",
 )
-STRAYS = ("stray", "stray-deaf", "stray-hop")
+STRAYS = {"stray": ("stray",), "deaf stray": ("stray-deaf",), "hopping stray": ("stray-hop",)}
 
 _built: list[str] = []
 
@@ -70,6 +70,7 @@ class Lifeline(kit.Lines):
         os.chmod(path, 0o666)
         self.path = path
         self.tag = f"tag-{uuid.uuid4().hex}"
+        self._held = -1
         super().__init__(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
 
     def command(self, *modes: str) -> list[str]:
@@ -81,11 +82,27 @@ class Lifeline(kit.Lines):
         for mode in (*modes, "leader"):
             self.until(f"{mode} ")
         assert "unknown-mode" not in self.text
+        assert "two " not in self.text, "two runs at a time"
 
     def pids(self, mode: str) -> list[int]:
         """Who said to be `mode`."""
         said = [line.split() for line in self.drain().splitlines()]
         return [int(words[1]) for words in said if len(words) == 2 and words[0] == mode]
+
+    def hold(self) -> None:
+        """Keep it from ending, for a job with several runs."""
+        self._held = os.open(self.path, os.O_WRONLY)
+
+    def release(self) -> None:
+        """It ends with the last of the processes again."""
+        os.close(self._held)
+
+    def wait_times(self, mode: str, times: int) -> int:
+        """Wait until so many have said to be `mode`; returns the pid of the last one."""
+        while len(pids := self.pids(mode)) < times:
+            assert kit.readable(self.fd), f"waited for {times} of {mode} and got {self.text!r}"
+        assert "two " not in self.text, "two runs at a time"
+        return pids[times - 1]
 
     def survivors(self) -> dict[int, str]:
         """Who is left: by the tag in the command lines, and -1 if /proc shows nobody and yet somebody is."""
