@@ -168,7 +168,7 @@ def test_a_start_while_terminating_is_refused_to_07_too(
     daemon: Make, connect: Callable[[int | str], Raw]
 ) -> None:
     """Reason 5 says that the daemon ends and starts nothing more."""
-    stubborn = {"command": kit.STUBBORN, "kill-timeout": 1000, "autostart": True}
+    stubborn = {**e2e.STUBBORN, "autostart": True}
     one = daemon({"jobs": {"a": WEB, "stubborn": stubborn}})
     raw, other = connect(one.control), connect(one.control)
     raw.socket.sendall(frame('{"type":1,"job":null,"command":7}'))

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 
+import e2e
 import kit
 import pytest
 
@@ -266,7 +267,7 @@ def test_never_two(daemon: Make) -> None:
 
 def test_kill_timeout(daemon: Make) -> None:
     """Who does not heed the stop signal is killed when the time is over, and it is told in the events."""
-    one = daemon({"jobs": {"job": {"command": kit.STUBBORN, "kill-timeout": 0.05, "autostart": True}}})
+    one = daemon({"jobs": {"job": {**e2e.STUBBORN, "kill-timeout": 0.05, "autostart": True}}})
     watch = one.watch()
 
     assert one.run_cli("stop", "job").code == 0
