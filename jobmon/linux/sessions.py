@@ -156,7 +156,7 @@ class Sessions:
         self._counts[peer.uid] = self._counts.get(peer.uid, 0) + 1
         session = Session(self, stream, peer, self._listeners[listener])
         self._sessions[stream.fileno()] = session
-        session.begin()
+        session.guard(session.begin)
 
     def _objection(self, peer: Peer | None) -> str:
         if peer is None:
