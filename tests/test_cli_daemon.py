@@ -281,6 +281,18 @@ def test_a_signal_ends_it_in_order(place: Place, number: signal.Signals) -> None
     assert sorted(os.listdir(place.directory)) == ["bin", "jobmon.json"]
 
 
+def test_a_signal_while_it_begins(place: Place) -> None:
+    """From its first socket on it can be ended in order: exit code 0, and no socket file stays."""
+    words = ["jobmon", "daemon", "-f", place.config({"web": WEB})]
+    with subprocess.Popen(words, cwd=place.directory, env=place.environ, stdout=subprocess.PIPE) as process:
+        while not os.path.exists(place.path("control")) and process.poll() is None:
+            pass  # any way to wait for a file that is kinder would also be later
+        process.terminate()
+
+        assert process.wait(kit.DEADLINE) == 0
+    assert sorted(os.listdir(place.directory)) == ["bin", "jobmon.json"]
+
+
 # ---- it says why not ----------------------------------------------------------------------------
 
 

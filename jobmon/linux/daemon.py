@@ -222,6 +222,10 @@ def _serve(config: Config, setting: Setting) -> int:
     """Build the engine and run it. Raises StartupError."""
     import prctl
 
+    from jobmon.linux.engine import SIGNALS
+
+    # From here on there is something to tidy up: the engine reads what comes before it is there.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     spec = config.supervisor
     try:
         os.chdir(spec.working_dir)
