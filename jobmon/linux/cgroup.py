@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 
 from jobmon.linux import procfs, syscalls
+from jobmon.linux.csignal import signal
 from jobmon.linux.signals import send_checked
 
 TYPE_CHECKING = False
@@ -38,7 +38,7 @@ class Hierarchy:
         if own is None:
             raise Unavailable("no cgroup v2 hierarchy is mounted")
         self.path = os.path.join(own, PREFIX + name)
-        self._name = f"{_name_of(os.getpid()).rstrip('/')}/{PREFIX}{name}"
+        self.name = f"{_name_of(os.getpid()).rstrip('/')}/{PREFIX}{name}"
         _clear_away(own)
         try:
             os.mkdir(self.path, 0o755)
@@ -56,9 +56,9 @@ class Hierarchy:
     def create(self) -> Cgroup:
         """A new, empty cgroup. Raises OSError."""
         self._serial += 1
-        path = f"{self.path}/{self._serial}"
-        os.mkdir(path, 0o755)
-        return Cgroup(path, f"{self._name}/{self._serial}")
+        made = Cgroup(self, self._serial)
+        os.mkdir(made.path, 0o755)
+        return made
 
     def close(self) -> None:
         """Remove the directory, unless something still lives in it."""
@@ -83,13 +83,23 @@ class Hierarchy:
 
 
 class Cgroup:
-    """The cgroup of one run. `name` is what /proc/PID/cgroup calls it."""
+    """The cgroup of one run: made of two words, because there is one for each of a thousand jobs."""
 
-    __slots__ = ("name", "path")
+    __slots__ = ("_parent", "_serial")
 
-    def __init__(self, path: str, name: str) -> None:
-        self.path = path
-        self.name = name
+    def __init__(self, parent: Hierarchy, serial: int) -> None:
+        self._parent = parent
+        self._serial = serial
+
+    @property
+    def path(self) -> str:
+        """Its directory."""
+        return f"{self._parent.path}/{self._serial}"
+
+    @property
+    def name(self) -> str:
+        """What /proc/PID/cgroup calls it."""
+        return f"{self._parent.name}/{self._serial}"
 
     def open(self) -> int:
         """A descriptor of its directory, for clone3(2)."""
@@ -168,6 +178,16 @@ def _folders(path: str) -> list[str]:
 
 
 def _remove_tree(path: str) -> bool:
+    try:
+        os.rmdir(path)  # mostly there is nothing below it
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return _remove_from_below(path)
+    return True
+
+
+def _remove_from_below(path: str) -> bool:
     for folder in reversed(_folders(path)):
         try:
             os.rmdir(folder)

@@ -14,11 +14,11 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 
 from jobmon.events import Exited, Launched, LeaderDied, Spawned, SpawnFailed
 from jobmon.linux import procfs, reactor, spawn, syscalls
 from jobmon.linux.crowds import CgroupCrowd, Crowd, GroupCrowd, Leader, TreeCrowd
+from jobmon.linux.csignal import signal
 from jobmon.linux.signals import name_of
 from jobmon.spec import KillScope
 
@@ -44,10 +44,23 @@ NAMED = 10  # processes of a job in a message
 class Child(Leader):
     """The leader of one run, and through its crowd all of the run. `hunted`: SIGKILL was sent."""
 
-    __slots__ = ("crowd", "failure", "hunted", "job", "known", "report", "run", "spec", "status", "watch")
+    __slots__ = (
+        "_keeper",
+        "crowd",
+        "failure",
+        "hunted",
+        "job",
+        "known",
+        "report",
+        "run",
+        "spec",
+        "status",
+        "watch",
+    )
 
-    def __init__(self, spec: JobSpec, run: int, pid: int) -> None:
+    def __init__(self, keeper: Children, spec: JobSpec, run: int, pid: int) -> None:
         super().__init__(pid)
+        self._keeper = keeper
         self.job = spec.name
         self.spec = spec
         self.run = run
@@ -58,6 +71,14 @@ class Child(Leader):
         self.hunted = False
         self.status: Status = None
         self.failure: tuple[str, int] | None = None
+
+    def on_death(self, _events: int) -> None:
+        """Its pidfd is readable."""
+        self._keeper.reap(self)
+
+    def on_report(self, _events: int) -> None:
+        """It has said, or shown by its exec, what became of it."""
+        self._keeper.read_report(self)
 
 
 class Children:
@@ -89,7 +110,7 @@ class Children:
 
     def add(self, spec: JobSpec, run: int, birth: spawn.Birth, its: Cgroup | None = None) -> None:
         """A process was started for `run` of a job, in a cgroup of its own if there is one."""
-        child = Child(spec, run, birth.pid)
+        child = Child(self, spec, run, birth.pid)
         self._by_job[spec.name] = self._by_pid[birth.pid] = child
         self.tree.add_leader(birth.pid)
         self._watch_death(child)
@@ -100,7 +121,7 @@ class Children:
             self._executed(child)
             return
         child.report = birth.report
-        self._reactor.register(birth.report, lambda _events: self._read_report(child), reactor.EXEC)
+        self._reactor.register(birth.report, child.on_report, reactor.EXEC)
 
     def add_guest(self, pid: int, ended: Callable[[os.waitid_result], None]) -> None:
         """A child that is no job's: `ended` is told when it has been reaped."""
@@ -184,11 +205,12 @@ class Children:
             return
         try:
             child.pidfd = os.pidfd_open(child.pid)
-            self._reactor.register(child.pidfd, lambda _events: self._reap(child), reactor.CHILD)
+            self._reactor.register(child.pidfd, child.on_death, reactor.CHILD)
         except OSError:  # no descriptor left: SIGCHLD tells of this one
             self._close_pidfd(child)
 
-    def _reap(self, child: Child) -> None:
+    def reap(self, child: Child) -> None:
+        """The leader is dead: take its status."""
         try:
             info = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
@@ -199,7 +221,7 @@ class Children:
 
     def _leader_dead(self, child: Child, status: Status) -> None:
         """The leader is reaped. First what it reported, then its death, then what it left."""
-        self._read_report(child, final=True)
+        self.read_report(child, final=True)
         if child.pidfd >= 0:
             self._reactor.unregister(child.pidfd)
         del self._by_pid[child.pid]
@@ -286,7 +308,8 @@ class Children:
             os.close(child.pidfd)
             child.pidfd = -1
 
-    def _read_report(self, child: Child, *, final: bool = False) -> None:
+    def read_report(self, child: Child, *, final: bool = False) -> None:
+        """What became of the exec, if that is known; `final`: nothing more will come."""
         if child.report < 0:
             return
         try:

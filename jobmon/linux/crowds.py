@@ -15,10 +15,10 @@ The leader is signalled before the others: some programs start anew what dies be
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 from jobmon.linux import syscalls
+from jobmon.linux.csignal import signal
 from jobmon.linux.signals import send_checked
 from jobmon.linux.tree import Tree
 

@@ -8,7 +8,6 @@ client waiting. While nothing happens it sleeps in epoll_wait without a timeout.
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 from jobmon import __version__, events
@@ -16,6 +15,7 @@ from jobmon.errors import SpawnError
 from jobmon.events import State
 from jobmon.linux import logfile, peers, reactor, signals
 from jobmon.linux.children import Children, spawn_failed
+from jobmon.linux.csignal import signal
 from jobmon.linux.notify import Herald
 from jobmon.linux.reactor import Reactor
 from jobmon.linux.remnants import Remnants

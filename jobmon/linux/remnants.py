@@ -7,10 +7,10 @@ get SIGTERM, a moment, SIGKILL.
 from __future__ import annotations
 
 import os
-import signal
 
 from jobmon.linux import logfile
 from jobmon.linux.crowds import Hunt
+from jobmon.linux.csignal import signal
 from jobmon.linux.signals import send_checked
 
 TYPE_CHECKING = False

@@ -7,11 +7,11 @@ that misbehaves, or whose reader is too slow, ends alone.
 from __future__ import annotations
 
 import time
-from collections import deque
 
 from jobmon import protocol
 from jobmon.errors import LocalProtocolError
 from jobmon.events import LEAVING, State
+from jobmon.lean import deque
 from jobmon.linux import logfile, procfs, reactor, signals
 from jobmon.linux.children import NAMED
 from jobmon.linux.sockets import Refused
