@@ -28,6 +28,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { STORM = 10000 };
+
 static int lifeline;
 static int lock;
 static char **words; /* argv */
@@ -72,6 +74,30 @@ static void keep_zombie(void)
         _exit(0);
     setsid();
     waitid(P_PID, pid, &info, WEXITED | WNOWAIT);
+}
+
+/* Many processes that lose their parents and die soon. Says when the last one has. */
+static void storm(const char *mode)
+{
+    int ends[2];
+    char nothing;
+    if (pipe(ends))
+        _exit(96);
+    tell("storm-begins");
+    for (int count = 0; count < STORM; count++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            if (fork() == 0)
+                usleep(20000 + (count % 50) * 2000);
+            _exit(0);
+        }
+        waitpid(pid, NULL, 0);
+    }
+    close(ends[1]);
+    while (read(ends[0], &nothing, 1) > 0)
+        ;
+    tell(mode);
+    wait_for_ever();
 }
 
 static void hop(const char *mode, int own_session)
@@ -149,6 +175,8 @@ static void child(const char *mode)
         signal(SIGTERM, SIG_IGN);
     else if (!strcmp(mode, "counter"))
         signal(SIGTERM, count);
+    else if (!strcmp(mode, "storm"))
+        storm(mode);
     else if (!strcmp(mode, "zombie"))
         keep_zombie();
     else if (!strcmp(mode, "hop"))

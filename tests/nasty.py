@@ -118,6 +118,13 @@ def tagged(tag: str) -> dict[int, kit.Process]:
     return {pid: one for pid, one in kit.processes().items() if tag in (procfs.cmdline(pid) or ())}
 
 
+def broken(folder: str, *lines: str) -> dict[str, str]:
+    """The environment for a daemon of which a part is taken out first, to show that a test can fail."""
+    with open(os.path.join(folder, "sitecustomize.py"), "w", encoding="utf-8") as file:
+        file.write("\n".join((f"import sys; sys.path.append({kit.SOURCES!r})", *lines, "")))
+    return {"PYTHONPATH": f"{folder}:{kit.SOURCES}"}
+
+
 # ---- with cgroups, and without ----------------------------------------------------------------
 
 WITH, WITHOUT = "with cgroups", "without cgroups"

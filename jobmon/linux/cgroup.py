@@ -11,6 +11,7 @@ and removed where it is empty. Knows nothing of jobs.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PREFIX = "jobmon."
+CLAIMS = 1000  # how often a new directory may be in somebody else's hands
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -41,9 +43,7 @@ class Hierarchy:
         self.name = f"{_name_of(os.getpid()).rstrip('/')}/{PREFIX}{name}"
         _clear_away(own)
         try:
-            os.mkdir(self.path, 0o755)
-            self._lock = os.open(self.path, _DIRECTORY)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = _claim(self.path)
         except OSError as error:
             raise Unavailable(f"{self.path}: {error.strerror}") from None
         self._serial = 0
@@ -194,6 +194,29 @@ def _remove_from_below(path: str) -> bool:
         except OSError:
             continue
     return not os.path.isdir(path)
+
+
+def _claim(path: str) -> int:
+    """Make a directory and lock it. Until then another daemon may take it for one that is left over: it
+    holds the lock for a moment then, and the directory may be gone."""
+    for _ in range(CLAIMS):
+        try:
+            os.mkdir(path, 0o755)
+        except FileExistsError:
+            pass
+        fd = -1
+        try:
+            fd = os.open(path, _DIRECTORY)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.stat(path), os.fstat(fd)):
+                kept, fd = fd, -1
+                return kept
+        except (FileNotFoundError, BlockingIOError):
+            os.sched_yield()
+        finally:
+            if fd >= 0:
+                os.close(fd)
+    raise BlockingIOError(errno.EAGAIN, "somebody else holds its lock")
 
 
 def _clear_away(own: str) -> None:
