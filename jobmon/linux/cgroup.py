@@ -170,6 +170,8 @@ def _folders(path: str) -> list[str]:
     found = [path]
     for folder in found:
         try:
+            if os.stat(folder).st_nlink == 2:  # its own two names: nothing below it, and mostly it is so
+                continue
             with os.scandir(folder) as entries:
                 found += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         except OSError:
