@@ -239,7 +239,7 @@ class Supervisor:
             if what is not None:
                 self.feed(name, what, now)
             else:
-                self._look(self.jobs[name], now)
+                waiter.look(self.jobs[name])
         if not waiter.pending and waiter.key in self._waiters:
             self._answer(waiter)
 

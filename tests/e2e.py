@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 NOBODY = 65534
+# A job that only SIGKILL ends, from its first moment on: what it is stopped by is ignored by default.
+STUBBORN = {"command": kit.FOR_EVER, "signal": "SIGWINCH", "kill-timeout": 1000}
 
 _PROBE = 1 << 40  # a number that no client gets to
 

@@ -86,9 +86,18 @@ class Place:
         """What lives of all that was started here."""
         return kit.marked(self.mark)
 
+    def lasting(self) -> dict[int, str]:
+        """What lives and is not just about to end: who has told of its failure may take a moment to go."""
+        for pid in self.living():
+            try:
+                kit.wait_gone(pid, 2.0)
+            except AssertionError:
+                continue
+        return {pid: name for pid, name in self.living().items() if "(Z)" not in name}
+
     def end(self) -> dict[int, str]:
         """Remove everything; returns what still lived, and should not have."""
-        left = {pid: name for pid, name in self.living().items() if "(Z)" not in name}
+        left = self.lasting()
         while orphans := self.living():
             for pid in orphans:
                 kit.end_orphan(pid)
@@ -281,6 +290,18 @@ def test_a_signal_ends_it_in_order(place: Place, number: signal.Signals) -> None
     assert sorted(os.listdir(place.directory)) == ["bin", "jobmon.json"]
 
 
+def test_a_signal_while_it_begins(place: Place) -> None:
+    """From its first socket on it can be ended in order: exit code 0, and no socket file stays."""
+    words = ["jobmon", "daemon", "-f", place.config({"web": WEB})]
+    with subprocess.Popen(words, cwd=place.directory, env=place.environ, stdout=subprocess.PIPE) as process:
+        while not os.path.exists(place.path("control")) and process.poll() is None:
+            pass  # any way to wait for a file that is kinder would also be later
+        process.terminate()
+
+        assert process.wait(kit.DEADLINE) == 0
+    assert sorted(os.listdir(place.directory)) == ["bin", "jobmon.json"]
+
+
 # ---- it says why not ----------------------------------------------------------------------------
 
 
@@ -337,7 +358,7 @@ def test_what_cannot_be_is_said_at_once(place: Place, supervisor: dict[str, Any]
     assert (code, out) == (1, "")
     assert err.startswith("jobmon: ")
     assert says in err
-    assert place.living() == {}
+    assert place.lasting() == {}
     assert sorted(os.listdir(place.directory)) == before
 
 

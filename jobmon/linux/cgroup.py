@@ -15,18 +15,18 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import signal
 
 from jobmon.linux import procfs, syscalls
+from jobmon.linux.csignal import signal
 from jobmon.linux.signals import send_checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PREFIX = "jobmon."
+CLAIMS = 1000  # how often a new directory may be in somebody else's hands
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_ATTEMPTS = 10  # at a directory that others take for a dead daemon's before it is locked
 
 
 class Unavailable(Exception):
@@ -41,10 +41,10 @@ class Hierarchy:
         if own is None:
             raise Unavailable("no cgroup v2 hierarchy is mounted")
         self.path = os.path.join(own, PREFIX + name)
-        self._name = f"{_name_of(os.getpid()).rstrip('/')}/{PREFIX}{name}"
+        self.name = f"{_name_of(os.getpid()).rstrip('/')}/{PREFIX}{name}"
         _clear_away(own)
         try:
-            self._lock = _make_locked(self.path)
+            self._lock = _claim(self.path)
         except OSError as error:
             raise Unavailable(f"{self.path}: {error.strerror}") from None
         self._serial = 0
@@ -57,9 +57,9 @@ class Hierarchy:
     def create(self) -> Cgroup:
         """A new, empty cgroup. Raises OSError."""
         self._serial += 1
-        path = f"{self.path}/{self._serial}"
-        os.mkdir(path, 0o755)
-        return Cgroup(path, f"{self._name}/{self._serial}")
+        made = Cgroup(self, self._serial)
+        os.mkdir(made.path, 0o755)
+        return made
 
     def close(self) -> None:
         """Remove the directory, unless something still lives in it."""
@@ -84,14 +84,32 @@ class Hierarchy:
             trial.remove()
 
 
-class Cgroup:
-    """The cgroup of one run. `name` is what /proc/PID/cgroup calls it."""
-
-    __slots__ = ("name", "path")
+class _Ruin:
+    """The directory of a daemon that is dead."""
 
     def __init__(self, path: str, name: str) -> None:
         self.path = path
         self.name = name
+
+
+class Cgroup:
+    """The cgroup of one run: made of two words, because there is one for each of a thousand jobs."""
+
+    __slots__ = ("_parent", "_serial")
+
+    def __init__(self, parent: Hierarchy | _Ruin, serial: int) -> None:
+        self._parent = parent
+        self._serial = serial
+
+    @property
+    def path(self) -> str:
+        """Its directory."""
+        return f"{self._parent.path}/{self._serial}"
+
+    @property
+    def name(self) -> str:
+        """What /proc/PID/cgroup calls it."""
+        return f"{self._parent.name}/{self._serial}"
 
     def open(self) -> int:
         """A descriptor of its directory, for clone3(2)."""
@@ -124,18 +142,26 @@ class Cgroup:
         try:
             _write(f"{self.path}/cgroup.kill", b"1")
         except FileNotFoundError:  # before Linux 5.14
-            self._kill_one_by_one()
-        except OSError:
-            pass  # ENODEV: it has just been removed
+            self._freeze()
+            self._kill_each(lambda _fact: True)
+        except OSError:  # ENODEV: it has just been removed; EOPNOTSUPP: somebody has made it threaded
+            self._kill_each(lambda _fact: True)
+        else:
+            # The kernel sends it to each first thread, where it is lost if that has ended before the others.
+            self._kill_each(lambda fact: fact.state == procfs.HEADLESS)
 
-    def _kill_one_by_one(self) -> None:
+    def _freeze(self) -> None:
         """Frozen processes fork no more, and SIGKILL reaches them."""
         try:
             _write(f"{self.path}/cgroup.freeze", b"1")
         except OSError:
             pass
+
+    def _kill_each(self, wanted: Callable[[procfs.Stat], bool]) -> None:
         for pid in self.pids():
-            send_checked(pid, signal.SIGKILL, self.holds)
+            fact = procfs.stat(pid)
+            if fact is not None and wanted(fact):
+                send_checked(pid, signal.SIGKILL, self.holds)
 
     def remove(self) -> bool:
         """Remove it, with the empty cgroups that were made below it; whether it is gone."""
@@ -154,6 +180,8 @@ def _folders(path: str) -> list[str]:
     found = [path]
     for folder in found:
         try:
+            if os.stat(folder).st_nlink == 2:  # its own two names: nothing below it, and mostly it is so
+                continue
             with os.scandir(folder) as entries:
                 found += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         except OSError:
@@ -162,6 +190,16 @@ def _folders(path: str) -> list[str]:
 
 
 def _remove_tree(path: str) -> bool:
+    try:
+        os.rmdir(path)  # mostly there is nothing below it
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return _remove_from_below(path)
+    return True
+
+
+def _remove_from_below(path: str) -> bool:
     for folder in reversed(_folders(path)):
         try:
             os.rmdir(folder)
@@ -180,7 +218,7 @@ def abandoned(family: str) -> list[Cgroup]:
     for name in _dead(own, f"{PREFIX}{family}."):
         for serial in _listed(f"{own}/{name}"):
             if serial.isdigit():
-                cgroup = Cgroup(f"{own}/{name}/{serial}", f"{base}/{name}/{serial}")
+                cgroup = Cgroup(_Ruin(f"{own}/{name}", f"{base}/{name}"), int(serial))
                 found += [cgroup] if cgroup.populated() else []
     return found
 
@@ -192,23 +230,27 @@ def own_pids() -> list[int]:
     return [int(word) for word in (data or b"").split() if word != b"0"]
 
 
-def _make_locked(path: str) -> int:
-    """Make a directory and lock it. Somebody who clears away may remove it in between."""
-    for _ in range(_ATTEMPTS):
-        os.mkdir(path, 0o755)
+def _claim(path: str) -> int:
+    """Make a directory and lock it. Until then another daemon may take it for one that is left over: it
+    holds the lock for a moment then, and the directory may be gone."""
+    for _ in range(CLAIMS):
         try:
-            lock = os.open(path, _DIRECTORY)
-        except FileNotFoundError:
-            continue
+            os.mkdir(path, 0o755)
+        except FileExistsError:
+            pass
+        fd = -1
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # who clears away holds it for a moment only
-            if os.path.isdir(path):
-                return lock
-        except OSError:
-            os.close(lock)
-            raise
-        os.close(lock)
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            fd = os.open(path, _DIRECTORY)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.stat(path), os.fstat(fd)):
+                kept, fd = fd, -1
+                return kept
+        except (FileNotFoundError, BlockingIOError):
+            os.sched_yield()
+        finally:
+            if fd >= 0:
+                os.close(fd)
+    raise BlockingIOError(errno.EAGAIN, "somebody else holds its lock")
 
 
 def _clear_away(own: str) -> None:

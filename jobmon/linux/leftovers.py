@@ -2,24 +2,24 @@
 job never has two live runs.
 
 It is done before the successor listens, and it waits: there is no loop yet, and nobody to keep
-waiting. Only runs in cgroups are known for certain; `survivors` are the others.
+waiting. Only runs in cgroups are known for certain; `name_survivors` is about the others.
 """
 
 from __future__ import annotations
 
 import os
 import select
-import signal
 import time
 
 from jobmon.linux import logfile, procfs, signals
-from jobmon.linux.cgroup import Cgroup, abandoned, own_pids
+from jobmon.linux.csignal import signal
 from jobmon.spec import JobSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from jobmon.linux.cgroup import Cgroup
     from jobmon.linux.logfile import Log
 
 KILL_SECONDS = 10.0  # how long SIGKILL may take; what it has not ended by then runs no instruction any more
@@ -74,21 +74,19 @@ class Leftover:
 
 
 def clear(
-    family: str,
+    cgroups: Iterable[Cgroup],
     specs: Mapping[str, JobSpec],
     log: Log,
     ending: tuple[int, ...],
     tell: Callable[[list[str], float], None],
 ) -> bool:
-    """End all that dead daemons of this family left in cgroups. `tell` hears the names of the jobs and
+    """End all that dead daemons left in these cgroups. `tell` hears the names of the jobs and
     how many seconds it may take.
 
     Returns:
         False when one of the signals `ending` came meanwhile: then nothing of theirs is left either.
     """
-    found = [Leftover(cgroup, specs) for cgroup in abandoned(family)]
-    if not found:
-        return True
+    found = [Leftover(cgroup, specs) for cgroup in cgroups]
     source = signals.SignalSource(ending)
     try:
         patience = max(one.patience for one in found)
@@ -133,10 +131,10 @@ def _rest(left: list[Leftover], source: signals.SignalSource, seconds: float) ->
     return bool(source.read())
 
 
-def survivors(family: str, log: Log) -> None:
-    """Say which processes in our own cgroup a daemon of this family has left: those of jobs with a
-    smaller kill-scope, which have no cgroup. Nobody knows whether they were meant to live on."""
-    for pid in own_pids():
+def name_survivors(pids: Iterable[int], family: str, log: Log) -> None:
+    """Say which of these processes, in our own cgroup, a daemon of this family has left: those of jobs
+    with a smaller kill-scope, which have no cgroup. Nobody knows whether they were meant to live on."""
+    for pid in pids:
         environ = procfs.environ(pid) or b""
         if pid != os.getpid() and b"\0JOBMON_RUN=" + family.encode() in b"\0" + environ:
             log.write(logfile.WARNING, "lives on from a daemon that is gone", job=_job_of(pid), pid=pid)

@@ -7,11 +7,13 @@ that misbehaves, or whose reader is too slow, ends alone.
 from __future__ import annotations
 
 import time
-from collections import deque
 
 from jobmon import protocol
 from jobmon.errors import LocalProtocolError
+from jobmon.events import LEAVING, State
+from jobmon.lean import deque
 from jobmon.linux import logfile, procfs, reactor, signals
+from jobmon.linux.children import NAMED
 from jobmon.linux.sockets import Refused
 
 TYPE_CHECKING = False
@@ -35,6 +37,7 @@ ACCEPTS_PER_TURN = 64
 RETRY_ACCEPT_SECONDS = 0.5
 EVENT_BATCH_BYTES = 32_768
 MIN_CONNECTIONS_PER_UID = 16
+MAX_UNANSWERED = 1000  # requests of one connection that wait: each costs memory, and a look at every change
 MAX_TREE = 2000  # processes of which one request is told what they run: some tens of milliseconds
 
 _CODES_07 = {"launched": 0, "died": 1, "restarting": 2, "terminated": 3}
@@ -161,7 +164,7 @@ class Sessions:
         self._counts[peer.uid] = self._counts.get(peer.uid, 0) + 1
         session = Session(self, stream, peer, self._listeners[listener])
         self._sessions[stream.fileno()] = session
-        session.begin()
+        session.guard(session.begin)
 
     def _objection(self, peer: Peer | None) -> str:
         if peer is None:
@@ -273,7 +276,7 @@ class Session:
                 self._inbox = deque(messages)
             else:
                 self._inbox.extend(messages)
-        self._mind_frame()
+        self._mind_frame(anew=bool(messages))
         return True
 
     def _work(self) -> None:
@@ -320,6 +323,9 @@ class Session:
         act = _VERBS.get(request.command)
         if act is None:
             self.send(protocol.failed(request.id, "unknown-command", f"this daemon cannot {request.command}"))
+        elif len(self.tickets) >= MAX_UNANSWERED:
+            why = f"{MAX_UNANSWERED} requests of this connection wait already"
+            self.send(protocol.failed(request.id, "failed", why))
         else:
             act(self, request)
 
@@ -371,10 +377,19 @@ class Session:
         room = MAX_TREE
         jobs = []
         for name in names:
-            status = self._job_status(name, room if request.tree else None)
+            shown = self._shown(name)
+            status = self._job_status(name, room if request.tree else shown)
             room -= len(status.tree or ())
             jobs.append(status.body())
-        self.send(protocol.ReplyMessage(request.id, True, {"jobs": jobs, "token": supervisor.log.last}))
+        rest: dict[str, Any] = {"jobs": jobs, "token": supervisor.log.last}
+        if request.jobs is None:
+            rest["strays"] = self._sessions.engine.strays()
+        self.send(protocol.ReplyMessage(request.id, True, rest))
+
+    def _shown(self, name: str) -> int | None:
+        """What does not die of SIGKILL is named without being asked for."""
+        engine = self._sessions.engine
+        return NAMED if engine.supervisor.jobs[name].state is State.KILLING else None
 
     def _list(self, request: protocol.Request) -> None:
         jobs = self._sessions.engine.supervisor.jobs
@@ -428,12 +443,14 @@ class Session:
 
     def send(self, message: Message) -> None:
         """Send a message, or say that it cannot be sent."""
+        # what came in one piece with the bytes that broke the connection is answered all the same
+        encode = protocol.encode if self._connection.broken else self._connection.send
         try:
-            data = self._connection.send(message)
+            data = encode(message)
         except LocalProtocolError as error:
             if not isinstance(message, protocol.ReplyMessage):
                 raise
-            data = self._connection.send(protocol.failed(message.id, "failed", str(error)))
+            data = encode(protocol.failed(message.id, "failed", str(error)))
         self._stream.send(data)
 
     def answer(self, ticket: Ticket, reply: Reply) -> None:
@@ -445,7 +462,23 @@ class Session:
             self.guard(lambda: self._send_and_settle(_answer07(ticket.job, reply)))
         else:
             request_id = ticket.id
-            self.guard(lambda: self._send_and_settle(_rich_answer(request_id, reply)))
+            self.guard(lambda: self._send_and_settle(_rich_answer(request_id, self._explained(reply))))
+
+    def _explained(self, reply: Reply) -> Reply:
+        """Who has waited in vain for the end of a job is told what of it is left."""
+        if reply.code != "timeout":
+            return reply
+        results = tuple(map(self._with_what_is_left, reply.results))
+        message = next(result.message for result in results if result.code == reply.code)
+        return reply.replace(results=results, message=message)
+
+    def _with_what_is_left(self, result: JobResult) -> JobResult:
+        engine = self._sessions.engine
+        job = engine.supervisor.jobs.get(result.job)
+        if result.code != "timeout" or job is None or job.state not in LEAVING:
+            return result
+        left = engine.children.left(result.job)
+        return result.replace(message=f"timed out: it is still {job.state.value}: {left}") if left else result
 
     def _send_and_settle(self, message: Message) -> None:
         self.send(message)
@@ -498,18 +531,22 @@ class Session:
         if interest != self._interest:
             self._sessions.engine.reactor.modify(stream.fileno(), interest)
             self._interest = interest
+            self._mind_frame()
         self._mind_output()
 
-    def _mind_frame(self) -> None:
-        """The clock for a frame runs from its first byte to its last, however many come between."""
-        unfinished = not self._connection.broken and self._connection.unfinished
-        if unfinished != self._late:
-            self._late = unfinished
-            timers = self._sessions.engine.timers
-            if unfinished:
-                timers.arm(self._frame_late, 0, time.monotonic() + FRAME_SECONDS)
-            else:
-                timers.disarm(self._frame_late)
+    def _mind_frame(self, *, anew: bool = False) -> None:
+        """The clock for a frame runs from its first byte to its last, however many come between, and
+        only while we read. `anew`: the frame that has begun is not the one that had begun before."""
+        reads = self._interest & reactor.READ and not self._connection.broken
+        unfinished = bool(reads and self._connection.unfinished)
+        if unfinished == self._late and not (unfinished and anew):
+            return
+        self._late = unfinished
+        timers = self._sessions.engine.timers
+        if unfinished:
+            timers.arm(self._frame_late, 0, time.monotonic() + FRAME_SECONDS)
+        else:
+            timers.disarm(self._frame_late)
 
     def _mind_output(self) -> None:
         waiting = self._stream.pending > 0

@@ -12,11 +12,11 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import signal
 import stat
 
 from jobmon.errors import SpawnError
 from jobmon.linux import signals, syscalls
+from jobmon.linux.csignal import signal
 from jobmon.records import Record
 
 TYPE_CHECKING = False
@@ -220,7 +220,10 @@ class Spawner:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             os.setsid()
-            writer = self._let_go(streams, writer)
+            for index, fd in enumerate(streams):
+                os.dup2(self._null[_READ_FLAGS] if fd is None else fd, index)
+            if None in streams:
+                writer = self._let_go(writer)
             for index, fd in enumerate(streams):
                 if fd is None:
                     stage = STREAMS[index]
@@ -234,11 +237,10 @@ class Spawner:
         finally:
             os._exit(127)
 
-    def _let_go(self, streams: list[int | None], writer: int) -> int:
+    def _let_go(self, writer: int) -> int:
         """Keep 0-2 and the pipe only: while it waits for a FIFO, the child must hold none of the
-        daemon's locks, no connection that the daemon may want to close, and not its streams."""
-        for index, fd in enumerate(streams):
-            os.dup2(self._null[_READ_FLAGS] if fd is None else fd, index)
+        daemon's locks, no connection that the daemon may want to close, and not its streams. (All of
+        them are close-on-exec, so a child that executes at once need not.)"""
         if writer != _REPORT_FD:
             os.dup2(writer, _REPORT_FD, inheritable=False)
         os.closerange(_REPORT_FD + 1, self._own_nofile[0])
