@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -414,6 +415,20 @@ def test_the_watchdog_is_fed_at_half_its_time(daemon: MakeDaemon, told: Ear) -> 
     told.until("WATCHDOG")
 
     assert time.monotonic() - began > 0.3
+
+
+def test_a_reload_that_cannot_be_is_answered(daemon: MakeDaemon, told: Ear) -> None:
+    """SIGHUP: RELOADING=1 with its time, then READY=1 with why not, so that nobody waits for it."""
+    one = daemon({}, environ={"NOTIFY_SOCKET": told.address})
+    told.until("READY")
+    before = time.monotonic() * 1e6
+    one.process.send_signal(signal.SIGHUP)
+    begins, ends = told.next(), told.next()
+
+    assert set(begins) == {"RELOADING", "MONOTONIC_USEC"}
+    assert before - 1 <= int(begins["MONOTONIC_USEC"]) <= time.monotonic() * 1e6
+    assert ends["READY"] == "1"
+    assert ends["STATUS"].startswith("cannot reload")
 
 
 def test_without_a_watchdog_nothing_is_fed(daemon: MakeDaemon, told: Ear) -> None:

@@ -199,6 +199,8 @@ class Engine:
             self.log.reopen()
         elif number == signal.SIGHUP:
             self.log.write(logfile.WARNING, "SIGHUP: this version cannot reload its configuration")
+            if self._herald is not None:
+                self._herald.cannot_reload()
 
     def _on_timer(self, _events: int) -> None:
         self.timers.drain()

@@ -149,6 +149,13 @@ class Herald:
             self._is_ready = True
             self._tell(time.monotonic(), READY=1)
 
+    def cannot_reload(self) -> None:
+        """Somebody asked for a reload, and with Type=notify-reload waits for the end of it."""
+        if self._is_ready and not self._is_stopping:
+            self._send({"RELOADING": 1, "MONOTONIC_USEC": int(time.monotonic() * 1_000_000)})
+            self._told = "cannot reload: this version reads its configuration once, so restart it"
+            self._send({"READY": 1, "STATUS": self._told})
+
     def stopping(self) -> None:
         """The shutdown has begun."""
         if not self._is_stopping:
