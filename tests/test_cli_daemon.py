@@ -364,7 +364,8 @@ def test_what_cannot_be_is_said_at_once(place: Place, supervisor: dict[str, Any]
 
 STRANGE = {
     "empty": b"",
-    "nul": b"\0\0\0\0",
+    "nul": b"\0" * 5000,
+    "comments": b"{\n" + b"# none of this is JSON\n" * 5000 + b"}",
     "latin-1": '{"jobs":{"é":1}}'.encode("latin-1"),
     "utf-16": '{"jobs":{}}'.encode("utf-16"),
     "bom": b"\xef\xbb\xbf{}x",
@@ -406,6 +407,7 @@ def test_files_that_cannot_be_read(place: Place) -> None:
         (place.path("jobmon.json/x"), "Not a directory"),
         ("", "No such file or directory"),
         ("x" * 5000, "File name too long"),
+        ("/dev/zero", "it has more than 16 MiB"),
     ):
         for verb in ("check", "daemon"):
             code, out, err = place.run("jobmon", verb, path)
