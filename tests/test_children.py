@@ -560,7 +560,9 @@ def test_a_daemon_lives_without(daemon: Callable[..., kit.Daemon], rule: str) ->
     watch, pipe = one.watch(), one.pipe()
     pipe.start("plain", "stubborn", "process")
     up.line()
-    os.kill(pipe.get_pid("plain") or 0, signal.SIGKILL)
+    plain = pipe.get_pid("plain")
+    assert plain
+    os.kill(plain, signal.SIGKILL)
     assert watch.until("plain", "died").cause == "SIGKILL"
     pipe.stop("process")
     assert watch.until("process", "died").cause == "SIGTERM"
