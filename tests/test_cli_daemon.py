@@ -364,7 +364,8 @@ def test_what_cannot_be_is_said_at_once(place: Place, supervisor: dict[str, Any]
 
 STRANGE = {
     "empty": b"",
-    "nul": b"\0\0\0\0",
+    "nul": b"\0" * 5000,
+    "comments": b"{\n" + b"# none of this is JSON\n" * 5000 + b"}",
     "latin-1": '{"jobs":{"é":1}}'.encode("latin-1"),
     "utf-16": '{"jobs":{}}'.encode("utf-16"),
     "bom": b"\xef\xbb\xbf{}x",
@@ -406,11 +407,23 @@ def test_files_that_cannot_be_read(place: Place) -> None:
         (place.path("jobmon.json/x"), "Not a directory"),
         ("", "No such file or directory"),
         ("x" * 5000, "File name too long"),
+        ("/dev/zero", "it has more than 16 MiB"),
     ):
         for verb in ("check", "daemon"):
             code, out, err = place.run("jobmon", verb, path)
             assert (code, out) == (1, ""), path
             assert says in err
+
+
+@pytest.mark.parametrize("verb", ["check", "daemon"])
+def test_a_directory_that_is_gone(place: Place, verb: str) -> None:
+    """Who stands in a directory that has been removed is told so, and not that some file is missing."""
+    config = place.config()
+    code, out, err = place.shell(f"mkdir gone && cd gone && rmdir ../gone && jobmon {verb} {config}")
+
+    assert (code, out) == (1, "")
+    *_, last = err.splitlines()  # the shell has something to say before
+    assert last == "jobmon: the current directory: No such file or directory: go to one that is there"
 
 
 @as_root

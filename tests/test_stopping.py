@@ -36,6 +36,7 @@ ALONE = {
     "hop": ("hop",),
     "hop-setsid": ("hop-setsid",),
     "deaf hop": ("DEAF", "hop-setsid"),
+    "herd": ("DEAF", *["hop-setsid"] * 8, *["setsid-hop"] * 8),
     "bomb": ("bomb",),
     "bare": ("bare",),
     "bare-setsid": ("bare-setsid",),

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import select
+import time
 
 from jobmon.events import Exited, Launched, LeaderDied, Spawned, SpawnFailed
 from jobmon.linux import procfs, reactor, spawn, syscalls
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
 # Where only looking tells whether the rest is gone: look soon, then ever more rarely (seconds).
 FIRST_LOOK = 0.01
 LAST_LOOK = 1.0
+REST = 3  # and after each look rest for so many times as long as it took, whoever dies meanwhile
 REAPS_PER_SWEEP = 1000
+SPARE_FDS = 32  # no pidfd takes these: without them nobody could be started, looked at or signalled
 NAMED = 10  # processes of a job in a message
 
 
@@ -87,9 +91,7 @@ class Children:
     `look_later(seconds)` must lead to a call of `sweep` after that time.
     """
 
-    def __init__(
-        self, watch: Reactor, feed: Feed, look_later: Callable[[float], None], tree: Tree
-    ) -> None:
+    def __init__(self, watch: Reactor, feed: Feed, look_later: Callable[[float], None], tree: Tree) -> None:
         self._reactor = watch
         self._feed = feed
         self._look_later = look_later
@@ -100,10 +102,12 @@ class Children:
         self._unclosed: list[Crowd] = []
         self._guests: dict[int, Callable[[os.waitid_result], None]] = {}
         self._interval = FIRST_LOOK
+        self._rest_until = 0.0
         self.tree = tree
         self.has_pidfd = _probe_pidfd()
         self.has_group_flag = self.has_pidfd and _probe_group_flag()
         self.orphans = 0  # reaped so far
+        self._fds = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FDS
 
     def __len__(self) -> int:
         return len(self._by_job)
@@ -205,9 +209,12 @@ class Children:
             return
         try:
             child.pidfd = os.pidfd_open(child.pid)
-            self._reactor.register(child.pidfd, child.on_death, reactor.CHILD)
-        except OSError:  # no descriptor left: SIGCHLD tells of this one
-            self._close_pidfd(child)
+            if child.pidfd < self._fds:
+                self._reactor.register(child.pidfd, child.on_death, reactor.CHILD)
+                return
+        except OSError:
+            pass
+        self._close_pidfd(child)  # too few descriptors are left: SIGCHLD tells of this one
 
     def reap(self, child: Child) -> None:
         """The leader is dead: take its status."""
@@ -236,10 +243,19 @@ class Children:
         self._feed(child.job, LeaderDied(child.run, status))
 
     def _has_survivors(self, child: Child) -> bool:
-        if not child.crowd.others():
+        if not self._others(child):
             return False
         self._reap_orphans()  # zombies may count as members until they are reaped
-        return child.crowd.others()
+        return self._others(child)
+
+    def _others(self, child: Child) -> bool:
+        """Whether anybody else of its run lives. Who cannot look (no descriptor left) says yes, and looks
+        again later: to say no would be to start the next run beside this one."""
+        try:
+            return child.crowd.others()
+        except OSError:
+            self._look_later(LAST_LOOK)
+            return True
 
     def _reap_orphans(self) -> None:
         """Reap dead orphans; deaths of leaders are left to their own events."""
@@ -262,7 +278,12 @@ class Children:
             self._look_later(FIRST_LOOK)
 
     def _hunt(self, child: Child) -> None:
-        if child.crowd.kill():
+        try:
+            done = child.crowd.kill()
+        except OSError:  # nobody could be looked for: not the moment to go on at once
+            self._look_later(LAST_LOOK)
+            done = True
+        if done:
             self._hunting.pop(child.job, None)
         else:
             self._hunting[child.job] = child
@@ -271,16 +292,23 @@ class Children:
     def _look(self) -> None:
         for child in [child for child in self._hunting.values() if not child.dead]:
             self._hunt(child)
+        begin = time.monotonic()
+        polled = [child for child in self._draining.values() if child.watch < 0]
+        if polled and begin < self._rest_until and not self._hunting:
+            self._look_later(self._rest_until - begin)
+            return
         for child in list(self._draining.values()):
             self._look_at(child)
+        end = time.monotonic()
+        self._rest_until = end + REST * (end - begin)
         if self._hunting:
             self._look_later(0.0)
-        elif any(child.watch < 0 for child in self._draining.values()):
+        elif polled:
             self._look_later(self._interval)
             self._interval = min(self._interval * 2, LAST_LOOK)
 
     def _look_at(self, child: Child) -> None:
-        if not child.crowd.others():
+        if not self._others(child):
             self._gone(child)
         elif child.hunted and child.watch < 0:
             self._hunt(child)
