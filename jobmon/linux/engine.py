@@ -248,6 +248,7 @@ class Engine:
             self.supervisor.wall = wall
 
     def _up(self, _action: events.Announce) -> None:
+        self.timers.disarm(self._open)
         self.sessions.open()
         self._announce()
         if self._herald is not None:
