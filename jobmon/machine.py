@@ -65,6 +65,7 @@ class Job:
         "_actions",
         "_interval",
         "_kept",
+        "_last_pid",
         "_reports_ready",
         "armed",
         "cause",
@@ -103,6 +104,7 @@ class Job:
         self.exit_code: int | str = 0  # what its end means for the daemon's, if it is essential
         self._kept: _Kept | None = None
         self._interval = 0.0
+        self._last_pid: int | None = None
         self._reports_ready = False
         self._actions: list[Action] = []
 
@@ -145,7 +147,8 @@ class Job:
         if state not in LEAVING:
             self.next = None
             self._kept = None
-        self._do(Changed(self.spec.name, self.run, self.pid, before, state, cause))
+        pid = self._last_pid if kind == "died" else self.pid
+        self._do(Changed(self.spec.name, self.run, pid, before, state, cause))
         if kind != "state" or state is not State.STARTING:
             self._happened(kind)
 
@@ -331,7 +334,7 @@ def forget(job: Job, what: Remove, now: float) -> None:
 
 def launched(job: Job, what: Launched, now: float) -> None:
     """= (a process exists)"""
-    job.pid = job.leader = what.pid
+    job.pid = job.leader = job._last_pid = what.pid
     job._happened("launched")
 
 
