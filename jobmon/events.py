@@ -24,6 +24,7 @@ class State(Enum):
     """Where a job is. The values are the words of the wire."""
 
     STOPPED = "stopped"
+    WAITING = "waiting"
     STARTING = "starting"
     RUNNING = "running"
     STOPPING = "stopping"
@@ -81,6 +82,22 @@ class SpecChanged(Input):
 
 class Remove(Input):
     """A reload no longer has it."""
+
+
+class Hold(Input):
+    """What it comes after is not ready: it must not be launched now. `reason` says for what."""
+
+    reason: str
+
+
+class Release(Input):
+    """Nothing keeps it from being launched any more."""
+
+
+class RequirementLost(Input):
+    """What it needs was given up while it waited for it."""
+
+    reason: str
 
 
 class Shutdown(Input):
@@ -256,10 +273,16 @@ class JobResult(Record):
     job: str
     code: str = ""
     message: str = ""
+    status: Status = None  # how its run ended, where that was asked for
+    ended: bool = False
 
 
 class Announce(Action):
     """Every autostart job is launched or has failed to be: the daemon is up."""
+
+
+class AllReady(Action):
+    """Every autostart job is ready, or will not be."""
 
 
 class Finish(Action):

@@ -19,6 +19,7 @@ from jobmon.events import (
     Disarm,
     Exited,
     Happened,
+    Hold,
     Impossible,
     Input,
     Kill,
@@ -27,8 +28,10 @@ from jobmon.events import (
     Next,
     ProcessInput,
     Ready,
+    Release,
     Remove,
     Removed,
+    RequirementLost,
     RestartJob,
     SendSignal,
     Shutdown,
@@ -45,7 +48,7 @@ from jobmon.events import (
     WatchdogExpired,
 )
 from jobmon.records import Record
-from jobmon.spec import JobSpec
+from jobmon.spec import JobSpec, JobType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,9 +69,14 @@ class Job:
         "_interval",
         "_kept",
         "_reports_ready",
+        "_restarts_itself",
         "armed",
         "cause",
+        "deaths",
+        "endings",
         "exit_code",
+        "held",
+        "launches",
         "leader",
         "next",
         "past",
@@ -81,6 +89,7 @@ class Job:
         "spec",
         "stale",
         "state",
+        "status",
         "token",
     )
 
@@ -94,6 +103,10 @@ class Job:
         self.token = 0
         self.armed: float | None = None
         self.past = _NO_PAST
+        self.launches = 0  # processes that came to be
+        self.deaths = 0  # runs of which nothing was left
+        self.endings = 0  # times that it was given up, or ended for good by itself
+        self.status: Status = None  # of the last death
         self.restarts = 0
         self.stale = False
         self.result = ""
@@ -104,12 +117,21 @@ class Job:
         self._kept: _Kept | None = None
         self._interval = 0.0
         self._reports_ready = False
+        self._restarts_itself = False
+        self.held = ""  # for what it has to wait before it may be launched
         self._actions: list[Action] = []
 
     @property
     def alive(self) -> bool:
         """Whether a process of it may live."""
         return self.state in LIVE
+
+    @property
+    def ready(self) -> bool:
+        """Whether what requires it may run: it serves, or it is a oneshot that has succeeded."""
+        if self.spec.type is JobType.ONESHOT:
+            return self.state is State.EXITED
+        return self.state is State.RUNNING
 
     def step(self, what: Input, now: float) -> list[Action]:
         """Take one input at `now` (CLOCK_MONOTONIC seconds); return what is to be done, in order."""
@@ -158,9 +180,13 @@ class Job:
         self._do(Arm(self.spec.name, self.token, self.armed))
 
     def _spawn(self, now: float, cause: str, kind: str = "state") -> None:
-        self.run += 1
-        self._reports_ready = self.spec.ready is not None
         self.spawn_error = ""
+        if self.held:
+            self._restarts_itself = kind == "restarting"
+            self._enter(State.WAITING, now, self.held, "state" if self._restarts_itself else kind)
+            return
+        self.run += 1
+        self._reports_ready = self.spec.ready is not None or self.spec.type is JobType.ONESHOT
         self._enter(State.STARTING, now, cause, kind, self.spec.start_timeout)
         self._do(Spawn(self.spec.name, self.run, self.spec))
 
@@ -179,6 +205,7 @@ class Job:
         """The process is gone: what listeners call the transition that follows."""
         had_process, self.pid, self.leader = self.pid is not None, None, None
         self.stale = False
+        self.deaths += had_process
         return "died" if had_process else "state"
 
     def _decide(self, death: Death, now: float, cause: str, kind: str, code: Status) -> None:
@@ -190,6 +217,7 @@ class Job:
         else:
             fine = death.ok and not verdict.gave_up
             self.exit_code = 0 if fine else code or 1  # never 0 for a failure
+            self.endings += 1
             self._enter(State.EXITED if fine else State.FAILED, now, self.result, kind)
 
     def _leave(self, now: float, cause: str) -> None:
@@ -254,6 +282,30 @@ def settle(job: Job, what: Stop | Shutdown, now: float) -> None:
     """-> stopped"""
     if job.state is not State.STOPPED:
         job._enter(State.STOPPED, now, _by(what))
+
+
+def hold(job: Job, what: Hold, now: float) -> None:
+    """= (held)"""
+    job.held = what.reason
+
+
+def release(job: Job, what: Release, now: float) -> None:
+    """= (free)"""
+    job.held = ""
+
+
+def go(job: Job, what: Release, now: float) -> None:
+    """spawn"""
+    job.held = ""
+    job._spawn(now, "its requirements are ready", "restarting" if job._restarts_itself else "state")
+
+
+def lose(job: Job, what: RequirementLost, now: float) -> None:
+    """failed(requirement)"""
+    job.result = what.reason
+    job.exit_code = 1
+    job.endings += 1
+    job._enter(State.FAILED, now, what.reason)
 
 
 def halt_stop(job: Job, what: Stop | Shutdown, now: float) -> None:
@@ -332,6 +384,7 @@ def forget(job: Job, what: Remove, now: float) -> None:
 def launched(job: Job, what: Launched, now: float) -> None:
     """= (a process exists)"""
     job.pid = job.leader = what.pid
+    job.launches += 1
     job._happened("launched")
 
 
@@ -361,6 +414,7 @@ def decide_spawn(job: Job, what: SpawnFailed, now: float) -> None:
 
 def decide(job: Job, what: Exited, now: float) -> None:
     """decide"""
+    job.status = what.status
     job._decide(job._death(what.status), now, describe(what.status), job._gone(), what.status)
 
 
@@ -371,6 +425,7 @@ def leave_spawn(job: Job, what: SpawnFailed, now: float) -> None:
 
 def leave(job: Job, what: Exited, now: float) -> None:
     """leave"""
+    job.status = what.status
     job._leave(now, describe(what.status))
 
 
@@ -416,12 +471,24 @@ def _row(**cells: Cell) -> dict[State, Cell]:
     return row | {State(name): cell for name, cell in cells.items()}
 
 
+def _everywhere(cell: Cell) -> dict[State, Cell]:
+    """A row that is the same in every state."""
+    return dict.fromkeys(State, cell)
+
+
 TABLE: dict[type[Input], dict[State, Cell]] = {
     Start: _row(
-        down=spawn, starting=keep, running=keep, stopping=next_restart, killing=next_restart, backoff=spawn
+        down=spawn,
+        waiting=keep,
+        starting=keep,
+        running=keep,
+        stopping=next_restart,
+        killing=next_restart,
+        backoff=spawn,
     ),
     Stop: _row(
         down=settle,
+        waiting=settle,
         starting=halt_stop,
         running=halt_stop,
         stopping=next_stop,
@@ -430,6 +497,7 @@ TABLE: dict[type[Input], dict[State, Cell]] = {
     ),
     RestartJob: _row(
         down=spawn,
+        waiting=keep,
         starting=halt_restart,
         running=halt_restart,
         stopping=next_restart,
@@ -438,6 +506,7 @@ TABLE: dict[type[Input], dict[State, Cell]] = {
     ),
     SpecChanged: _row(
         down=adopt_spec,
+        waiting=adopt_spec,
         starting=adopt_spec_stale,
         running=adopt_spec_stale,
         stopping=adopt_spec_wanted,
@@ -446,6 +515,7 @@ TABLE: dict[type[Input], dict[State, Cell]] = {
     ),
     Remove: _row(
         down=forget,
+        waiting=forget,
         starting=halt_remove,
         running=halt_remove,
         stopping=next_remove,
@@ -454,12 +524,16 @@ TABLE: dict[type[Input], dict[State, Cell]] = {
     ),
     Shutdown: _row(
         down=settle,
+        waiting=settle,
         starting=halt_stop,
         running=halt_stop,
         stopping=next_stop,
         killing=next_stop,
         backoff=settle,
     ),
+    Hold: _everywhere(hold),
+    Release: _everywhere(release) | {State.WAITING: go},
+    RequirementLost: _row(waiting=lose),
     Launched: _row(starting=launched, stopping=launched, killing=launched),
     Spawned: _row(starting=spawned, stopping=keep, killing=keep),
     Ready: _row(starting=ready, running=keep, stopping=keep, killing=keep),

@@ -32,9 +32,16 @@ class Order:
         """All that require a job, directly or not, the outermost first; itself not."""
         return _deepest_first(name, self.required_by)
 
-    def neighbours(self, name: str) -> tuple[str, ...]:
-        """Whose readiness or end may depend on a change of this job."""
-        return (*self.before.get(name, ()), *self.after.get(name, ()))
+    def sort(self, names: Iterable[str]) -> list[str]:
+        """The names, each after those of them that it comes after; repeated ones once."""
+        wanted = dict.fromkeys(names)
+        found: dict[str, None] = {}
+        for name in wanted:
+            if name not in found:
+                for earlier in (*_deepest_first(name, self.after), name):
+                    if earlier in wanted:
+                        found[earlier] = None
+        return list(found)
 
 
 def cycle(edges: Mapping[str, Iterable[str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""All jobs: commands and their answers, waiters, the event log, shutdown. No I/O, no clock.
+"""All jobs: commands and their answers, order, the event log, shutdown. No I/O, no clock.
 
 Inputs come by the methods, each with `now` (CLOCK_MONOTONIC seconds); what is to be done
 collects in order and is fetched by `take`.
@@ -9,18 +9,20 @@ from __future__ import annotations
 from jobmon import waits
 from jobmon.eventlog import EventLog
 from jobmon.events import (
-    LEAVING,
+    AT_REST,
+    AllReady,
     Announce,
-    Arm,
     Deliver,
-    Disarm,
     Finish,
     Happened,
+    Hold,
     Impossible,
     JobResult,
     Publish,
+    Release,
     Removed,
     Reply,
+    RequirementLost,
     RestartJob,
     Shutdown,
     Start,
@@ -29,28 +31,24 @@ from jobmon.events import (
     Timer,
 )
 from jobmon.machine import Job
+from jobmon.order import Order
 from jobmon.spec import Essential
+from jobmon.waiters import Waiters
+from jobmon.waits import Quorum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from jobmon.events import Action, Input
     from jobmon.spec import JobSpec
     from jobmon.waits import Condition, Waiter
 
 ENDED = frozenset((State.EXITED, State.FAILED))
-
-# Which failure names the whole, when a command failed for several jobs: the last of these.
-SEVERITY = (
-    "already-started",
-    "already-stopped",
-    "not-running",
-    "timeout",
-    "failed",
-    "could-not-start",
-    "terminating",
-)
+# A job in one of these may yet become ready, and what comes after it waits for that.
+COMING = frozenset((State.WAITING, State.STARTING, State.BACKOFF))
+# Nothing of it lives, but it would come up by itself.
+PENDING = frozenset((State.WAITING, State.BACKOFF))
 
 TOLD_OF_A_BUG = 20  # events of a job that go with the report of a contradiction
 
@@ -60,9 +58,11 @@ class Supervisor:
 
     def __init__(self, specs: Iterable[JobSpec], now: float = 0.0, wall: float = 0.0) -> None:
         self.jobs = {spec.name: Job(spec, now) for spec in specs}
+        self.order = Order(job.spec for job in self.jobs.values())
         self.log = EventLog()
         self.wall = wall
         self.terminating = False
+        self.waiters = Waiters(self.jobs, self._do)
         self._actions: list[Action] = []
         self._published = 0
         self._live = 0
@@ -70,10 +70,9 @@ class Supervisor:
         self._finished = False
         self._exit_code: int | str = 0
         self._unannounced: set[str] | None = None
-        self._waiters: dict[int, Waiter] = {}
-        self._waiting: dict[Hashable, Waiter] = {}
-        self._watching: dict[str, dict[int, Waiter]] = {}
-        self._last_key = 0
+        self._unready: set[str] | None = None
+        self._leaving: dict[str, Input] = {}  # what is to be stopped once nothing needs it any more
+        self._bring_back: dict[str, list[str]] = {}  # what a restart of it took down
 
     def take(self) -> list[Action]:
         """What is to be done, in order; each action is handed out once."""
@@ -86,10 +85,14 @@ class Supervisor:
     # ---- what happens ---------------------------------------------------------------------
 
     def begin(self, now: float) -> None:
-        """Start the autostart jobs; Announce follows when each is launched or has failed."""
+        """Start the autostart jobs and what they require. Announce follows when each is launched,
+        waiting or given up; AllReady when each is ready or given up."""
+        for name in self.order.after:
+            self._refresh(name, now)
         names = [name for name, job in self.jobs.items() if job.spec.autostart]
-        self._unannounced = set(names)
-        for name in names:
+        self._unannounced, self._unready = set(names), set(names)
+        for name in self.order.sort(names):
+            self._start_requirements(name, now)
             self.feed(name, Start("autostart"), now)
         self._announce()
 
@@ -98,7 +101,7 @@ class Supervisor:
         job = self.jobs.get(name)
         if job is None:
             return
-        was_alive, was_ended = job.alive, job.state in ENDED
+        was_alive, before = job.alive, job.state
         actions = job.step(what, now)
         self._live += job.alive - was_alive
         for action in actions:
@@ -110,25 +113,20 @@ class Supervisor:
                 self._actions.append(action.replace(history=self.log.history(name, TOLD_OF_A_BUG)))
             else:
                 self._actions.append(action)
-        if job.state in ENDED and not was_ended:
-            self._mind_essential(job, now)
-        self._look(job, now)
+        self._look(job, now)  # before its end becomes everybody's: who waits hears how it ended
+        if job.state is not before:
+            self._pass_on(job, now)
 
     def timer(self, key: object, token: int, now: float) -> None:
         """What was armed for `key` fired."""
         if isinstance(key, str):
             self.feed(key, Timer(token), now)
-        elif isinstance(key, int) and (waiter := self._waiters.get(key)) is not None:
-            waiter.timed = False
-            for name in list(waiter.pending):
-                waiter.settle(JobResult(name, "timeout", f"timed out: it is {self._plight(name)}"))
-            self._answer(waiter)
+        else:
+            self.waiters.timer(key, now)
 
     def drop(self, to: Hashable) -> None:
         """Whoever `to` is has gone: nobody waits there any more."""
-        waiter = self._waiting.get(to)
-        if waiter is not None:
-            self._dismiss(waiter)
+        self.waiters.drop(to)
 
     # ---- commands: each is answered exactly once ------------------------------------------
 
@@ -139,12 +137,27 @@ class Supervisor:
         now: float,
         *,
         wait: bool = False,
+        until: tuple[str, Condition] | None = None,
         timeout: float | None = None,
         by: str = "start",
     ) -> None:
-        """Start jobs; answered when launched (or queued behind a stop), with `wait` when running."""
-        condition = waits.up if wait else waits.launched
-        self._command(names, to, now, Start(by), condition, timeout, self._refuse_start)
+        """Start jobs, after what they require. Answered when they are launched (or queued), with
+        `wait` when they are ready, with `until` when that condition holds."""
+        if self._unknown(names, to):
+            return
+        waiter = self._waiter(to, until or _up_or_launched(wait))
+        wanted = []
+        for name in self.order.sort(names):
+            refused = self._refuse_start(self.jobs[name])
+            self._expect(waiter, name, refused, anew=True)
+            if refused is None or refused.code != "terminating":
+                wanted.append(name)  # "already": the table knows what that comes to
+        self.waiters.register(waiter, timeout, now)
+        for name in wanted:
+            self._leaving.pop(name, None)
+            self._start_requirements(name, now)
+            self.feed(name, Start(by), now)
+        self._see(waiter, now)
 
     def restart(
         self,
@@ -153,12 +166,21 @@ class Supervisor:
         now: float,
         *,
         wait: bool = False,
+        until: tuple[str, Condition] | None = None,
         timeout: float | None = None,
         by: str = "restart",
     ) -> None:
-        """Give jobs a new run; answered as `start` is."""
-        condition = waits.up if wait else waits.launched
-        self._command(names, to, now, RestartJob(by), condition, timeout, self._refuse_restart)
+        """Give jobs a new run, and what requires them too; answered as `start` is."""
+        if self._unknown(names, to):
+            return
+        waiter = self._waiter(to, until or _up_or_launched(wait))
+        for name in dict.fromkeys(names):
+            self._expect(waiter, name, self._refuse_restart(self.jobs[name]), anew=True)
+        self.waiters.register(waiter, timeout, now)
+        if not self.terminating:
+            for name in self.order.sort(names):
+                self._restart(name, by, now)
+        self._see(waiter, now)
 
     def stop(
         self,
@@ -167,17 +189,56 @@ class Supervisor:
         now: float,
         *,
         wait: bool = False,
+        until: tuple[str, Condition] | None = None,
         timeout: float | None = None,
         at_once: bool = False,
         by: str = "stop",
     ) -> None:
-        """Stop jobs; answered when the signal is sent, with `wait` when the run is gone."""
-        condition = waits.gone if wait else _at_once
-        self._command(names, to, now, Stop(at_once, by), condition, timeout, self._refuse_stop)
+        """Stop jobs, after what requires them. Answered when the signal is sent (or queued), with
+        `wait` when nothing of the run is left, with `until` when that condition holds."""
+        if self._unknown(names, to):
+            return
+        waiter = self._waiter(to, until or (("stop", waits.gone) if wait else ("stop", waits.at_once)))
+        for name in dict.fromkeys(names):
+            self._expect(waiter, name, self._refuse_stop(self.jobs[name]), anew=True)
+        self.waiters.register(waiter, timeout, now)
+        for name in dict.fromkeys(names):
+            self._bring_back.pop(name, None)
+            self._stop_in_order(name, Stop(at_once, by), now)
+        self._see(waiter, now)
 
-    def wait(self, names: Sequence[str], to: Hashable, now: float, *, timeout: float | None = None) -> None:
-        """Answer when each job has changed between RUNNING and STOPPED."""
-        self._command(names, to, now, None, waits.changed, timeout, self._refuse_wait)
+    def wait(
+        self,
+        names: Sequence[str],
+        to: Hashable,
+        now: float,
+        *,
+        until: tuple[str, Condition] = ("changed", waits.changed),
+        any_of: bool = False,
+        since: int | None = None,
+        fresh: bool = True,
+        timeout: float | None = None,
+    ) -> None:
+        """Answer when a condition holds for all jobs at the same moment, or for one with `any_of`.
+
+        Edges count from now, or from the event number `since`. `fresh`: the client starts nothing
+        after this that could bring up what is down now.
+        """
+        if self._unknown(names, to):
+            return
+        if since is not None and not self.log.holds(since):
+            why = "is not known any more" if since < self.log.last else "has not happened yet"
+            message = f"event {since} {why}"
+            self._actions.append(Reply(to, False, (), "bad-request", message, self.log.last))
+            return
+        waiter = self._waiter(to, until, Quorum.ANY if any_of else Quorum.ALL)
+        for name in dict.fromkeys(names):
+            waiter.marks[name] = self._mark(name, since, fresh=fresh and since is None)
+        self.waiters.register(waiter, timeout, now)
+        for name in dict.fromkeys(names):
+            if self.terminating:
+                self._fail_at_the_end(name)
+        self._see(waiter, now)
 
     def signal(self, names: Sequence[str], signal: str, to: Hashable, *, every: bool = False) -> None:
         """Send a signal to the leaders of jobs, or to every process of theirs."""
@@ -191,57 +252,173 @@ class Supervisor:
             else:
                 self._actions.append(Deliver(name, job.run, signal, every))
                 results.append(JobResult(name))
-        self._reply(to, results, self.log.last)
+        self.waiters.reply(to, results, self.log.last)
 
     def terminate(self, now: float) -> None:
-        """Stop everything and end. A second time: without patience."""
+        """Stop everything, what comes after others before them, and end. A second time: without
+        patience and order."""
         if self.terminating:
-            self._each(Stop(True, "shutdown"), now, live_only=True)
+            self._leaving.clear()
+            for name, job in list(self.jobs.items()):
+                if job.alive:
+                    self.feed(name, Stop(True, "shutdown"), now)
             return
         self.terminating = True
-        self._each(Shutdown(), now)
+        self._bring_back.clear()
+        self._leaving = dict.fromkeys((name for name, job in self.jobs.items() if job.alive), Shutdown())
+        for name, job in list(self.jobs.items()):
+            if not job.alive:
+                self.feed(name, Shutdown(), now)
+        self._let_leave(now)
+        for name in self.jobs:
+            self._fail_at_the_end(name)
         self._all_told = True
         self._finish(now)
 
+    # ---- what one job's change means to others ----------------------------------------------
+
+    def _pass_on(self, job: Job, now: float) -> None:
+        """A job is in another state: what comes after it, what requires it, the daemon."""
+        name = job.spec.name
+        if job.state in ENDED:
+            self._mind_essential(job, now)
+        if job.state in AT_REST and not job.ready:
+            self._take_down(name, now)
+        for other in self.order.before.get(name, ()):
+            self._refresh(other, now)
+        if self._leaving and not job.alive:
+            self._let_leave(now)
+
+    def _take_down(self, name: str, now: float) -> None:
+        """A requirement is stopped or given up: so is what requires it."""
+        job = self.jobs[name]
+        why = f"requires {name}, which is {job.state.value}" + (f": {job.cause}" if job.cause else "")
+        for other in self.order.required_by.get(name, ()):
+            dependent = self.jobs.get(other)
+            if dependent is None:
+                continue
+            if dependent.state is State.WAITING and job.state in ENDED:
+                self.feed(other, RequirementLost(why), now)
+            elif dependent.alive or dependent.state in PENDING:
+                self.feed(other, Stop(by=why), now)
+
+    def _refresh(self, name: str, now: float) -> None:
+        """See whether a job has to wait for what it comes after."""
+        job = self.jobs.get(name)
+        if job is None:
+            return
+        reason = self._reason_to_wait(job)
+        if reason and not job.held:
+            self.feed(name, Hold(reason), now)
+        elif not reason and job.held:
+            self.feed(name, Release(), now)
+
+    def _reason_to_wait(self, job: Job) -> str:
+        names = []
+        for other in self.order.after.get(job.spec.name, ()):
+            earlier = self.jobs.get(other)
+            if earlier is None or earlier.ready:
+                continue
+            leaving_to_return = earlier.next is not None and earlier.next.value in ("restart", "decide")
+            if other in job.spec.requires or earlier.state in COMING or leaving_to_return:
+                names.append(other)
+        return f"waiting for {', '.join(names)}" if names else ""
+
+    def _start_requirements(self, name: str, now: float) -> None:
+        for need in self.order.needs(name):
+            job = self.jobs.get(need)
+            if job is not None and job.state in AT_REST and not job.ready:
+                self.feed(need, Start(f"required by {name}"), now)
+
+    def _restart(self, name: str, by: str, now: float) -> None:
+        """Take down what requires it, give it a new run, bring the others back."""
+        back = [other for other in self.order.needed_by(name) if self._is_wanted(other)]
+        self._start_requirements(name, now)
+        self._stop_in_order(name, RestartJob(by), now)
+        if back:
+            self._bring_back[name] = back
+            self._return(name, now)
+
+    def _stop_in_order(self, name: str, what: Input, now: float) -> None:
+        """Stop a job once nothing that requires it lives; those first, what is asked for last."""
+        by = f"requires {name}, which is to be {'restarted' if isinstance(what, RestartJob) else 'stopped'}"
+        at_once = isinstance(what, Stop) and what.now
+        for other in self.order.needed_by(name):
+            if self._is_wanted(other) and (other not in self._leaving or at_once):
+                self._leaving[other] = Stop(at_once, by)
+        self._leaving[name] = what
+        self._let_leave(now)
+
+    def _let_leave(self, now: float) -> None:
+        """Stop whatever is to be stopped and is needed by nothing that lives."""
+        moved = True
+        while moved:
+            moved = False
+            for name, what in list(self._leaving.items()):
+                if name in self._leaving and not self._is_needed(name):
+                    del self._leaving[name]
+                    self.feed(name, what, now)
+                    self._return(name, now)
+                    moved = True
+
+    def _is_needed(self, name: str) -> bool:
+        """Whether something that lives, and leaves too, has to be gone before this one."""
+        edges = self.order.before if self.terminating else self.order.required_by
+        return any(other in self.jobs and self.jobs[other].alive for other in edges.get(name, ()))
+
+    def _is_wanted(self, name: str) -> bool:
+        job = self.jobs.get(name)
+        return job is not None and (job.alive or job.state in PENDING)
+
+    def _return(self, name: str, now: float) -> None:
+        """A restart is on its way: what it took down may come up again after it."""
+        if name in self._leaving or name not in self._bring_back:
+            return
+        for other in reversed(self._bring_back.pop(name)):
+            if other not in self._leaving:
+                self.feed(other, Start(f"restart of {name}"), now)
+
+    def _mind_essential(self, job: Job, now: float) -> None:
+        """A job has ended by itself. If the daemon lives for it, that is the daemon's end too."""
+        essential = job.spec.essential
+        failed = job.state is State.FAILED
+        counts = essential is Essential.YES or (essential is Essential.ON_FAILURE and failed)
+        if counts and not self.terminating:
+            self._exit_code = job.exit_code
+            self.terminate(now)
+
     # ---- inside ---------------------------------------------------------------------------
 
-    def _each(self, what: Input, now: float, *, live_only: bool = False) -> None:
-        for name, job in list(self.jobs.items()):
-            if job.alive or not live_only:
-                self.feed(name, what, now)
+    def _do(self, action: Action) -> None:
+        self._actions.append(action)
 
-    def _command(
-        self,
-        names: Sequence[str],
-        to: Hashable,
-        now: float,
-        what: Input | None,
-        condition: Condition,
-        timeout: float | None,
-        refusal: Callable[[Job], JobResult | None],
-    ) -> None:
-        if self._unknown(names, to):
-            return
-        self._last_key += 1
-        waiter = waits.Waiter(self._last_key, to, condition, self.log.last)
-        wanted = []
-        for name in dict.fromkeys(names):
-            job = self.jobs[name]
-            refused = refusal(job)
-            if refused is not None:
-                waiter.settle(refused)
-            else:
-                waiter.pending[name] = waits.mark(job)
-            if refused is None or refused.code != "terminating":
-                wanted.append(name)  # "already": the table knows what that comes to
-        self._register(waiter, timeout, now)
-        for name in wanted:
-            if what is not None:
-                self.feed(name, what, now)
-            else:
-                self._look(self.jobs[name], now)
-        if not waiter.pending and waiter.key in self._waiters:
-            self._answer(waiter)
+    def _waiter(self, to: Hashable, until: tuple[str, Condition], quorum: Quorum = Quorum.EACH) -> Waiter:
+        return self.waiters.new(to, *until, quorum, self.log.last)
+
+    def _expect(self, waiter: Waiter, name: str, refused: JobResult | None, *, anew: bool) -> None:
+        if refused is not None:
+            waiter.results[name] = refused
+        else:
+            waiter.marks[name] = waits.mark(self.jobs[name], anew=anew)
+
+    def _see(self, waiter: Waiter, now: float) -> None:
+        """The command is carried out: it may be answered already."""
+        for name in list(waiter.marks):
+            self.waiters.look_at(waiter, name, now)
+        self.waiters.answer_if_known(waiter)
+
+    def _mark(self, name: str, since: int | None, *, fresh: bool) -> waits.Mark:
+        """The mark of now, or of the event number `since`: less what has happened after it."""
+        mark = waits.mark(self.jobs[name], fresh=fresh)
+        if since is None:
+            return mark
+        later = [event for event in self.log.after(since) if event[2] == name]
+        launches = sum(event[3] == "launched" for event in later)
+        deaths = sum(event[3] == "died" for event in later)
+        endings = sum(event[4] in ENDED and event[3] in ("state", "died") for event in later)
+        return mark.replace(
+            launches=mark.launches - launches, deaths=mark.deaths - deaths, endings=mark.endings - endings
+        )
 
     def _unknown(self, names: Sequence[str], to: Hashable) -> bool:
         unknown = [name for name in dict.fromkeys(names) if name not in self.jobs]
@@ -255,6 +432,8 @@ class Supervisor:
             return JobResult(job.spec.name, "terminating", "the supervisor is terminating")
         if job.state in (State.STARTING, State.RUNNING):
             return JobResult(job.spec.name, "already-started", "is already running")
+        if job.state is State.WAITING:
+            return JobResult(job.spec.name, "already-started", f"is already {job.cause}")
         return None
 
     def _refuse_restart(self, job: Job) -> JobResult | None:
@@ -263,23 +442,9 @@ class Supervisor:
         return None
 
     def _refuse_stop(self, job: Job) -> JobResult | None:
-        if not job.alive and job.state is not State.BACKOFF:
+        if not job.alive and job.state not in PENDING:
             return JobResult(job.spec.name, "already-stopped", "is already stopped")
         return None
-
-    def _refuse_wait(self, job: Job) -> JobResult | None:
-        if self.terminating and not job.alive:
-            return JobResult(job.spec.name, "terminating", "is down, and the supervisor is terminating")
-        return None
-
-    def _mind_essential(self, job: Job, now: float) -> None:
-        """A job has ended by itself. If the daemon lives for it, that is the daemon's end too."""
-        essential = job.spec.essential
-        failed = job.state is State.FAILED
-        counts = essential is Essential.YES or (essential is Essential.ON_FAILURE and failed)
-        if counts and not self.terminating:
-            self._exit_code = job.exit_code
-            self.terminate(now)
 
     def _record(self, event: Happened, now: float) -> None:
         self.log.add(now + self.wall, event.job, event.kind, event.state, event.run, event.pid, event.cause)
@@ -287,29 +452,38 @@ class Supervisor:
     def _forget(self, job: Job, now: float) -> None:
         self._look(job, now)  # its end may be what somebody waits for
         del self.jobs[job.spec.name]
-        self._give_up(job, "failed", "was removed")
+        self.waiters.give_up(job.spec.name, "failed", "was removed", lambda _: True)
 
     def _look(self, job: Job, now: float) -> None:
-        watching = self._watching.get(job.spec.name)
-        if watching:
-            for waiter in list(watching.values()):
-                if waiter.look(job):
-                    self._answer(waiter)
-                elif job.spec.name not in waiter.pending:
-                    self._unwatch(job.spec.name, waiter)
-        if self.terminating and not job.alive:
-            self._give_up(job, "terminating", "is down, and the supervisor is terminating")
-        if self._unannounced:
-            if job.pid is not None or job.state is not State.STARTING:
-                self._unannounced.discard(job.spec.name)
-            self._announce()
+        self.waiters.look(job.spec.name, now)
+        if self.terminating:
+            self._fail_at_the_end(job.spec.name)
+        if self._unannounced and (job.pid is not None or job.state is not State.STARTING):
+            self._unannounced.discard(job.spec.name)
+        if self._unready and (job.ready or job.state in AT_REST):
+            self._unready.discard(job.spec.name)
+        self._announce()
         if self._all_told:
             self._finish(now)
+
+    def _fail_at_the_end(self, name: str) -> None:
+        """After the shutdown has begun nothing comes up any more."""
+        job = self.jobs.get(name)
+        if job is None:
+            return
+        message = "the supervisor is terminating"
+        self.waiters.give_up(name, "terminating", message, lambda w: w.name in waits.FAIL_AT_THE_END)
+        if not job.alive:
+            message = f"is down, and {message}"
+            self.waiters.give_up(name, "terminating", message, lambda w: w.name == "changed")
 
     def _announce(self) -> None:
         if self._unannounced is not None and not self._unannounced:
             self._unannounced = None
             self._actions.append(Announce())
+        if self._unready is not None and not self._unready and self._unannounced is None:
+            self._unready = None
+            self._actions.append(AllReady())
 
     def _finish(self, now: float) -> None:
         if self._finished or self._live:
@@ -319,55 +493,6 @@ class Supervisor:
         self._published = self.log.last
         self._actions += (Publish(), Finish(self._exit_code))
 
-    def _plight(self, name: str) -> str:
-        job = self.jobs[name]
-        whose = f" (pid {job.pid})" if job.pid is not None else ""
-        return f"{'still ' if job.state in LEAVING else ''}{job.state.value}{whose}"
 
-    # ---- waiters --------------------------------------------------------------------------
-
-    def _register(self, waiter: Waiter, timeout: float | None, now: float) -> None:
-        self._waiters[waiter.key] = self._waiting[waiter.to] = waiter
-        for name in waiter.pending:
-            self._watching.setdefault(name, {})[waiter.key] = waiter
-        if timeout is not None and waiter.pending:
-            waiter.timed = True
-            self._actions.append(Arm(waiter.key, 0, now + timeout))
-
-    def _unwatch(self, name: str, waiter: Waiter) -> None:
-        watching = self._watching.get(name)
-        if watching is not None:
-            watching.pop(waiter.key, None)
-            if not watching:
-                del self._watching[name]
-
-    def _dismiss(self, waiter: Waiter) -> None:
-        del self._waiters[waiter.key], self._waiting[waiter.to]
-        for name in (*waiter.pending, *(result.job for result in waiter.results)):
-            self._unwatch(name, waiter)
-        if waiter.timed:
-            self._actions.append(Disarm(waiter.key))
-
-    def _answer(self, waiter: Waiter) -> None:
-        self._dismiss(waiter)
-        self._reply(waiter.to, waiter.results, waiter.token)
-
-    def _reply(self, to: Hashable, results: Sequence[JobResult], token: int) -> None:
-        failed = [result for result in results if result.code]
-        if not failed:
-            self._actions.append(Reply(to, True, tuple(results), token=token))
-            return
-        worst = max(failed, key=lambda result: SEVERITY.index(result.code))
-        self._actions.append(Reply(to, False, tuple(results), worst.code, worst.message, token))
-
-    def _give_up(self, job: Job, code: str, message: str) -> None:
-        """What anybody still waits for on this job can hold no more."""
-        for waiter in list(self._watching.get(job.spec.name, {}).values()):
-            waiter.settle(JobResult(job.spec.name, code, message))
-            self._unwatch(job.spec.name, waiter)
-            if not waiter.pending:
-                self._answer(waiter)
-
-
-def _at_once(job: Job, _since: waits.Mark) -> JobResult | None:
-    return JobResult(job.spec.name)
+def _up_or_launched(wait: bool) -> tuple[str, Condition]:
+    return ("start", waits.up) if wait else ("start", waits.launched)

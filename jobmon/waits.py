@@ -1,8 +1,12 @@
-"""Who waits for what. A condition looks at one job and the mark taken when the waiter came:
-it holds, it can hold no more, or (None) not yet. Decided in the daemon, so nothing is missed.
+"""Who waits for what. A condition looks at one job and at the mark taken when the waiter came: it
+holds, it can hold no more, it may hold at a later time, or (None) nothing is to be said yet.
+Decided in the daemon, in the turn in which the waiter comes and at every change of a job after it,
+so nothing can be missed and nobody polls.
 """
 
 from __future__ import annotations
+
+from enum import Enum
 
 from jobmon.events import AT_REST, LEAVING, JobResult, Next, State
 from jobmon.machine import Job
@@ -10,53 +14,164 @@ from jobmon.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterable, Mapping
 
-    Condition = Callable[[Job, "Mark"], JobResult | None]
+    Condition = Callable[[Job, "Mark", float], "JobResult | float | None"]
+
+SETTLED = AT_REST | {State.RUNNING}
+STABLE = "stable"
 
 
 class Mark(Record):
-    """What a job was when somebody began to wait."""
+    """What a job was at the baseline. Runs before `first_run` count for nothing (a command has asked
+    for a later one). `fresh`: no command and no token came before, so what is down now is an answer."""
 
-    run: int
+    first_run: int
     alive: bool
+    launches: int
+    deaths: int
+    endings: int
+    fresh: bool = False
 
 
-def mark(job: Job) -> Mark:
-    """The mark of this moment."""
-    return Mark(job.run, job.pid is not None)
+def mark(job: Job, *, anew: bool = False, fresh: bool = False) -> Mark:
+    """The mark of this moment; `anew`: a new run is about to be asked for."""
+    alive = job.pid is not None
+    first = job.run + 1 if anew else 0
+    # the death of the run that is to be replaced is asked for, and is no failure
+    return Mark(first, alive, job.launches, job.deaths + (anew and alive), job.endings, fresh)
 
 
-def launched(job: Job, since: Mark) -> JobResult | None:
-    """A new process exists, or the wish for one is queued behind a stop."""
-    if job.state in LEAVING and job.next is Next.RESTART:
-        return JobResult(job.spec.name)
-    if job.run == since.run:
+# ---- the answers of commands ----------------------------------------------------------------
+
+
+def at_once(job: Job, _since: Mark, _now: float) -> JobResult | None:
+    """The command itself is all."""
+    return _holds(job)
+
+
+def launched(job: Job, since: Mark, _now: float) -> JobResult | None:
+    """A new process exists, or the wish for one is queued: behind a stop, or for requirements."""
+    if job.state is State.WAITING or (job.state in LEAVING and job.next is Next.RESTART):
+        return _holds(job)
+    if job.run < since.first_run:
         return None if job.state in LEAVING else _ended(job)
-    return JobResult(job.spec.name) if job.pid is not None else _ended(job)
+    return _holds(job) if job.pid is not None else _ended(job)
 
 
-def up(job: Job, since: Mark) -> JobResult | None:
-    """A later run is running."""
-    if job.run > since.run and job.state is State.RUNNING:
-        return JobResult(job.spec.name)
+def up(job: Job, since: Mark, _now: float) -> JobResult | None:
+    """The run that was asked for is ready."""
+    if job.run >= since.first_run and job.ready:
+        return _holds(job)
     if job.state in LEAVING and job.next in (Next.STOP, Next.REMOVE):
-        return JobResult(job.spec.name, "failed", f"was stopped meanwhile ({job.cause})")
+        return _fails(job, f"was stopped meanwhile ({job.cause})")
     return _ended(job)
 
 
-def gone(job: Job, since: Mark) -> JobResult | None:
-    """The run of the mark is gone."""
-    if job.run > since.run or not job.alive:
-        return JobResult(job.spec.name)
-    return None
+def gone(job: Job, since: Mark, _now: float) -> JobResult | None:
+    """The run of the baseline is gone."""
+    return _holds(job) if job.run >= since.first_run or not job.alive else None
 
 
-def changed(job: Job, since: Mark) -> JobResult | None:
+# ---- the conditions of `wait`: design.md, section 8 -------------------------------------------
+
+
+def changed(job: Job, since: Mark, _now: float) -> JobResult | None:
     """It went from RUNNING to STOPPED or back."""
-    alive = job.pid is not None
-    if alive != since.alive or (alive and job.run != since.run):
-        return JobResult(job.spec.name)
+    moved = job.launches != since.launches or job.deaths != since.deaths
+    return _holds(job) if moved else None
+
+
+def running(job: Job, since: Mark, _now: float) -> JobResult | None:
+    """A process is up."""
+    if job.leader is not None and job.run >= since.first_run and job.state not in LEAVING:
+        return _holds(job)
+    return _given_up(job, since)
+
+
+def ready(job: Job, since: Mark, _now: float) -> JobResult | None:
+    """It is ready."""
+    if job.ready and job.run >= since.first_run:
+        return _holds(job)
+    return _given_up(job, since)
+
+
+def restarted(job: Job, since: Mark, _now: float) -> JobResult | None:
+    """A run later than the baseline's is ready."""
+    if job.ready and job.launches > since.launches:
+        return _holds(job)
+    return _ended_since(job, since)
+
+
+def stable(seconds: float) -> Condition:
+    """It is ready, and has been for so long in one run."""
+
+    def condition(job: Job, since: Mark, now: float) -> JobResult | float | None:
+        if job.deaths > since.deaths:
+            return _fails(job, f"has died meanwhile ({job.result or job.cause})")
+        if not job.ready or job.run < since.first_run:
+            return _given_up(job, since)
+        until = job.since + seconds
+        return _holds(job) if now >= until else until
+
+    return condition
+
+
+def stopped(job: Job, since: Mark, _now: float) -> JobResult | None:
+    """It is gone, and does not come back by itself."""
+    return _holds(job) if job.state in AT_REST and job.run >= since.first_run - 1 else None
+
+
+def exited(job: Job, since: Mark, _now: float) -> JobResult | None:
+    """The run of the baseline has ended, or no run lives."""
+    if not job.run:
+        return _fails(job, "has never run")
+    ended = job.deaths > since.deaths or (job.pid is None and job.state is not State.STARTING)
+    if not ended or job.run < since.first_run:
+        return None
+    return JobResult(job.spec.name, status=job.status, ended=True)
+
+
+def settled(job: Job, since: Mark, _now: float) -> JobResult | None:
+    """No transition is under way."""
+    return _holds(job) if job.state in SETTLED and job.run >= since.first_run - 1 else None
+
+
+CONDITIONS: Mapping[str, Condition] = {
+    "changed": changed,
+    "running": running,
+    "ready": ready,
+    "restarted": restarted,
+    "stopped": stopped,
+    "exited": exited,
+    "settled": settled,
+}
+# What can hold no more once the supervisor terminates; `changed` only for what is down already.
+FAIL_AT_THE_END = ("running", "ready", "restarted", STABLE)
+
+
+def condition(name: str, seconds: float) -> Condition:
+    """The condition of a name; `seconds` is for "stable"."""
+    return stable(seconds) if name == STABLE else CONDITIONS[name]
+
+
+def _holds(job: Job) -> JobResult:
+    return JobResult(job.spec.name)
+
+
+def _fails(job: Job, why: str) -> JobResult:
+    return JobResult(job.spec.name, "failed", why)
+
+
+def _given_up(job: Job, since: Mark) -> JobResult | None:
+    if since.fresh and job.state in AT_REST:
+        return _fails(job, _down(job))
+    return _ended_since(job, since)
+
+
+def _ended_since(job: Job, since: Mark) -> JobResult | None:
+    if job.endings > since.endings and job.state in AT_REST:
+        return _fails(job, _down(job))
     return None
 
 
@@ -64,33 +179,99 @@ def _ended(job: Job) -> JobResult | None:
     if job.spawn_error:
         again = " (it will be tried again)" if job.state is State.BACKOFF else ""
         return JobResult(job.spec.name, "could-not-start", f"could not be started: {job.spawn_error}{again}")
-    if job.state in AT_REST:
-        return JobResult(job.spec.name, "failed", f"is {job.state.value}: {job.cause}")
-    return None
+    return _fails(job, _down(job)) if job.state in AT_REST else None
+
+
+def _down(job: Job) -> str:
+    return f"is {job.state.value}: {job.cause}" if job.cause else f"is {job.state.value}"
+
+
+# ---- waiters ----------------------------------------------------------------------------------
+
+
+class Quorum(Enum):
+    """When a waiter for several jobs has its answer."""
+
+    EACH = "each"  # when each job has held or failed, at whatever time
+    ALL = "all"  # when the condition holds for all at the same moment, or for one can hold no more
+    ANY = "any"  # when it holds for one, or can hold for none any more
 
 
 class Waiter:
     """Somebody who waits for a condition on some jobs; `to` gets one answer."""
 
-    __slots__ = ("condition", "key", "pending", "results", "timed", "to", "token")
+    __slots__ = (
+        "condition",
+        "deadline",
+        "key",
+        "later",
+        "marks",
+        "name",
+        "quorum",
+        "results",
+        "to",
+        "token",
+    )
 
-    def __init__(self, key: int, to: Hashable, condition: Condition, token: int) -> None:
+    def __init__(self, key: int, to: Hashable, name: str, condition: Condition, quorum: Quorum) -> None:
         self.key = key
         self.to = to
+        self.name = name
         self.condition = condition
-        self.token = token
-        self.pending: dict[str, Mark] = {}
-        self.results: list[JobResult] = []
-        self.timed = False
+        self.quorum = quorum
+        self.token = 0
+        self.marks: dict[str, Mark] = {}  # of the jobs that nothing is known of yet
+        self.results: dict[str, JobResult] = {}
+        self.deadline = False
+        self.later: float | None = None  # when it is to be looked at again
 
-    def look(self, job: Job) -> bool:
-        """Look at a job that may have changed; whether nothing is left to wait for."""
-        since = self.pending.get(job.spec.name)
-        if since is not None and (result := self.condition(job, since)) is not None:
-            self.settle(result)
-        return not self.pending
+    @property
+    def waits(self) -> bool:
+        """Whether its answer is not known yet."""
+        return bool(self.marks)
+
+    def look(self, jobs: Mapping[str, Job], changed: str, now: float) -> None:
+        """A job has changed: see what that means. With ALL every job counts as it is now."""
+        names = (changed,) if self.quorum is Quorum.EACH else tuple(self.marks)
+        self.later = None
+        found = {}
+        for name in names:
+            since, job = self.marks.get(name), jobs.get(name)
+            if since is not None and job is not None:
+                result = self.condition(job, since, now)
+                if isinstance(result, JobResult):
+                    found[name] = result
+                elif result is not None:
+                    self.later = result if self.later is None else min(self.later, result)
+        self._judge(found)
 
     def settle(self, result: JobResult) -> None:
-        """This job's part of the answer is known."""
-        self.pending.pop(result.job, None)
-        self.results.append(result)
+        """What became of one job is known from elsewhere."""
+        if result.job in self.marks:
+            self._judge({result.job: result})
+
+    def close(self, results: Iterable[JobResult]) -> None:
+        """It gets these results, for the jobs that nothing was known of."""
+        self.results.update((result.job, result) for result in results)
+        self.marks.clear()
+
+    def _judge(self, found: Mapping[str, JobResult]) -> None:
+        if self.quorum is Quorum.EACH:
+            self._keep(found)
+            return
+        failed = {name: result for name, result in found.items() if result.code}
+        held = {name: result for name, result in found.items() if not result.code}
+        if self.quorum is Quorum.ANY:
+            if held:
+                self.close(held.values())
+            else:
+                self._keep(failed)
+        elif failed:
+            self.close(failed.values())
+        elif len(held) == len(self.marks):
+            self.close(held.values())
+
+    def _keep(self, found: Mapping[str, JobResult]) -> None:
+        for name, result in found.items():
+            self.results[name] = result
+            self.marks.pop(name, None)

@@ -1,0 +1,152 @@
+"""All who wait: by whom they ask, by the jobs that they wait for, and with their deadlines.
+
+Each gets exactly one Reply, or goes away. The supervisor says when a job has changed.
+"""
+
+from __future__ import annotations
+
+from jobmon import waits
+from jobmon.events import LEAVING, Arm, Disarm, JobResult, Reply
+from jobmon.machine import Job
+from jobmon.waits import Quorum, Waiter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping
+
+    from jobmon.events import Action
+
+# Which failure names the whole, when a command failed for several jobs: the last of these.
+SEVERITY = (
+    "already-started",
+    "already-stopped",
+    "not-running",
+    "timeout",
+    "failed",
+    "could-not-start",
+    "terminating",
+)
+
+
+class Waiters:
+    """Keys of theirs: an int for the deadline, ("look", int) for looking at a condition again."""
+
+    def __init__(self, jobs: Mapping[str, Job], do: Callable[[Action], None]) -> None:
+        self._jobs = jobs
+        self._do = do
+        self._by_key: dict[int, Waiter] = {}
+        self._by_asker: dict[Hashable, Waiter] = {}
+        self._by_job: dict[str, dict[int, Waiter]] = {}
+        self._last_key = 0
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def new(self, to: Hashable, name: str, condition: waits.Condition, quorum: Quorum, token: int) -> Waiter:
+        """A waiter that is not registered yet."""
+        self._last_key += 1
+        waiter = Waiter(self._last_key, to, name, condition, quorum)
+        waiter.token = token
+        return waiter
+
+    def register(self, waiter: Waiter, timeout: float | None, now: float) -> None:
+        """From now on it is looked at; `timeout` is seconds."""
+        self._by_key[waiter.key] = self._by_asker[waiter.to] = waiter
+        for name in waiter.marks:
+            self._by_job.setdefault(name, {})[waiter.key] = waiter
+        if timeout is not None and waiter.waits:
+            waiter.deadline = True
+            self._do(Arm(waiter.key, 0, now + timeout))
+
+    def look(self, name: str, now: float) -> None:
+        """A job has changed."""
+        for waiter in list(self._by_job.get(name, {}).values()):
+            self.look_at(waiter, name, now)
+
+    def look_at(self, waiter: Waiter, name: str, now: float) -> None:
+        """See what a job means to a waiter, and answer it if that is all."""
+        if waiter.key not in self._by_key:
+            return
+        before = waiter.later
+        waiter.look(self._jobs, name, now)
+        if not waiter.waits:
+            self._answer(waiter)
+            return
+        if waiter.later is not None:
+            self._do(Arm(("look", waiter.key), 0, waiter.later))
+        elif before is not None:
+            self._do(Disarm(("look", waiter.key)))
+        self._unwatch(waiter, (name,))
+
+    def answer_if_known(self, waiter: Waiter) -> None:
+        """Answer one that has nothing left to wait for."""
+        if waiter.key in self._by_key and not waiter.waits:
+            self._answer(waiter)
+
+    def give_up(self, name: str, code: str, message: str, only: Callable[[Waiter], bool]) -> None:
+        """What some wait for on this job can hold no more."""
+        for waiter in list(self._by_job.get(name, {}).values()):
+            if only(waiter):
+                waiter.settle(JobResult(name, code, message))
+                self.answer_if_known(waiter)
+                self._unwatch(waiter, (name,))
+
+    def timer(self, key: object, now: float) -> None:
+        """A deadline has come, or a time to look again."""
+        if isinstance(key, tuple):
+            waiter = self._by_key.get(key[1])
+            if waiter is not None:
+                waiter.later = None
+                for name in list(waiter.marks):
+                    self.look_at(waiter, name, now)
+        elif isinstance(key, int) and (waiter := self._by_key.get(key)) is not None:
+            waiter.deadline = False
+            late = [
+                JobResult(name, "timeout", f"timed out: it is {self._plight(name)}") for name in waiter.marks
+            ]
+            waiter.close(late)
+            self._answer(waiter)
+
+    def drop(self, to: Hashable) -> None:
+        """Whoever `to` is has gone."""
+        waiter = self._by_asker.get(to)
+        if waiter is not None:
+            self._dismiss(waiter)
+
+    def reply(self, to: Hashable, results: Iterable[JobResult], token: int) -> None:
+        """Answer, the worst of the results naming the whole."""
+        results = tuple(results)
+        failed = [result for result in results if result.code]
+        if not failed:
+            self._do(Reply(to, True, results, token=token))
+            return
+        worst = max(failed, key=lambda result: SEVERITY.index(result.code))
+        self._do(Reply(to, False, results, worst.code, worst.message, token))
+
+    def _answer(self, waiter: Waiter) -> None:
+        self._dismiss(waiter)
+        self.reply(waiter.to, waiter.results.values(), waiter.token)
+
+    def _dismiss(self, waiter: Waiter) -> None:
+        del self._by_key[waiter.key], self._by_asker[waiter.to]
+        names = (*waiter.marks, *waiter.results)
+        waiter.marks.clear()
+        self._unwatch(waiter, names)
+        if waiter.deadline:
+            self._do(Disarm(waiter.key))
+        if waiter.later is not None:
+            self._do(Disarm(("look", waiter.key)))
+
+    def _unwatch(self, waiter: Waiter, names: Iterable[str]) -> None:
+        """Leave the lists of those jobs that it waits for no more."""
+        for name in names:
+            watching = self._by_job.get(name)
+            if watching is not None and name not in waiter.marks:
+                watching.pop(waiter.key, None)
+                if not watching:
+                    del self._by_job[name]
+
+    def _plight(self, name: str) -> str:
+        job = self._jobs[name]
+        whose = f" (pid {job.pid})" if job.pid is not None else ""
+        return f"{'still ' if job.state in LEAVING else ''}{job.state.value}{whose}"
