@@ -284,9 +284,9 @@ class CommandPipe:
         """Give jobs a new run, and wait until all are running."""
         return self._command("restart", jobs, wait=wait, timeout=timeout, reason=reason)
 
-    def status(self, *jobs: str) -> list[JobStatus]:
-        """What is known of these jobs, or of all."""
-        reply = self.request("status", jobs=jobs or None)
+    def status(self, *jobs: str, tree: bool = False) -> list[JobStatus]:
+        """What is known of these jobs, or of all; with `tree`, also what each of their processes runs."""
+        reply = self.request("status", jobs=jobs or None, tree=tree)
         try:
             return [job_status(body) for body in reply["jobs"]]
         except (KeyError, TypeError, ValueError) as error:

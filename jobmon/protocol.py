@@ -97,6 +97,7 @@ class Request(Message):
     condition: str = "changed"
     signal: str = ""
     all: bool = False
+    tree: bool = False
 
     def body(self) -> dict[str, Any]:
         """The JSON object of it: what its command takes and what is not the default."""
@@ -172,7 +173,8 @@ class JobStatus(Record):
     """What is known of one job. Times are UNIX times, in seconds.
 
     `until` is when the present state ends by itself: a backoff, the patience of a stop.
-    `next` is what follows the present stop. `processes` is None where nobody has counted.
+    `next` is what follows the present stop. `processes` is None where nobody has counted. `tree` is
+    there when it was asked for: pid, parent's pid and command line of each process, its leader first.
     """
 
     job: str
@@ -187,6 +189,7 @@ class JobStatus(Record):
     until: float | None = None
     processes: int | None = None
     description: str = ""
+    tree: tuple[tuple[int, int, str], ...] | None = None
 
     def body(self) -> dict[str, Any]:
         """The JSON object of it."""
@@ -510,7 +513,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "start": ("jobs", "wait", "timeout", "reason"),
     "stop": ("jobs", "wait", "timeout", "reason", "now"),
     "restart": ("jobs", "wait", "timeout", "reason"),
-    "status": ("jobs",),
+    "status": ("jobs", "tree"),
     "list": (),
     "wait": ("jobs", "for", "timeout"),
     "signal": ("jobs", "signal", "all"),
@@ -528,6 +531,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "for": _condition,
     "signal": _signal,
     "all": _flag,
+    "tree": _flag,
 }
 _ENVELOPE = frozenset(("type", "id", "command"))
 
@@ -599,6 +603,16 @@ def _reply(body: dict[str, Any]) -> ReplyMessage:
     return ReplyMessage(number, ok, body)
 
 
+def _tree(value: Any) -> Any:
+    if type(value) is not list or not all(map(_is_process, value)):
+        raise ValueError("is to be a list of processes, each a pid, its parent's and a command line")
+    return tuple(map(tuple, value))
+
+
+def _is_process(value: Any) -> bool:
+    return type(value) is list and list(map(type, value)) == [int, int, str]
+
+
 _STATUS_CHECKS: dict[str, Callable[[Any], Any]] = {
     "job": _string,
     "state": _string,
@@ -612,6 +626,7 @@ _STATUS_CHECKS: dict[str, Callable[[Any], Any]] = {
     "until": _or_null(_moment),
     "processes": _or_null(_count),
     "description": _string,
+    "tree": _or_null(_tree),
 }
 
 

@@ -315,7 +315,19 @@ NOW = 1_000_000.0
             "web: running, pid 4711, up 2 h 3 min, 1 restart",
         ),
         (JobStatus("web", "running", True, 1, 1, NOW), "web: running, pid 1, up 0 s"),
+        (
+            JobStatus("web", "running", True, 1, 1, NOW, processes=1),
+            "web: running, pid 1, 1 process, up 0 s",
+        ),
+        (
+            JobStatus("web", "starting", True, 1, 1, NOW, processes=12),
+            "web: starting, pid 1, 12 processes, for 0 s",
+        ),
         (JobStatus("web", "stopped", False, None, 0, NOW - 9), "web: stopped, never started"),
+        (
+            JobStatus("web", "stopped", False, None, 0, NOW - 9, processes=0),
+            "web: stopped, never started",
+        ),
         (JobStatus("web", "exited", False, None, 1, NOW - 9, 0, "exit 0"), "web: exited, 9 s ago, exit 0"),
         (
             JobStatus("web", "backoff", False, None, 2, NOW - 3, 2, "exit 3", None, NOW + 12),
@@ -340,14 +352,14 @@ def test_status_lines(job: JobStatus, line: str) -> None:
 def test_the_table_is_aligned() -> None:
     """All jobs stand in columns under a heading, wide characters counted as the terminal does."""
     jobs = [
-        JobStatus("web", "running", True, 4711, 1, NOW - 60, 3, "launched"),
-        JobStatus("\u65e5\u672c", "stopped", False, None, 0, NOW),
+        JobStatus("web", "running", True, 4711, 1, NOW - 60, 3, "launched", None, None, 12),
+        JobStatus("\u65e5\u672c", "stopped", False, None, 0, NOW, processes=0),
     ]
 
     assert text.table(jobs, NOW) == [
-        "JOB   STATE    PID   SINCE      RESTARTS  RESULT",
-        "web   running  4711  1 min ago  3         launched",
-        "\u65e5\u672c  stopped  -     -          0",
+        "JOB   STATE    PID   PROCESSES  SINCE      RESTARTS  RESULT",
+        "web   running  4711  12         1 min ago  3         launched",
+        "\u65e5\u672c  stopped  -     -          -          0",
     ]
 
 

@@ -44,6 +44,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "protocol": ("framing", "wire", "protocol"),
     "linux": (
         "linux",
+        "linux.init",
         "linux.syscalls",
         "linux.signals",
         "linux.timers",
@@ -61,7 +62,6 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.sessions",
         "linux.engine",
         "linux.daemon",
-        "linux.init",
     ),
     "face": ("client", "transport", "cli", "__main__"),
 }

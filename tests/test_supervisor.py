@@ -10,7 +10,7 @@ import pytest
 from jobmon import events
 from jobmon.eventlog import EventLog
 from jobmon.events import JobResult, Reply, State
-from jobmon.spec import JobSpec, Restart
+from jobmon.spec import Essential, JobSpec, Restart
 from jobmon.supervisor import SEVERITY, TOLD_OF_A_BUG, Supervisor
 
 if TYPE_CHECKING:
@@ -680,6 +680,64 @@ def test_a_wait_on_a_launch_that_is_called_off_ends() -> None:
 
     assert bench.code() == "terminating"
     assert bench.idle()
+
+
+@pytest.mark.parametrize(
+    ("essential", "status", "code"),
+    [
+        (Essential.YES, 0, 0),
+        (Essential.YES, 3, 3),
+        (Essential.YES, "SIGSEGV", "SIGSEGV"),
+        (Essential.ON_FAILURE, 3, 3),
+        (Essential.YES, None, 1),
+    ],
+)
+def test_the_end_of_an_essential_job_is_the_daemons(
+    essential: Essential, status: events.Status, code: int | str
+) -> None:
+    """What the daemon lives for ends it, with its code, after the others are gone."""
+    bench = Bench(spec_of("a", essential=essential), spec_of("b")).up("a", "b")
+    bench.end(status, "a")
+    assert bench.state("b") is State.STOPPING
+
+    bench.end(name="b")
+    assert bench.take()[-1] == events.Finish(code)
+
+
+def test_an_essential_job_that_is_stopped_ends_nothing() -> None:
+    """An operator's stop, a restart by policy, and a good end under on-failure leave the daemon alone."""
+    bench = Bench(
+        spec_of("a", essential=Essential.YES),
+        spec_of("b", essential=Essential.YES, restart=Restart.ALWAYS),
+        spec_of("c", essential=Essential.ON_FAILURE),
+    ).up("a", "b", "c")
+    bench.supervisor.stop(["a"], "me", 0.0)
+    bench.end(name="a")
+    bench.end(1, "b")
+    bench.end(0, "c")
+
+    assert not bench.supervisor.terminating
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOENT, 127), (errno.EACCES, 126)])
+def test_an_essential_job_that_cannot_be_executed(number: int, code: int) -> None:
+    """The daemon's exit code says as a shell does why the job could not be executed."""
+    bench = Bench(spec_of(essential=Essential.YES))
+    bench.supervisor.start(["web"], "me", 0.0)
+    bench.fail(number)
+
+    assert bench.take()[-1] == events.Finish(code)
+
+
+def test_who_waits_for_an_essential_job_hears_how_it_ended() -> None:
+    """The answer tells of the job's own end, not of the shutdown that it set off."""
+    bench = Bench(spec_of(essential=Essential.YES, ready="fd"))
+    bench.supervisor.start(["web"], "me", 0.0, wait=True)
+    bench.launch()
+    bench.execute()
+    bench.end(3)
+
+    assert bench.replies()[0].message == "is failed: exit 3"
 
 
 def test_who_has_gone_is_not_answered() -> None:

@@ -17,17 +17,30 @@ if TYPE_CHECKING:
 
 def run(verb: Verb, arguments: Arguments) -> int:
     """Ask, and print the answer."""
-    as_json = "--json" in arguments.options
+    as_json, with_tree = "--json" in arguments.options, "--tree" in arguments.options
     with CommandPipe() as daemon:
         if verb.name == "list-jobs":
             return _list(daemon.list_jobs(), as_json)
-        jobs = daemon.status(*arguments.given)
+        jobs = daemon.status(*arguments.given, tree=with_tree)
     if verb.name == "pid":
         return _pid(jobs[0])
-    if not arguments.given:
+    if with_tree and not as_json:
+        _show_trees(jobs)
+    elif not arguments.given:
         return _all(jobs, as_json)
-    say(dumps(jobs[0].body()) if as_json else status_line(jobs[0], time.time()))
-    return OK if jobs[0].alive else FAILED
+    else:
+        say(dumps(jobs[0].body()) if as_json else status_line(jobs[0], time.time()))
+    return OK if jobs[0].alive or not arguments.given else FAILED
+
+
+def _show_trees(jobs: list[JobStatus]) -> None:
+    from jobmon.cli.tree import branches, drawing, room
+
+    lines, columns = drawing(), room()
+    for job in jobs:
+        say(status_line(job, time.time()))
+        for line in branches(job, lines, columns):
+            say(line)
 
 
 def _pid(job: JobStatus) -> int:

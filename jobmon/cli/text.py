@@ -85,6 +85,8 @@ def status_line(job: JobStatus, now: float) -> str:
     parts = [job.state]
     if job.pid is not None:
         parts.append(f"pid {job.pid}")
+    if job.processes and job.state not in ("stopping", "killing"):
+        parts.append(plural(job.processes, "process"))
     if job.since:
         parts.append(_how_long(job, now))
     if job.until is not None:
@@ -119,7 +121,7 @@ def _what_comes(job: JobStatus, now: float) -> str:
     return f"{what.get(job.state, 'next look')} in {left}"
 
 
-COLUMNS = ("JOB", "STATE", "PID", "SINCE", "RESTARTS", "RESULT")
+COLUMNS = ("JOB", "STATE", "PID", "PROCESSES", "SINCE", "RESTARTS", "RESULT")
 
 
 def table(jobs: list[JobStatus], now: float) -> list[str]:
@@ -132,7 +134,8 @@ def table(jobs: list[JobStatus], now: float) -> list[str]:
 def _row(job: JobStatus, now: float) -> tuple[str, ...]:
     since = f"{span(now - job.since)} ago" if job.since and job.run else "-"
     pid = "-" if job.pid is None else str(job.pid)
-    return escape(job.job), job.state, pid, since, str(job.restarts), escape(job.result)
+    processes = str(job.processes) if job.processes else "-"
+    return escape(job.job), job.state, pid, processes, since, str(job.restarts), escape(job.result)
 
 
 def _aligned(row: tuple[str, ...], widths: list[int]) -> str:

@@ -119,7 +119,10 @@ VERBS = {
             0,
             1,
             "say how a job is, in a line, or all jobs, in a table",
-            (("--json", "", "as JSON, for programs"),),
+            (
+                ("--tree", "", "its processes too, each with its command line"),
+                ("--json", "", "as JSON, for programs"),
+            ),
             "With JOB the exit code is the answer: 0 a process of it lives, 1 none does, 255 error.",
         ),
         Verb(

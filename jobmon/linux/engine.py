@@ -118,6 +118,7 @@ class Engine:
                 self._herald.turn()
             if self._may_leave():
                 break
+        self.children.sweep()  # who left a cgroup by dying may not have been reaped yet
         return self._exit_code
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _HIDDEN = frozenset((ENOENT, ESRCH, ENOTDIR, EACCES, EPERM))
 _CHUNK = 65536
 _SHOWN = 72  # characters of a command line in a message
+_COMMAND_BYTES = 4096  # of a command line in a tree
 
 DEAD = ("Z", "X")  # the states of what has ended: zombie, dead
 TCP_ESTABLISHED = 1
@@ -108,18 +109,8 @@ def _list(path: str) -> list[str]:
 
 def stat(pid: int) -> Stat | None:
     """What the process is right now, zombies ("Z") included."""
-    try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        _check_gone(error)
-        return None
-    try:
-        return parse_stat(os.read(fd, 2048))  # one piece, and never this long
-    except OSError as error:
-        _check_gone(error)
-        return None
-    finally:
-        os.close(fd)
+    data = _head(f"/proc/{pid}/stat", 2048)  # one piece, and never this long
+    return parse_stat(data) if data else None
 
 
 def parse_stat(line: bytes) -> Stat:
@@ -151,6 +142,33 @@ def cmdline(pid: int) -> list[str] | None:
     if data is None:
         return None
     return [os.fsdecode(word) for word in data.split(b"\0")[:-1]]
+
+
+def command(fact: Stat) -> str:
+    """What it runs, as a tree of processes shows it: its command line, or [NAME] for one that has none.
+
+    In the state D, too, the name is all: a command line is read under the memory lock of its process,
+    which one that hangs in the kernel may hold, and then whoever looks would hang with it.
+    """
+    data = b"" if fact.state == "D" else _head(f"/proc/{fact.pid}/cmdline", _COMMAND_BYTES)
+    text = data.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+    return (text if len(data) < _COMMAND_BYTES else f"{text}...") or f"[{fact.comm}]"
+
+
+def _head(path: str, size: int) -> bytes:
+    """The beginning of a file in /proc; nothing when the process is gone or hides it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        _check_gone(error)
+        return b""
+    try:
+        return os.read(fd, size)
+    except OSError as error:
+        _check_gone(error)
+        return b""
+    finally:
+        os.close(fd)
 
 
 def describe(pid: int) -> str:

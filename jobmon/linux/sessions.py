@@ -11,7 +11,7 @@ from collections import deque
 
 from jobmon import protocol
 from jobmon.errors import LocalProtocolError
-from jobmon.linux import logfile, reactor, signals
+from jobmon.linux import logfile, procfs, reactor, signals
 from jobmon.linux.sockets import Refused
 
 TYPE_CHECKING = False
@@ -27,12 +27,15 @@ if TYPE_CHECKING:
     from jobmon.machine import Job
     from jobmon.protocol import Message
 
+    Tree = tuple[tuple[int, int, str], ...]
+
 FRAME_SECONDS = 15.0  # a client that starts a frame has this long to finish it
 DRAIN_SECONDS = 15.0  # a reader that takes nothing for this long while output waits is dropped
 ACCEPTS_PER_TURN = 64
 RETRY_ACCEPT_SECONDS = 0.5
 EVENT_BATCH_BYTES = 32_768
 MIN_CONNECTIONS_PER_UID = 16
+MAX_TREE = 2000  # processes of which one request is told what they run: some tens of milliseconds
 
 _CODES_07 = {"launched": 0, "died": 1, "restarting": 2, "terminated": 3}
 _REASONS_07 = {
@@ -358,11 +361,13 @@ class Session:
             if name not in supervisor.jobs:
                 self.send(protocol.failed(request.id, "no-such-job", "no such job", job=name))
                 return
-        rest = {
-            "jobs": [self._job_status(name).body() for name in names],
-            "token": supervisor.log.last,
-        }
-        self.send(protocol.ReplyMessage(request.id, True, rest))
+        room = MAX_TREE
+        jobs = []
+        for name in names:
+            status = self._job_status(name, room if request.tree else None)
+            room -= len(status.tree or ())
+            jobs.append(status.body())
+        self.send(protocol.ReplyMessage(request.id, True, {"jobs": jobs, "token": supervisor.log.last}))
 
     def _list(self, request: protocol.Request) -> None:
         jobs = self._sessions.engine.supervisor.jobs
@@ -393,10 +398,14 @@ class Session:
             self.send(protocol.Snapshot(log.last, jobs, missed=message.since is not None))
         self.push_events()
 
-    def _job_status(self, name: str) -> protocol.JobStatus:
+    def _job_status(self, name: str, shown: int | None = None) -> protocol.JobStatus:
+        """How a job is; `shown` is how many of its processes are to be told apart."""
         supervisor = self._sessions.engine.supervisor
-        pids = self._sessions.engine.children.pids(name)
-        return _rich_status(supervisor.jobs[name], supervisor.wall, len(pids))
+        job, pids = supervisor.jobs[name], self._sessions.engine.children.pids(name)
+        if shown is None:
+            return _rich_status(job, supervisor.wall, len(pids))
+        tree, gone = _tree(pids, job.leader, shown)
+        return _rich_status(job, supervisor.wall, len(pids) - gone, tree)
 
     def _ticket(self, request_id: int | None, job: str = "") -> Ticket:
         ticket = Ticket(self, request_id, job)
@@ -563,7 +572,15 @@ def _whose(results: Sequence[JobResult], code: str) -> str | None:
     return next((result.job for result in results if result.code == code), None)
 
 
-def _rich_status(job: Job, wall: float, processes: int) -> protocol.JobStatus:
+def _tree(pids: list[int], leader: int | None, shown: int) -> tuple[Tree, int]:
+    """What some of a job's processes run, the leader first; and how many have ended by now."""
+    chosen = sorted(pids, key=lambda pid: (pid != leader, pid))[:shown]
+    facts = [fact for fact in map(procfs.stat, chosen) if fact is not None]
+    tree = tuple((fact.pid, fact.ppid, procfs.command(fact)) for fact in facts)
+    return tree, len(chosen) - len(tree)
+
+
+def _rich_status(job: Job, wall: float, processes: int, tree: Tree | None = None) -> protocol.JobStatus:
     return protocol.JobStatus(
         job=job.spec.name,
         state=job.state.value,
@@ -577,4 +594,5 @@ def _rich_status(job: Job, wall: float, processes: int) -> protocol.JobStatus:
         until=None if job.armed is None else job.armed + wall,
         processes=processes,
         description=job.spec.description,
+        tree=tree,
     )
