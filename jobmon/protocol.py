@@ -59,7 +59,7 @@ CODES = (
     "bad-request",
 )
 
-CONDITIONS = ("changed",)
+CONDITIONS = ("changed", "running", "ready", "restarted", "stable", "stopped", "exited", "settled")
 
 
 class Message(Record):
@@ -94,7 +94,11 @@ class Request(Message):
     timeout: float | None = None
     reason: str = ""
     now: bool = False
-    condition: str = "changed"
+    condition: str = ""
+    duration: float = 0.0
+    any: bool = False
+    since: int | None = None
+    acts: bool = False
     signal: str = ""
     all: bool = False
     tree: bool = False
@@ -293,11 +297,15 @@ def failed(
     return ReplyMessage(request_id, False, rest)
 
 
-def result(job: str, code: str = "", message: str = "") -> dict[str, Any]:
-    """One entry of a reply's "results"."""
-    if not code:
-        return {"job": job, "ok": True}
-    return {"job": job, "ok": False, "error": {"code": code, "message": message}}
+def result(
+    job: str, code: str = "", message: str = "", exit_status: int | str | None = None
+) -> dict[str, Any]:
+    """One entry of a reply's "results"; `exit_status` is how the run ended, if that was asked for."""
+    if code:
+        return {"job": job, "ok": False, "error": {"code": code, "message": message}}
+    if exit_status is not None:
+        return {"job": job, "ok": True, "exit": exit_status}
+    return {"job": job, "ok": True}
 
 
 def worst(codes: tuple[str, ...]) -> str:
@@ -510,12 +518,12 @@ def _command07(body: Mapping[str, Any]) -> Command07:
 
 # What each command takes, in the order of the wire, and which of that it cannot do without.
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "start": ("jobs", "wait", "timeout", "reason"),
-    "stop": ("jobs", "wait", "timeout", "reason", "now"),
-    "restart": ("jobs", "wait", "timeout", "reason"),
+    "start": ("jobs", "wait", "for", "duration", "timeout", "reason"),
+    "stop": ("jobs", "wait", "for", "duration", "timeout", "reason", "now"),
+    "restart": ("jobs", "wait", "for", "duration", "timeout", "reason"),
     "status": ("jobs", "tree"),
     "list": (),
-    "wait": ("jobs", "for", "timeout"),
+    "wait": ("jobs", "for", "duration", "any", "since", "acts", "timeout"),
     "signal": ("jobs", "signal", "all"),
     "terminate": (),
     "info": (),
@@ -529,6 +537,10 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "reason": _string,
     "now": _flag,
     "for": _condition,
+    "duration": _timeout,
+    "any": _flag,
+    "since": _count,
+    "acts": _flag,
     "signal": _signal,
     "all": _flag,
     "tree": _flag,

@@ -11,7 +11,8 @@ from jobmon import events
 from jobmon.eventlog import EventLog
 from jobmon.events import JobResult, Reply, State
 from jobmon.spec import Essential, JobSpec, Restart
-from jobmon.supervisor import SEVERITY, TOLD_OF_A_BUG, Supervisor
+from jobmon.supervisor import TOLD_OF_A_BUG, Supervisor
+from jobmon.waiters import SEVERITY
 
 if TYPE_CHECKING:
     from jobmon.events import Action, Input
