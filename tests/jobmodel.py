@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jobmon import events
 from jobmon.events import AT_REST, LEAVING, LIVE, Action, Input, Next, State
 from jobmon.machine import Job
-from jobmon.spec import JobSpec, Restart
+from jobmon.spec import JobSpec, Readiness, Restart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 WINDOW, PENALTY, PATIENCE, START_TIMEOUT = 5.0, 15.0, 10.0, 60.0
 SOON, LATE = 0.0, WINDOW + 1
 PID = 100
+READY = Readiness("fd", 3)
 UNDECIDED = frozenset((State.STARTING, State.RUNNING))
 
 
@@ -54,7 +55,7 @@ class Case(NamedTuple):
     """One configuration that is explored."""
 
     policy: Restart
-    ready: object | None = None
+    ready: Readiness | None = None
     start_timeout: float | None = None
     max_restarts: int | None = None
 
@@ -70,14 +71,14 @@ class Case(NamedTuple):
             max_restarts=self.max_restarts,
         )
         return first, first.replace(
-            ready=None if self.ready else "notify", start_timeout=timeout, signal="SIGINT"
+            ready=None if self.ready else READY, start_timeout=timeout, signal="SIGINT"
         )
 
 
-READINESS: tuple[tuple[object | None, float | None], ...] = (
+READINESS: tuple[tuple[Readiness | None, float | None], ...] = (
     (None, None),
-    ("fd", START_TIMEOUT),
-    ("fd", None),
+    (READY, START_TIMEOUT),
+    (READY, None),
 )
 CASES = tuple(Case(policy, *kind) for policy in Restart for kind in READINESS)
 LIMITED = tuple(Case(policy, max_restarts=1) for policy in Restart)

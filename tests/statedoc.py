@@ -1,15 +1,16 @@
-"""Writes the state table and its diagram into docs/architecture.md, both from the machine itself.
+"""Writes the layers, the state table and its diagram into docs/architecture.md, from the code itself.
 
 Run as a program it rewrites the marked blocks; a test holds the file equal to what it would write.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import os
 from typing import TYPE_CHECKING
 
-from jobmodel import WORDS, Case, Edge, explore
+from jobmodel import READY, WORDS, Case, Edge, explore
 
 from jobmon import events
 from jobmon.events import LEAVING, State
@@ -19,9 +20,44 @@ from jobmon.spec import JobSpec, Restart
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-DOCUMENT = os.path.join(os.path.dirname(__file__), os.pardir, "docs", "architecture.md")
+TOP = os.path.join(os.path.dirname(__file__), os.pardir)
+DOCUMENT = os.path.join(TOP, "docs", "architecture.md")
 COLUMNS = (State.STOPPED, State.STARTING, State.RUNNING, State.STOPPING, State.KILLING, State.BACKOFF)
-CASES = (Case(Restart.NEVER, "fd", 60.0), Case(Restart.ON_FAILURE))  # together they go every way
+CASES = (Case(Restart.NEVER, READY, 60.0), Case(Restart.ON_FAILURE))  # together they go every way
+
+
+def layers_markdown() -> str:
+    """The modules of each layer, downmost first, each with the first sentence of its docstring."""
+    lines = ["| layer | module | what it is |", "| --- | --- | --- |"]
+    for layer, modules in _layers().items():
+        paths = [path for module in modules for path in _paths(module)]
+        lines += [f"| {layer} | [{path}](../jobmon/{path}) | {_role(path)} |" for path in paths]
+    return "\n".join(lines)
+
+
+def _layers() -> dict[str, tuple[str, ...]]:
+    """The table by which tests/test_house.py judges: read and not imported, it needs what only tests have."""
+    with open(os.path.join(TOP, "tests", "test_house.py"), encoding="utf-8") as file:
+        for node in ast.parse(file.read()).body:
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "LAYERS":
+                assert node.value is not None
+                return dict(ast.literal_eval(node.value))
+    raise LookupError("tests/test_house.py has no LAYERS")
+
+
+def _paths(module: str) -> list[str]:
+    """The files of a module, relative to the package; of the command line, which is one subject, all."""
+    path = module.replace(".", "/")
+    folder = os.path.join(TOP, "jobmon", path)
+    if module == "cli":
+        return [f"cli/{name}" for name in sorted(os.listdir(folder)) if name.endswith(".py")]
+    return [os.path.join(path, "__init__.py") if os.path.isdir(folder) else f"{path}.py"]
+
+
+def _role(path: str) -> str:
+    with open(os.path.join(TOP, "jobmon", path), encoding="utf-8") as file:
+        said = ast.get_docstring(ast.parse(file.read())) or ""
+    return " ".join(said.split("\n\n")[0].split()).partition(". ")[0].rstrip(".")
 
 
 def table_markdown() -> str:
@@ -78,7 +114,7 @@ def _joined(labels: set[str]) -> str:
 
 def blocks() -> dict[str, str]:
     """What stands between the markers of each name."""
-    return {"TABLE": table_markdown(), "DIAGRAM": diagram_mermaid()}
+    return {"LAYERS": layers_markdown(), "TABLE": table_markdown(), "DIAGRAM": diagram_mermaid()}
 
 
 def written(text: str) -> str:

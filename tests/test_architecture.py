@@ -17,7 +17,7 @@ def document() -> str:
 
 
 def test_the_document_is_what_the_machine_says() -> None:
-    """The table and the diagram are those of TABLE; `make docs` writes them again."""
+    """Layers, table and diagram are those of the code; `make docs` writes them again."""
     assert document() == statedoc.written(document())
 
 
@@ -27,6 +27,14 @@ def test_a_changed_cell_is_seen_in_the_table(monkeypatch: pytest.MonkeyPatch) ->
 
     with pytest.raises(AssertionError):
         assert statedoc.table_markdown() in document()
+
+
+def test_every_module_is_shown_with_its_role() -> None:
+    """Nobody has to guess what a file of the package is for: each row of the layers says it in a sentence."""
+    rows = [row.split(" | ") for row in statedoc.layers_markdown().splitlines()[2:]]
+
+    assert "[machine.py](../jobmon/machine.py)" in [row[1] for row in rows]
+    assert [row[1] for row in rows if len(row) != 3 or len(row[2]) < len("A role |")] == []
 
 
 def test_the_diagram_shows_ways_and_no_standing_still() -> None:

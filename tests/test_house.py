@@ -55,6 +55,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.peers",
         "linux.sockets",
         "linux.spawn",
+        "linux.companion",
         "linux.children",
         "linux.logfile",
         "linux.notify",

@@ -269,7 +269,7 @@ def test_signals_reach_the_command(init: str, place: str, run: Callable[..., Run
 
 @pytest.mark.parametrize("init", ["tini", "dumb-init"])
 def test_the_others_leave_signals_out(init: str, run: Callable[..., Run]) -> None:
-    """What the table says that tini and dumb-init leave out does not reach CMD. As PID 1: else some end them."""
+    """What the table says that tini and dumb-init leave out does not reach CMD (as PID 1: else some end)."""
     one = probe(run, init, "pid 1 of unshare")
     for number in sorted(NOT_FORWARDED[init] - {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}):
         one.send(number)

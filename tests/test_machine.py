@@ -10,7 +10,7 @@ import pytest
 from jobmon import events
 from jobmon.events import LEAVING, LIVE, Next, State
 from jobmon.machine import MAX_KILL_INTERVAL, TABLE, Job, describe
-from jobmon.spec import JobSpec, Restart
+from jobmon.spec import JobSpec, Readiness, Restart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jobmon.events import Action, Input
 
 PID = 4711
+READY = Readiness("fd", 3)
 
 # The design's table. "down" is stopped, exited and failed; words in brackets of the code are notes.
 DOWN = (State.STOPPED, State.EXITED, State.FAILED)
@@ -210,7 +211,7 @@ def test_nothing_is_armed_at_rest(state: State) -> None:
 @pytest.mark.parametrize("state", [State.STARTING, State.STOPPING, State.KILLING, State.BACKOFF], ids=named)
 def test_a_timer_is_armed_where_something_must_end(state: State) -> None:
     """What only time may end has its one timer armed."""
-    assert bring(state, ready="fd", start_timeout=60.0).armed is not None
+    assert bring(state, ready=READY, start_timeout=60.0).armed is not None
 
 
 def test_running_disarms_the_start_timeout() -> None:
@@ -225,7 +226,7 @@ def test_running_disarms_the_start_timeout() -> None:
 
 def test_starting_without_start_timeout_arms_nothing() -> None:
     """Without a start-timeout nothing hurries a start."""
-    assert bring(State.STARTING, ready="fd").armed is None
+    assert bring(State.STARTING, ready=READY).armed is None
 
 
 @pytest.mark.parametrize("state", State, ids=named)
@@ -459,7 +460,7 @@ def test_remove_comes_after_its_last_event() -> None:
 
 def test_a_run_keeps_the_readiness_it_was_launched_with() -> None:
     """A spec that changes before the exec is known does not change what the run is waited for."""
-    without, with_ready = spec_of(), spec_of(ready="fd", start_timeout=60.0)
+    without, with_ready = spec_of(), spec_of(ready=READY, start_timeout=60.0)
     for first, then, state in ((without, with_ready, State.RUNNING), (with_ready, without, State.STARTING)):
         job = Job(first)
         job.step(events.Start(), 0.0)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Cell = Callable[[Job, Any, float], None]
 
 CELLS = sorted({cell for row in TABLE.values() for cell in row.values()}, key=lambda cell: cell.__name__)
-REACHED = (Case(Restart.NEVER, "fd", jobmodel.START_TIMEOUT), Case(Restart.ON_FAILURE))
+REACHED = (Case(Restart.NEVER, jobmodel.READY, jobmodel.START_TIMEOUT), Case(Restart.ON_FAILURE))
 ENDS = {
     Restart.NEVER: {State.EXITED, State.FAILED},
     Restart.ON_FAILURE: {State.EXITED},

@@ -43,7 +43,7 @@ class Nursery:
         self._cgroups: list[cgroup.Cgroup] = []
         self._hierarchy = cgroup.Hierarchy(os.urandom(8).hex()) if way == "cgroup" else None
         environ = {b"PATH": b"/usr/bin:/bin", b"A": b"ours", b"B": b"ours", b"": b"empty"}
-        private = {name.encode(): b"private" for name in spawn._PRIVATE}
+        private = {name.encode(): b"private" for name in spawn.PRIVATE}
         self.spawner = Spawner(environ | private, "marker", NOFILE)
         self.fifo = kit.Fifo(str(self.folder / "fifo"))
         os.chmod(self.fifo.path, 0o666)

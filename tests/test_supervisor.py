@@ -10,12 +10,14 @@ import pytest
 from jobmon import events
 from jobmon.eventlog import EventLog
 from jobmon.events import JobResult, Reply, State
-from jobmon.spec import Essential, JobSpec, Restart
+from jobmon.spec import Essential, JobSpec, Readiness, Restart
 from jobmon.supervisor import TOLD_OF_A_BUG, Supervisor
 from jobmon.waiters import SEVERITY
 
 if TYPE_CHECKING:
     from jobmon.events import Action, Input
+
+READY = Readiness("fd", 3)
 
 
 def spec_of(name: str = "web", **settings: object) -> JobSpec:
@@ -181,7 +183,7 @@ def test_start_answers_when_launched() -> None:
 
 def test_start_that_waits_answers_when_running() -> None:
     """A start that waits is done when the job is ready, not before."""
-    bench = Bench(spec_of(ready="fd"))
+    bench = Bench(spec_of(ready=READY))
     bench.supervisor.start(["web"], "me", 0.0, wait=True)
     bench.launch()
     bench.execute()
@@ -215,7 +217,7 @@ def test_start_that_will_be_tried_again_says_so() -> None:
 
 def test_start_that_waits_sees_an_early_end() -> None:
     """A job that ends before it is ready has failed to start, with its status."""
-    bench = Bench(spec_of(ready="fd"))
+    bench = Bench(spec_of(ready=READY))
     bench.supervisor.start(["web"], "me", 0.0, wait=True)
     bench.launch()
     bench.execute()
@@ -227,7 +229,7 @@ def test_start_that_waits_sees_an_early_end() -> None:
 @pytest.mark.parametrize("whole", [True, False])
 def test_start_that_waits_bears_a_crash_that_is_restarted(whole: bool) -> None:
     """While policy starts it again a start waits on, whether the job dies whole or its leader first."""
-    bench = Bench(spec_of(ready="fd", restart=Restart.ALWAYS))
+    bench = Bench(spec_of(ready=READY, restart=Restart.ALWAYS))
     bench.supervisor.start(["web"], "me", 0.0, wait=True)
     bench.launch()
     bench.execute()
@@ -270,9 +272,21 @@ def test_start_behind_a_stop_is_queued() -> None:
     assert bench.code("patient") == ""
 
 
+def test_start_of_what_is_being_removed_fails_with_it() -> None:
+    """A start cannot save a job that is being removed; who asked is told when it is gone."""
+    bench = Bench().up()
+    bench.feed(events.Remove())
+    bench.supervisor.start(["web"], "me", 0.0)
+    bench.supervisor.start(["web"], "patient", 0.0, wait=True)
+    assert (bench.code(), bench.code("patient")) == (None, "failed")
+
+    bench.end()
+    assert bench.code() == "failed"
+
+
 def test_start_that_is_overtaken_by_a_stop() -> None:
     """Who waits for a job that somebody stops meanwhile is told at once."""
-    bench = Bench(spec_of(ready="fd"))
+    bench = Bench(spec_of(ready=READY))
     bench.supervisor.start(["web"], "me", 0.0, wait=True)
     bench.launch()
     bench.supervisor.stop(["web"], "other", 0.0, by="a colleague")
@@ -417,7 +431,7 @@ def test_restart_without_waiting_is_accepted_when_queued() -> None:
 
 def test_wait_sees_a_launch() -> None:
     """From STOPPED to RUNNING is a change, and the process counts, not its readiness."""
-    bench = Bench(spec_of(ready="fd"))
+    bench = Bench(spec_of(ready=READY))
     bench.supervisor.wait(["web"], "me", 0.0)
     bench.supervisor.start(["web"], "other", 0.0)
     assert bench.code() is None
@@ -732,7 +746,7 @@ def test_an_essential_job_that_cannot_be_executed(number: int, code: int) -> Non
 
 def test_who_waits_for_an_essential_job_hears_how_it_ended() -> None:
     """The answer tells of the job's own end, not of the shutdown that it set off."""
-    bench = Bench(spec_of(essential=Essential.YES, ready="fd"))
+    bench = Bench(spec_of(essential=Essential.YES, ready=READY))
     bench.supervisor.start(["web"], "me", 0.0, wait=True)
     bench.launch()
     bench.execute()

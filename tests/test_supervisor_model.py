@@ -23,7 +23,7 @@ from simkernel import SimKernel, Temper
 from jobmon import events, machine, waits
 from jobmon.events import AT_REST, Next, State
 from jobmon.machine import TABLE
-from jobmon.spec import Essential, JobSpec, Restart
+from jobmon.spec import Essential, JobSpec, Readiness, Restart
 from jobmon.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 NAMES = ("a", "b", "c")
 PATIENCE = 10.0
+READY = Readiness("fd", 3)
 LONG = 1000.0  # longer than any chain of timers that ends
 SETTINGS = settings(
     max_examples=300,
@@ -58,10 +59,10 @@ specs = st.sampled_from(
     (
         spec_of(Restart.NEVER),
         spec_of(Restart.ALWAYS, autostart=True),
-        spec_of(Restart.ALWAYS, ready="fd", start_timeout=10.0, autostart=True),
+        spec_of(Restart.ALWAYS, ready=READY, start_timeout=10.0, autostart=True),
         spec_of(Restart.ALWAYS, max_restarts=2),
         spec_of(Restart.ON_FAILURE, autostart=True, max_restarts=0),
-        spec_of(Restart.ON_FAILURE, ready="fd"),
+        spec_of(Restart.ON_FAILURE, ready=READY),
         spec_of(Restart.NEVER, autostart=True, essential=Essential.ON_FAILURE),
         spec_of(Restart.ON_FAILURE, essential=Essential.YES),
     )

@@ -37,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _main(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         code = INTERRUPTED
-    return _finish(code)
+    flush()
+    if _LOST:
+        _LOST.clear()
+        return code or FAILED
+    return code
 
 
 def say(line: str) -> None:
@@ -46,9 +50,18 @@ def say(line: str) -> None:
     if out is None:
         return
     try:
-        out.write(line + "\n")
-    except UnicodeEncodeError:
-        out.write(line.encode(out.encoding, "backslashreplace").decode(out.encoding) + "\n")
+        out.write(_writable(line, out.encoding) + "\n")
+    except OSError as error:
+        _lose(error)
+
+
+def flush() -> None:
+    """Have it all written. `sys.stdout` is None from when nobody takes it any more."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        _lose(error)
 
 
 def complain(what: str) -> None:
@@ -97,8 +110,6 @@ def _do(verb: Verb, arguments: Arguments) -> int:
         return _runner(verb)(verb, arguments)
     except UsageError:
         raise
-    except BrokenPipeError:
-        return OK
     except Exception as error:  # noqa: BLE001 - a user never sees a traceback
         code = _explain(error)
         return UNANSWERED if answers else code
@@ -153,16 +164,21 @@ def _near(job: str) -> str:
         return ""
 
 
-def _finish(code: int) -> int:
-    """Flush, so that the interpreter's own end finds nothing to fail at."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read has read enough: the answer is the exit code. What Python still holds goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    except OSError as error:
+_LOST: list[OSError] = []  # what kept the output from being written
+
+
+def _lose(error: OSError) -> None:
+    """Output ends here: whoever read it has read enough, or there is no room for it."""
+    if not isinstance(error, BrokenPipeError):
         complain(f"cannot write the output: {error.strerror}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return code or FAILED
-    return code
+        _LOST.append(error)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # there goes what Python still holds
+    sys.stdout = None
+
+
+def _writable(line: str, encoding: str) -> str:
+    try:
+        line.encode(encoding)
+    except UnicodeEncodeError:
+        return line.encode(encoding, "backslashreplace").decode(encoding)
+    return line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from select import POLLERR, POLLHUP, POLLIN, poll
 
-from jobmon.cli import OK, complain, say
+from jobmon.cli import OK, complain, flush, say
 from jobmon.cli.text import count, escape
 from jobmon.cli.verbs import UsageError
 from jobmon.client import EventStream, ends
@@ -45,9 +45,9 @@ def run(verb: Verb, arguments: Arguments) -> int:
             line = dumps(event.body()) if as_json else plain(event)
             if line is not None:
                 say(line)
-                sys.stdout.flush()
+                flush()
                 limit -= 1
-            if limit == 0 and line is not None:
+            if (limit == 0 and line is not None) or sys.stdout is None:
                 break
     return OK
 

@@ -190,14 +190,17 @@ VERBS = {
         Verb(
             "init",
             "init",
-            "[-- CMD ARG...]",
+            "[CONFIG] [-- CMD ARG...]",
             0,
-            0,
-            "run a command as the first process of a container should",
+            1,
+            "run a command as the first process of a container should, with jobs beside it",
             (("-g --group", "", "send signals to CMD's whole process group, not to CMD alone"),),
             'ENTRYPOINT ["jobmon", "init", "--"]\n\n'
             "CMD has the terminal and the streams, gets every signal, and gives its exit code: 128+n for\n"
-            "signal n, 127 not found, 126 not executable. Orphans are reaped. It need not be PID 1.",
+            "signal n, 127 not found, 126 not executable. Orphans are reaped. It need not be PID 1.\n"
+            "With CONFIG its jobs run beside CMD, which knows them by $JOBMON_PORT. SIGTERM, SIGINT, SIGPWR\n"
+            "and SIGRTMIN+3 begin the shutdown and go to CMD too; when CMD ends, the jobs are stopped.\n"
+            "CONFIG alone is `daemon --foreground CONFIG`.",
         ),
         Verb("help", "help", "[VERB]", 0, 1, "explain JobMon, or a verb"),
     )
@@ -251,8 +254,8 @@ def _check(verb: Verb, arguments: Arguments) -> None:
     least = 0 if "--schema" in options else verb.least + (verb.name == "check")
     if len(given) < least:
         raise UsageError(f"{verb.takes} is missing")
-    if verb.name == "init" and not arguments.command:
-        raise UsageError("the command is missing; it goes after --")
+    if verb.name == "init" and (len(given) > 1 or not (given or arguments.command)):
+        raise UsageError("the command goes after --: jobmon init [CONFIG] -- CMD ARG...")
     if len(given) > verb.most:
         extra = given[verb.most]
         raise UsageError(f"{extra!r} is one argument too many; quote a name that has spaces")

@@ -74,6 +74,7 @@ class Children:
         self._by_pid: dict[int, Child] = {}
         self._draining: dict[str, Child] = {}
         self._unclosed: list[Crowd] = []
+        self._guests: dict[int, Callable[[os.waitid_result], None]] = {}
         self._interval = FIRST_LOOK
         self.tree = tree
         self.has_pidfd = _probe_pidfd()
@@ -97,6 +98,11 @@ class Children:
             return
         child.report = birth.report
         self._reactor.register(birth.report, lambda _events: self._read_report(child), reactor.EXEC)
+
+    def add_guest(self, pid: int, ended: Callable[[os.waitid_result], None]) -> None:
+        """A child that is no job's: `ended` is told when it has been reaped."""
+        self._guests[pid] = ended
+        self.tree.add_leader(pid)
 
     def pids(self, job: str) -> list[int]:
         """All living processes of a job's run, as far as they can be known."""
@@ -139,6 +145,9 @@ class Children:
             child = self._by_pid.get(info.si_pid)
             if child is not None:
                 self._leader_dead(child, _status(info))
+            elif (ended := self._guests.pop(info.si_pid, None)) is not None:
+                self.tree.remove_leader(info.si_pid)
+                ended(info)
             else:
                 self.orphans += 1
         else:
@@ -202,7 +211,9 @@ class Children:
 
     def _reap_orphans(self) -> None:
         """Reap dead orphans; deaths of leaders are left to their own events."""
-        while (info := _peek_any()) is not None and info.si_pid not in self._by_pid:
+        while (info := _peek_any()) is not None:
+            if info.si_pid in self._by_pid or info.si_pid in self._guests:
+                return
             os.waitid(os.P_PID, info.si_pid, os.WEXITED | os.WNOHANG)
             self.orphans += 1
 
@@ -305,10 +316,17 @@ def _peek_any() -> os.waitid_result | None:
 
 
 def _probe_pidfd() -> bool:
+    """Whether they can be opened, and signalled: a filter may know the one and not the other."""
     try:
-        os.close(os.pidfd_open(os.getpid()))
+        fd = os.pidfd_open(os.getpid())
     except OSError:
         return False
+    try:
+        signal.pidfd_send_signal(fd, 0)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
     return True
 
 

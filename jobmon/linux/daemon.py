@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from jobmon.config import Config
     from jobmon.linux.cgroup import Hierarchy
+    from jobmon.linux.companion import Companion
     from jobmon.linux.engine import Engine
     from jobmon.linux.logfile import Log
     from jobmon.linux.sockets import Listener
@@ -64,9 +65,10 @@ def load_config(path: str) -> Config:
     return load(path, Disk(), os.environ, os.getcwd(), tmp)
 
 
-def main(path: str, mode: str) -> int:
+def main(path: str, mode: str, companion: Companion | None = None) -> int:
     """Run a daemon. `mode`: "foreground", "background", or "auto" (the foreground as PID 1 and
-    under $NOTIFY_SOCKET). Returns the exit code."""
+    under $NOTIFY_SOCKET). A companion is a command that runs beside its jobs, in the foreground.
+    Returns the exit code."""
     _make_good()
     try:
         _need_prctl()
@@ -76,7 +78,7 @@ def main(path: str, mode: str) -> int:
     for warning in config.warnings:
         print(f"jobmon: {warning}", file=sys.stderr)
     if mode == "foreground" or (mode == "auto" and (os.getpid() == 1 or "NOTIFY_SOCKET" in os.environ)):
-        return _in_foreground(config)
+        return _in_foreground(config, companion)
     return _in_background(config)
 
 
@@ -107,7 +109,7 @@ def _need_prctl() -> None:
 # ---- where it runs ----------------------------------------------------------------------------
 
 
-def _in_foreground(config: Config) -> int:
+def _in_foreground(config: Config, companion: Companion | None) -> int:
     for name in os.listdir("/proc/self/fd"):
         try:
             os.set_inheritable(int(name), int(name) < 3)
@@ -116,11 +118,14 @@ def _in_foreground(config: Config) -> int:
 
     pid = os.getpid()
     setting = Setting(
-        announce=_print,
+        announce=_print if companion is None else lambda _: None,  # standard output is the companion's
         notifier=Notifier(os.environ),
         watchdog=watchdog_seconds(os.environ, pid),
         passed=passed_sockets(os.environ, pid),
+        companion=companion,
     )
+    if companion is not None:
+        companion.remember()
     try:
         return _serve(config, setting)
     except StartupError as error:
@@ -210,6 +215,7 @@ class Setting(Record):
     owns_stderr: bool = False
     watchdog: float = 0.0
     passed: Mapping[str, int] = {}
+    companion: Companion | None = None
 
 
 def _serve(config: Config, setting: Setting) -> int:
@@ -286,6 +292,7 @@ def _engine(config: Config, setting: Setting, log: Log, listeners: list[Listener
         announce=lambda: setting.announce(f"{control},{event}"),
         notifier=setting.notifier,
         watchdog=setting.watchdog,
+        companion=setting.companion,
         about={
             "config": os.path.abspath(config.path),
             "control": control,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobmon.linux.cgroup import Cgroup, Hierarchy
+    from jobmon.linux.companion import Companion
     from jobmon.linux.crowds import Tree
     from jobmon.linux.logfile import Log
     from jobmon.linux.notify import Notifier
@@ -63,6 +64,7 @@ class Engine:
         announce: Callable[[], None],
         notifier: Notifier,
         watchdog: float,
+        companion: Companion | None = None,
         about: dict[str, Any],
     ) -> None:
         self.supervisor = supervisor
@@ -75,12 +77,15 @@ class Engine:
         self._announce = announce
         self._about = about
         self._herald = Herald(notifier, supervisor, self.timers, watchdog) if notifier else None
-        self._signals = signals.SignalSource(SIGNALS)
+        self._companion = companion
+        self._signals = signals.SignalSource(companion.signals if companion is not None else SIGNALS)
         self._peers = peers.Peers()
         self._hierarchy = hierarchy
         self.children = Children(self.reactor, self._feed, self._look_later, tree)
         self._births: dict[str, events.Spawn] = {}
         self._exit_code = 0
+        self._ordered = False  # whether somebody asked for the shutdown
+        self._withheld: events.Finish | None = None  # until the companion has ended
         self._remnants: Remnants | None = None
         self._over = False
         self._do: dict[type[events.Action], Callable[[Any], None]] = {
@@ -137,6 +142,7 @@ class Engine:
     def terminate(self, by: str) -> None:
         """Begin the ordered shutdown; again: without patience."""
         self.log.write(logfile.INFO, "shutdown", by=by, again=self.supervisor.terminating or None)
+        self._ordered = self._ordered or not self.supervisor.terminating
         self.supervisor.terminate(time.monotonic())
 
     def info(self) -> dict[str, Any]:
@@ -171,6 +177,8 @@ class Engine:
                 self.bug(signals.name_of(number), error)
 
     def _heed(self, number: int, sender: int) -> None:
+        if self._companion is not None and self._companion.heed(number):
+            return
         if number == signal.SIGCHLD:
             self.children.sweep()
         elif number in SHUTDOWN:
@@ -208,13 +216,19 @@ class Engine:
     def _act(self) -> None:
         while actions := self.supervisor.take():
             self._set_wall()
-            if self.supervisor.terminating and self._herald is not None:
-                self._herald.stopping()
+            if self.supervisor.terminating:
+                self._stopping()
             for action in actions:
                 try:
                     self._do[type(action)](action)
                 except Exception as error:  # noqa: BLE001 - a supervisor lives on
                     self.bug(type(action).__name__, error)
+
+    def _stopping(self) -> None:
+        if self._herald is not None:
+            self._herald.stopping()
+        if self._companion is not None:
+            self._companion.end()
 
     def _set_wall(self) -> None:
         wall = time.time() - time.monotonic()
@@ -225,6 +239,26 @@ class Engine:
         self._announce()
         if self._herald is not None:
             self._herald.ready()
+        if self._companion is not None and not self.supervisor.terminating:
+            self._accompany(self._companion)
+
+    def _accompany(self, companion: Companion) -> None:
+        def ended(info: os.waitid_result) -> None:
+            code = companion.ended(info)
+            self.log.write(logfile.INFO, "the command has ended", pid=info.si_pid, code=code)
+            if not self.supervisor.terminating:
+                self.terminate("the end of the command")
+            if self._withheld is not None:
+                self._finish(self._withheld)
+
+        try:
+            pid = companion.start(f"{self._about['control']},{self._about['event']}")
+        except OSError as error:
+            self.log.write(logfile.CRITICAL, "cannot start the command", error=error.strerror)
+            self.terminate("the command, which cannot be started")
+            return
+        self.children.add_guest(pid, ended)
+        self.log.write(logfile.INFO, "the command is started", pid=pid)
 
     def _enqueue(self, action: events.Spawn) -> None:
         self._births[action.job] = action
@@ -286,12 +320,20 @@ class Engine:
     def _finish(self, action: events.Finish) -> None:
         """The jobs are down. Who listens gets the last event, if he takes it soon; meanwhile what
         no job owned is ended too."""
-        code = action.code
-        self._exit_code = 128 + signals.number_of(code) if isinstance(code, str) else code
+        if self._companion is not None and self._companion.lives:
+            self._withheld = action
+            return
+        self._exit_code = self._code(action.code)
         self.sessions.publish()
         self.sessions.stop_listening()
         self.timers.arm(self._leave, 0, time.monotonic() + FAREWELL_SECONDS)
         self._remnants = Remnants(self.children.tree, self.log)
+
+    def _code(self, code: int | str) -> int:
+        """The daemon's exit code: the companion's, if it was not an essential job that ended it all."""
+        if self._companion is not None and self._ordered:
+            return self._companion.exit_code()
+        return 128 + signals.number_of(code) if isinstance(code, str) else code
 
     def _leave(self, _token: int) -> None:
         """Whoever has not taken the last event by now has had his time; what lives on is killed."""

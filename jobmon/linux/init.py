@@ -16,7 +16,7 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 else:
     import _signal
 
@@ -89,8 +89,10 @@ def _watch(command: Command) -> int:
             command.forward(info.si_signo)
         if info.si_signo == _signal.SIGCHLD:
             for pid, status in _reap():
-                if pid == command.pid:
-                    code = command.changed(status)
+                if pid == command.pid and os.WIFSTOPPED(status):
+                    command.stopped(os.WSTOPSIG(status))
+                elif pid == command.pid:
+                    code = command.ended(os.waitstatus_to_exitcode(status))
     return code
 
 
@@ -107,16 +109,23 @@ def _reap() -> Iterator[tuple[int, int]]:
 
 
 class Command:
-    """CMD, started. It exists until `changed` has told its end: until then its pid is its own."""
+    """CMD, started. Whoever reaps it says so by `ended`; until then its pid is its own."""
 
-    def __init__(self, argv: Sequence[str], *, group: bool) -> None:
+    def __init__(
+        self, argv: Sequence[str], *, group: bool, prepare: Callable[[], None] | None = None
+    ) -> None:
+        """Start it. `prepare` is called in the child, before the program is looked for.
+
+        Raises:
+            OSError: it cannot be forked.
+        """
         self._whole_group = group
         self._stop_forwarded = False
         self.terminal_fd = _find_terminal()
         lend = self._in_foreground()
         self.pid = os.fork()
         if self.pid == 0:
-            self._become(argv, lend)
+            self._become(argv, lend, prepare)
         try:
             os.setpgid(self.pid, self.pid)
         except OSError:
@@ -137,18 +146,27 @@ class Command:
         except OSError as error:
             _complain(f"signal {number} cannot be sent to pid {self.pid}: {error.strerror}")
 
-    def changed(self, status: int) -> int | None:
-        """What waitpid(2) says of CMD: its exit code if it has ended, None if it has stopped."""
-        if os.WIFSTOPPED(status):
-            self._stopped(os.WSTOPSIG(status))
-            return None
+    def ended(self, result: int) -> int:
+        """It was reaped: exited with `result`, or died of signal `-result`. Returns the exit code."""
         self._take_back()
-        code = os.waitstatus_to_exitcode(status)
-        return code if code >= 0 else DIED - code
+        return result if result >= 0 else DIED - result
+
+    def stopped(self, number: int) -> None:
+        """It was stopped. If that was the terminal's doing, the shell that started us must see it in us."""
+        if number not in STOPS or self.terminal_fd < 0:
+            return
+        if number != _signal.SIGTSTP and self._lend():  # it wanted a terminal that `fg` had given to us
+            os.kill(-self.pid, _signal.SIGCONT)
+            return
+        if _stop_too(number) or number != _signal.SIGTSTP or self._stop_forwarded:
+            return
+        if os.getpgrp():  # group 0 is one of another PID namespace, where somebody may say `fg`
+            # Ctrl-Z where nobody ever can: no terminal is to hang because of it.
+            os.kill(-self.pid, _signal.SIGCONT)
 
     # ---- the child's side of the fork
 
-    def _become(self, argv: Sequence[str], lend: bool) -> None:
+    def _become(self, argv: Sequence[str], lend: bool, prepare: Callable[[], None] | None) -> None:
         try:
             os.setpgid(0, 0)
             if lend:
@@ -158,6 +176,8 @@ class Command:
         except OSError:
             pass  # the terminal was hung up
         try:
+            if prepare is not None:
+                prepare()
             for number in CAUGHT:
                 _signal.signal(number, _signal.SIG_DFL)
             _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
@@ -194,19 +214,6 @@ class Command:
                 os.tcsetpgrp(self.terminal_fd, os.getpgrp())
         except OSError:
             pass  # hung up, or our group belongs to another PID namespace
-
-    def _stopped(self, number: int) -> None:
-        """CMD was stopped. If that was the terminal's doing, the shell that started us must see it in us."""
-        if number not in STOPS or self.terminal_fd < 0:
-            return
-        if number != _signal.SIGTSTP and self._lend():  # it wanted a terminal that `fg` had given to us
-            os.kill(-self.pid, _signal.SIGCONT)
-            return
-        if _stop_too(number) or number != _signal.SIGTSTP or self._stop_forwarded:
-            return
-        if os.getpgrp():  # group 0 is one of another PID namespace, where somebody may say `fg`
-            # Ctrl-Z where nobody ever can: no terminal is to hang because of it.
-            os.kill(-self.pid, _signal.SIGCONT)
 
 
 def _stop_too(number: int) -> bool:

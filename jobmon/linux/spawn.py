@@ -35,7 +35,7 @@ _REPORT_FD = 3
 _REPORT_SIZE = 64
 
 # What the daemon was told about itself (sd_notify(3), sd_listen_fds(3)) is not for its jobs.
-_PRIVATE = (
+PRIVATE = (
     "NOTIFY_SOCKET",
     "LISTEN_PID",
     "LISTEN_FDS",
@@ -67,7 +67,7 @@ class Spawner:
     """
 
     def __init__(self, environ: Mapping[bytes, bytes], marker: str, nofile: tuple[int, int]) -> None:
-        private = {name.encode() for name in _PRIVATE}
+        private = {name.encode() for name in PRIVATE}
         # A caller may hand us "=value": an empty name, which Python passes on to nobody.
         self._environ = {name: value for name, value in environ.items() if name and name not in private}
         self._marker = marker.encode()
