@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from jobmon import protocol
+from jobmon import protocol, waits
 from jobmon.errors import LocalProtocolError
 from jobmon.linux import logfile, procfs, reactor, signals
 from jobmon.linux.sockets import Refused
@@ -324,6 +324,7 @@ class Session:
             self._ticket(request.id),
             time.monotonic(),
             wait=request.wait,
+            until=_until(request),
             timeout=request.timeout,
             by=self._by(request.command, request.reason),
         )
@@ -334,6 +335,7 @@ class Session:
             self._ticket(request.id),
             time.monotonic(),
             wait=request.wait,
+            until=_until(request),
             timeout=request.timeout,
             at_once=request.now,
             by=self._by("stop", request.reason),
@@ -341,7 +343,14 @@ class Session:
 
     def _wait(self, request: protocol.Request) -> None:
         self._sessions.engine.supervisor.wait(
-            request.jobs or (), self._ticket(request.id), time.monotonic(), timeout=request.timeout
+            request.jobs or (),
+            self._ticket(request.id),
+            time.monotonic(),
+            until=_until(request) or ("changed", waits.changed),
+            any_of=request.any,
+            since=request.since,
+            fresh=not request.acts,
+            timeout=request.timeout,
         )
 
     def _signal(self, request: protocol.Request) -> None:
@@ -555,9 +564,15 @@ def _answer07(job: str, reply: Reply) -> Message:
     return protocol.Failure(job, _REASONS_07.get(reply.code, protocol.ERR_NOT_STARTED))
 
 
+def _until(request: protocol.Request) -> tuple[str, waits.Condition] | None:
+    """The condition that a request names, if it names one."""
+    name = request.condition
+    return (name, waits.condition(name, request.duration)) if name else None
+
+
 def _rich_answer(request_id: int, reply: Reply) -> Message:
     if reply.ok:
-        results = [protocol.result(result.job) for result in reply.results]
+        results = [protocol.result(r.job, exit_status=_exit(r)) for r in reply.results]
         return protocol.ReplyMessage(request_id, True, {"results": results, "token": reply.token})
     return protocol.failed(
         request_id,
@@ -566,6 +581,12 @@ def _rich_answer(request_id: int, reply: Reply) -> Message:
         job=_whose(reply.results, reply.code),
         results=tuple((result.job, result.code, result.message) for result in reply.results),
     )
+
+
+def _exit(result: JobResult) -> int | str | None:
+    if not result.ended:
+        return None
+    return "unknown" if result.status is None else result.status
 
 
 def _whose(results: Sequence[JobResult], code: str) -> str | None:
