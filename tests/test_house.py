@@ -381,7 +381,10 @@ def is_sleep(node: ast.AST) -> bool:
 
 # ---- documents and everything else ---------------------------------------------------------
 
-DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "docs/architecture.md")
+DOCUMENTS = (
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"),
+    *("docs/architecture.md", "docs/stopping.md"),
+)
 MORE_DOCUMENTS = ("docs/configuration.md", "docs/protocol.md", "contrib/examples/README.md")
 
 

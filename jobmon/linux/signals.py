@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+_FORBIDDEN = (errno.ENOSYS, errno.EPERM)
 _READ_SIZE = 64 * syscalls.SIGINFO_SIZE
 
 
@@ -101,22 +102,22 @@ def send_checked(pid: int, number: int, still: Callable[[int], bool]) -> bool:
     try:
         pidfd = os.pidfd_open(pid)
     except OSError as error:
-        if error.errno in (errno.ENOSYS, errno.EPERM):
+        if error.errno in _FORBIDDEN:
             return _send_unsafely(pid, number, still)
         return False
     try:
         if not still(pid):
             return False
         signal.pidfd_send_signal(pidfd, number)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno in _FORBIDDEN and _send_unsafely(pid, number, still)
     finally:
         os.close(pidfd)
     return True
 
 
 def _send_unsafely(pid: int, number: int, still: Callable[[int], bool]) -> bool:
-    """Where there is no pidfd_open: as near to the check as can be."""
+    """Where the kernel, or a container's filter, has no pidfds: as near to the check as can be."""
     try:
         if not still(pid):
             return False
