@@ -68,6 +68,7 @@ class Job:
         "_actions",
         "_interval",
         "_kept",
+        "_last_pid",
         "_reports_ready",
         "_restarts_itself",
         "armed",
@@ -118,6 +119,7 @@ class Job:
         self._interval = 0.0
         self._reports_ready = False
         self._restarts_itself = False
+        self._last_pid: int | None = None
         self.held = ""  # for what it has to wait before it may be launched
         self._actions: list[Action] = []
 
@@ -164,15 +166,19 @@ class Job:
         self.token += 1
         if arm is not None:
             self._arm(arm, now)
+        if state in AT_REST:
+            self._restarts_itself = False
         if state not in LEAVING:
             self.next = None
             self._kept = None
-        self._do(Changed(self.spec.name, self.run, self.pid, before, state, cause))
+        pid = self._last_pid if kind == "died" else self.pid
+        self._do(Changed(self.spec.name, self.run, pid, before, state, cause))
         if kind != "state" or state is not State.STARTING:
             self._happened(kind)
 
     def _happened(self, kind: str) -> None:
-        self._do(Happened(self.spec.name, kind, self.state, self.run, self.pid, self.cause))
+        pid = self._last_pid if kind == "died" else self.pid
+        self._do(Happened(self.spec.name, kind, self.state, self.run, pid, self.cause))
 
     def _arm(self, delay: float, now: float) -> None:
         self.token += 1
@@ -182,8 +188,7 @@ class Job:
     def _spawn(self, now: float, cause: str, kind: str = "state") -> None:
         self.spawn_error = ""
         if self.held:
-            self._restarts_itself = kind == "restarting"
-            self._enter(State.WAITING, now, self.held, "state" if self._restarts_itself else kind)
+            self._enter(State.WAITING, now, self.held, kind)
             return
         self.run += 1
         self._reports_ready = self.spec.ready is not None or self.spec.type is JobType.ONESHOT
@@ -297,7 +302,7 @@ def release(job: Job, what: Release, now: float) -> None:
 def go(job: Job, what: Release, now: float) -> None:
     """spawn"""
     job.held = ""
-    job._spawn(now, "its requirements are ready", "restarting" if job._restarts_itself else "state")
+    job._spawn(now, "its requirements are ready")
 
 
 def lose(job: Job, what: RequirementLost, now: float) -> None:
@@ -383,8 +388,11 @@ def forget(job: Job, what: Remove, now: float) -> None:
 
 def launched(job: Job, what: Launched, now: float) -> None:
     """= (a process exists)"""
-    job.pid = job.leader = what.pid
+    job.pid = job.leader = job._last_pid = what.pid
     job.launches += 1
+    if job._restarts_itself:
+        job._restarts_itself = False
+        job._happened("restarting")
     job._happened("launched")
 
 
@@ -448,7 +456,8 @@ def retry(job: Job, what: Timer, now: float) -> None:
     if waited:
         job.past = job.past.replace(penalty_end=now)
     job.restarts += 1
-    job._spawn(now, "penalty over" if waited else "restart", "restarting")
+    job._restarts_itself = True
+    job._spawn(now, "penalty over" if waited else "restart")
 
 
 def _set_next(job: Job, following: Next) -> None:
