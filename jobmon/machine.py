@@ -280,6 +280,7 @@ def keep(job: Job, what: Input, now: float) -> None:
 def spawn(job: Job, what: Start | RestartJob, now: float) -> None:
     """spawn"""
     job.past = _begin_anew(job.past)
+    job._restarts_itself = False
     job._spawn(now, what.by)
 
 
