@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+import inits
 import kit
 import pytest
 
@@ -46,6 +49,38 @@ def close_all(made: list[kit.Daemon]) -> None:
     kit.adopt_orphans(False)
     if problems:
         raise problems[0]
+
+
+@pytest.fixture
+def launch() -> Iterator[Callable[..., inits.Run]]:
+    """A factory of commands under an init: see inits.Run. After the test all that they left is ended."""
+    made: list[inits.Run] = []
+
+    def make(*arguments: Any, **options: Any) -> inits.Run:
+        made.append(inits.Run(*arguments, **options))
+        return made[-1]
+
+    before = kit.children_of(os.getpid())
+    kit.adopt_orphans(True)
+    yield make
+    for one in made:
+        one.process.kill()
+        one.process.wait()
+        for pipe in (one.process.stdin, one.process.stdout):
+            if pipe is not None:
+                pipe.close()
+    while left := kit.children_of(os.getpid()) - before:
+        for pid in left:
+            kit.end_orphan(pid)
+    kit.adopt_orphans(False)
+
+
+@pytest.fixture
+def screen() -> Iterator[inits.Screen]:
+    """A terminal."""
+    one = inits.Screen()
+    yield one
+    one.close()
 
 
 @pytest.hookimpl(wrapper=True)

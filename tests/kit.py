@@ -14,6 +14,7 @@ after which it fails with the daemon's log and the processes that were there.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import fcntl
 import json
 import os
@@ -230,6 +231,14 @@ def in_child(check: Callable[[], object]) -> str:
         told = pipe.read()
     os.waitpid(pid, 0)
     return told
+
+
+def be_single_threaded() -> None:
+    """End the thread of pytest's watchdog, for a test that reads this process's signals from a descriptor.
+
+    It begins with the mask of whoever started it, and would take a signal in its first moments.
+    """
+    faulthandler.cancel_dump_traceback_later()
 
 
 def keep_to_ourselves() -> None:

@@ -8,40 +8,43 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import termios
 import time
 
 import kit
 import pytest
+from inits import (
+    CATCHABLE,
+    INITS,
+    JOBMON,
+    LEAVES,
+    PLACES,
+    POLITE,
+    PROBE,
+    THREE,
+    Screen,
+    Shell,
+    environment,
+    need,
+    need_place,
+    python,
+    spin,
+    state,
+)
 
 from jobmon.linux.init import MOMENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
-JOBMON = [sys.executable, "-m", "jobmon", "init", "--"]
-INITS = {
-    "jobmon": JOBMON,
-    "tini": ["tini", "-s", "--"],
-    "dumb-init": ["dumb-init", "--"],
-    "none": [],
-}
-THREE = ("jobmon", "tini", "dumb-init")
-SPARE_ROOT = [] if os.geteuid() == 0 else ["--map-root-user"]
-PLACES = {
-    "child": [],
-    "pid 1 of unshare": ["unshare", *SPARE_ROOT, "--fork", "--pid", "--mount-proc", "--kill-child"],
-    "pid 1 of bwrap": "bwrap --unshare-pid --as-pid-1 --dev-bind / / --proc /proc --die-with-parent".split(),
-}
-PACKAGES = {"bwrap": "bubblewrap", **dict.fromkeys(("unshare", "nsenter", "setsid", "setpriv"), "util-linux")}
+    from inits import Run
 
-CATCHABLE = sorted(set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP})
+    Launch = Callable[..., Run]
+
 REAL_TIME = range(signal.SIGRTMIN, signal.SIGRTMAX + 1)
 JOB_CONTROL = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 FAULTS = tuple(getattr(signal, f"SIG{name}") for name in "SEGV BUS FPE ILL TRAP ABRT SYS".split())
@@ -52,188 +55,10 @@ NOT_FORWARDED: dict[str, frozenset[int]] = {
     "dumb-init": frozenset((*JOB_CONTROL, signal.SIGCHLD)),
 }
 
-# A CMD that tells each signal that it gets, and ends with 42 on SIGTERM.
-PROBE = """
-import _signal, os
-every = _signal.valid_signals()
-_signal.pthread_sigmask(_signal.SIG_BLOCK, every)
-os.write(1, b"pid %d\\n" % os.getpid())
-got = 0
-while got != _signal.SIGTERM:
-    got = _signal.sigwaitinfo(every).si_signo
-    os.write(1, b"got %d\\n" % got)
-os._exit(42)
-"""
-
-
-def python(program: str) -> list[str]:
-    """The words that run a program text quickly."""
-    return [sys.executable, "-I", "-S", "-c", program]
-
-
-def need(*programs: str) -> None:
-    """Skip where a program is not installed."""
-    for program in programs:
-        if shutil.which(program) is None:
-            pytest.skip(f"needs {program}: apt-get install {PACKAGES.get(program, program)}")
-
-
-_namespaces: dict[str, str] = {}
-
-
-def need_place(place: str) -> None:
-    """Skip where an unprivileged user may make no namespaces; root may, so for root that is a failure."""
-    if not PLACES[place]:
-        return
-    need(PLACES[place][0])
-    if place not in _namespaces:
-        done = subprocess.run([*PLACES[place], "true"], capture_output=True, text=True, check=False)
-        _namespaces[place] = "" if done.returncode == 0 else done.stderr or "it fails"
-    if _namespaces[place]:
-        because = f"{' '.join(PLACES[place])}: {_namespaces[place]}"
-        (pytest.fail if os.geteuid() == 0 else pytest.skip)(because)
-
-
-class Run:
-    """CMD under an init, in a place; what it writes is `out`."""
-
-    def __init__(self, init: str, command: Sequence[str], place: str = "child", **options: Any) -> None:
-        words = [*PLACES[place], *INITS[init], *command]
-        need(*([] if init in ("jobmon", "none") else [init]))
-        need_place(place)
-        defaults = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        self.process = subprocess.Popen(words, **{**defaults, "env": environment(), **options})
-        self.init = init
-        self.place = place
-        if self.process.stdout is not None:
-            self.out = kit.Lines(self.process.stdout.fileno())
-
-    @property
-    def pid(self) -> int:
-        """The init's pid, as seen from here, once it is there."""
-        if self.place == "child":
-            return self.process.pid
-        (pid,) = kit.children_of(self.process.pid)
-        return pid
-
-    @property
-    def command(self) -> int:
-        """The pid of CMD, as seen from here."""
-        (pid,) = kit.children_of(self.pid)
-        return pid
-
-    def send(self, number: int) -> None:
-        """Signal the init."""
-        os.kill(self.pid, number)
-
-    def close_stdin(self) -> None:
-        """Let CMD come to the end of its standard input."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-
-    def wait(self) -> int:
-        """Wait for the end; the exit code (-n for signal n)."""
-        try:
-            return self.process.wait(kit.DEADLINE)
-        except subprocess.TimeoutExpired:
-            said = self.out.drain() if hasattr(self, "out") else ""
-            pytest.fail(f"{self.init} ({self.place}) did not end; it said {said!r}")
-
-
-class Screen(kit.Lines):
-    """The master's side of a terminal, and what happens on it."""
-
-    def __init__(self) -> None:
-        master, self.slave = os.openpty()
-        super().__init__(master)
-
-    def type(self, keys: str) -> None:
-        """Type."""
-        os.write(self.fd, keys.encode())
-
-    @property
-    def foreground(self) -> int:
-        """The process group in the foreground."""
-        return os.tcgetpgrp(self.fd)
-
-    def options(self) -> dict[str, Any]:
-        """The options of Popen with which a process leads a session on this terminal."""
-        return {
-            "stdin": self.slave,
-            "stdout": self.slave,
-            "stderr": self.slave,
-            "start_new_session": True,
-            "preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        }
-
-    def _take(self) -> None:
-        try:
-            super()._take()
-        except OSError:  # EIO: nobody has the terminal open any more
-            self.ended = True
-
-    def close(self) -> None:
-        """Hang up."""
-        for fd in (self.fd, self.slave):
-            os.close(fd)
-
-
-def environment() -> dict[str, str]:
-    """What an init of ours needs to be found."""
-    return {**os.environ, "PYTHONPATH": kit.SOURCES, "PYTHONDONTWRITEBYTECODE": "1"}
-
 
 def code_of(words: Sequence[str]) -> int:
     """The exit code of a command line."""
     return subprocess.run(words, check=False, env=environment()).returncode
-
-
-def spin(holds: Callable[[], object]) -> None:
-    """Wait for what no descriptor tells: look again and again."""
-    end = time.monotonic() + kit.DEADLINE
-    while not holds():
-        assert time.monotonic() < end, "it did not come to that"
-        os.sched_yield()
-
-
-def state(pid: int) -> str:
-    """The state letter of a process; "" when it is gone."""
-    try:
-        return kit.status_of(pid)["State"][0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-@pytest.fixture
-def run() -> Iterator[Callable[..., Run]]:
-    """A factory of runs. After the test all that they left is ended."""
-    made: list[Run] = []
-
-    def make(*arguments: Any, **options: Any) -> Run:
-        made.append(Run(*arguments, **options))
-        return made[-1]
-
-    before = kit.children_of(os.getpid())
-    kit.adopt_orphans(True)
-    yield make
-    for one in made:
-        one.process.kill()
-        one.process.wait()
-        for pipe in (one.process.stdin, one.process.stdout):
-            if pipe is not None:
-                pipe.close()
-    while left := kit.children_of(os.getpid()) - before:
-        for pid in left:
-            kit.end_orphan(pid)
-    kit.adopt_orphans(False)
-
-
-@pytest.fixture
-def screen() -> Iterator[Screen]:
-    """A terminal."""
-    one = Screen()
-    yield one
-    one.close()
 
 
 # ---- signals --------------------------------------------------------------------------------
@@ -244,18 +69,18 @@ def name(number: int) -> str:
     return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number in REAL_TIME else signal.Signals(number).name
 
 
-def probe(run: Callable[..., Run], init: str, place: str = "child", **options: Any) -> Run:
+def probe(launch: Launch, init: str, place: str = "child", **options: Any) -> Run:
     """A PROBE that runs under an init."""
-    one = run(init, python(PROBE), place, **options)
+    one = launch(init, python(PROBE), place, **options)
     one.out.until("pid ")
     return one
 
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("init", THREE)
-def test_signals_reach_the_command(init: str, place: str, run: Callable[..., Run]) -> None:
+def test_signals_reach_the_command(init: str, place: str, launch: Launch) -> None:
     """Every signal that can be caught reaches CMD, once; tini and dumb-init leave out what the table says."""
-    one = probe(run, init, place)
+    one = probe(launch, init, place)
     expected = [n for n in CATCHABLE if n not in NOT_FORWARDED[init] and n != signal.SIGTERM]
     for number in expected:
         one.send(number)
@@ -268,9 +93,9 @@ def test_signals_reach_the_command(init: str, place: str, run: Callable[..., Run
 
 
 @pytest.mark.parametrize("init", ["tini", "dumb-init"])
-def test_the_others_leave_signals_out(init: str, run: Callable[..., Run]) -> None:
+def test_the_others_leave_signals_out(init: str, launch: Launch) -> None:
     """What the table says that tini and dumb-init leave out does not reach CMD (as PID 1: else some end)."""
-    one = probe(run, init, "pid 1 of unshare")
+    one = probe(launch, init, "pid 1 of unshare")
     for number in sorted(NOT_FORWARDED[init] - {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}):
         one.send(number)
     one.send(signal.SIGTERM)
@@ -280,18 +105,18 @@ def test_the_others_leave_signals_out(init: str, run: Callable[..., Run]) -> Non
 
 
 @pytest.mark.parametrize("number", [n for n in CATCHABLE if n in (*FAULTS, *REAL_TIME[:2])], ids=name)
-def test_no_signal_ends_init(number: int, run: Callable[..., Run]) -> None:
+def test_no_signal_ends_init(number: int, launch: Launch) -> None:
     """A signal that somebody sends, one of a fault too, is CMD's to die of, and init lives to tell: 128+n."""
-    one = run("jobmon", ["sh", "-c", "ulimit -c 0; echo up; exec sleep 1000"])
+    one = launch("jobmon", ["sh", "-c", "ulimit -c 0; echo up; exec sleep 1000"])
     one.out.until("up")
     one.send(number)
 
     assert one.wait() == 128 + number
 
 
-def test_queued_signals_are_all_forwarded(run: Callable[..., Run]) -> None:
+def test_queued_signals_are_all_forwarded(launch: Launch) -> None:
     """Real-time signals are counted: a hundred that come at once are a hundred for CMD."""
-    one = probe(run, "jobmon")
+    one = probe(launch, "jobmon")
     os.kill(one.pid, signal.SIGSTOP)
     spin(lambda: state(one.pid) == "T")
     for _ in range(100):
@@ -312,19 +137,19 @@ while :; do wait; done
 """
 
 
-def test_the_group_gets_signals_on_request(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_group_gets_signals_on_request(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --group CMD's whole process group gets a signal, as with `tini -g` and dumb-init."""
     monkeypatch.setitem(INITS, "jobmon", [*JOBMON[:-1], "--group", "--"])
-    one = run("jobmon", ["sh", "-c", TWO])
+    one = launch("jobmon", ["sh", "-c", TWO])
     one.out.until("other is up")
     one.send(signal.SIGUSR1)
     one.out.until("leader got it")
     one.out.until("other got it")
 
 
-def test_the_command_alone_gets_signals(run: Callable[..., Run]) -> None:
+def test_the_command_alone_gets_signals(launch: Launch) -> None:
     """Without --group CMD alone gets a signal, as with tini, and as if init were not there."""
-    one = run("jobmon", ["sh", "-c", TWO])
+    one = launch("jobmon", ["sh", "-c", TWO])
     one.out.until("other is up")
     one.send(signal.SIGUSR1)
     one.out.until("leader got it")
@@ -334,9 +159,9 @@ def test_the_command_alone_gets_signals(run: Callable[..., Run]) -> None:
     assert one.out.text.count("other got it") == 1
 
 
-def test_job_control_signals_reach_the_group(run: Callable[..., Run]) -> None:
+def test_job_control_signals_reach_the_group(launch: Launch) -> None:
     """SIGTSTP stops CMD's whole group, SIGCONT continues it, without a terminal too."""
-    one = run("jobmon", ["sh", "-c", "sleep 1000 & echo up; wait"])
+    one = launch("jobmon", ["sh", "-c", "sleep 1000 & echo up; wait"])
     one.out.until("up")
     shell = one.command
     both = [shell, *kit.children_of(shell)]
@@ -350,9 +175,9 @@ def test_job_control_signals_reach_the_group(run: Callable[..., Run]) -> None:
     assert one.wait() == 128 + signal.SIGTERM
 
 
-def test_two_side_by_side(run: Callable[..., Run]) -> None:
+def test_two_side_by_side(launch: Launch) -> None:
     """Two inits on one machine have each their own CMD, signals and code."""
-    one, other = probe(run, "jobmon"), probe(run, "jobmon")
+    one, other = probe(launch, "jobmon"), probe(launch, "jobmon")
     one.send(signal.SIGUSR1)
     one.out.until(f"got {int(signal.SIGUSR1)}\n")
     one.send(signal.SIGTERM)
@@ -363,7 +188,7 @@ def test_two_side_by_side(run: Callable[..., Run]) -> None:
     assert "got 10" not in other.out.drain()
 
 
-def test_a_signal_that_may_not_be_sent_is_told(run: Callable[..., Run]) -> None:
+def test_a_signal_that_may_not_be_sent_is_told(launch: Launch) -> None:
     """Where CMD belongs to another user by now, and init may not signal it, init says so and lives on."""
     need("setpriv")
     if os.geteuid() != 0:
@@ -371,7 +196,7 @@ def test_a_signal_that_may_not_be_sent_is_told(run: Callable[..., Run]) -> None:
     program = "import os, signal; os.setuid(65533); print('up', flush=True); signal.pause()"
     # init stays root, but without CAP_KILL
     words = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill", *JOBMON, *python(program)]
-    one = run("none", words)
+    one = launch("none", words)
     one.out.until("up")
     one.send(signal.SIGHUP)
     one.out.until("signal 1 cannot be sent")
@@ -382,7 +207,7 @@ def test_a_signal_that_may_not_be_sent_is_told(run: Callable[..., Run]) -> None:
 
 @pytest.mark.slow  # a process for each code: seconds of starting
 @pytest.mark.parametrize("init", THREE)
-def test_exit_codes_pass(init: str, run: Callable[..., Run]) -> None:
+def test_exit_codes_pass(init: str, launch: Launch) -> None:
     """Each exit code of CMD is the init's, all 256."""
     need(*([] if init == "jobmon" else [init]))
     words = [*INITS[init], "sh", "-c", 'exit "$0"']
@@ -431,11 +256,11 @@ CANNOT = [
 
 @pytest.mark.parametrize(("command", "ours", "tinis"), CANNOT)
 def test_what_cannot_be_executed(
-    command: str, ours: int, tinis: int, scripts: dict[str, str], run: Callable[..., Run]
+    command: str, ours: int, tinis: int, scripts: dict[str, str], launch: Launch
 ) -> None:
     """What is not found is 127, what cannot be executed 126, as in a shell; and init says why."""
     words = [scripts.get(command, command), "argument"]
-    one, other = run("jobmon", words), run("tini", words)
+    one, other = launch("jobmon", words), launch("tini", words)
 
     assert one.wait() == ours
     assert one.out.drain().startswith(f"jobmon: {words[0]}: ")
@@ -444,10 +269,10 @@ def test_what_cannot_be_executed(
 
 @pytest.mark.parametrize("init", THREE)
 def test_a_script_of_no_interpreter_is_the_shells(
-    init: str, scripts: dict[str, str], run: Callable[..., Run]
+    init: str, scripts: dict[str, str], launch: Launch
 ) -> None:
     """A script that does not name its interpreter is run by /bin/sh, as execvp(3) has it."""
-    assert run(init, [scripts["plain"]]).wait() == 5
+    assert launch(init, [scripts["plain"]]).wait() == 5
 
 
 @pytest.mark.parametrize("arguments", [[], ["--"], ["sleep", "5"], ["--no", "--", "true"]], ids=" ".join)
@@ -464,7 +289,7 @@ def test_a_wrong_call_is_told(arguments: list[str]) -> None:
 # ---- what CMD has ---------------------------------------------------------------------------
 
 
-def test_streams_arguments_and_environment_pass(run: Callable[..., Run]) -> None:
+def test_streams_arguments_and_environment_pass(launch: Launch) -> None:
     """CMD has the streams, the directory, the environment and the arguments of init, byte by byte."""
     program = """
 import os, sys
@@ -483,11 +308,11 @@ print((os.fsencode(sys.argv[1]), os.environb[b"X"], os.getcwd()), sys.stdin.read
     assert done.stderr == b""
 
 
-def test_other_descriptors_pass(run: Callable[..., Run]) -> None:
+def test_other_descriptors_pass(launch: Launch) -> None:
     """A descriptor that init was given is CMD's, and CMD's alone: its end is seen when CMD closes it."""
     reader, writer = os.pipe()
     program = f"import os; os.write({writer}, b'hello\\n'); os.close({writer}); os.write(1, b'ok'); input()"
-    one = run("jobmon", python(program), pass_fds=(writer,), stdin=subprocess.PIPE)
+    one = launch("jobmon", python(program), pass_fds=(writer,), stdin=subprocess.PIPE)
     os.close(writer)
     lines = kit.Lines(reader)
     one.out.until("ok")
@@ -497,9 +322,9 @@ def test_other_descriptors_pass(run: Callable[..., Run]) -> None:
     os.close(reader)
 
 
-def test_standard_output_ends_with_the_command_closing_it(run: Callable[..., Run]) -> None:
+def test_standard_output_ends_with_the_command_closing_it(launch: Launch) -> None:
     """Init holds neither standard input nor output: who reads sees CMD close it."""
-    one = run("jobmon", ["sh", "-c", "echo hello; exec >/dev/null; sleep 1000"], stderr=subprocess.DEVNULL)
+    one = launch("jobmon", ["sh", "-c", "echo hello; exec >/dev/null; sleep 1000"], stderr=subprocess.DEVNULL)
 
     assert one.out.line() == "hello"
     assert one.out.line() == ""
@@ -507,7 +332,7 @@ def test_standard_output_ends_with_the_command_closing_it(run: Callable[..., Run
     assert one.process.poll() is None
 
 
-def test_the_command_gets_clean_signals(run: Callable[..., Run]) -> None:
+def test_the_command_gets_clean_signals(launch: Launch) -> None:
     """CMD has no signal blocked or ignored, whatever was so when init started, and whatever Python does."""
 
     def spoil() -> None:
@@ -515,24 +340,24 @@ def test_the_command_gets_clean_signals(run: Callable[..., Run]) -> None:
         for number in (signal.SIGHUP, *JOB_CONTROL, signal.SIGCHLD, signal.SIGINT, signal.SIGRTMIN):
             signal.signal(number, signal.SIG_IGN)
 
-    one = run("jobmon", ["cat", "/proc/self/status"], preexec_fn=spoil, restore_signals=False)
+    one = launch("jobmon", ["cat", "/proc/self/status"], preexec_fn=spoil, restore_signals=False)
 
     assert one.wait() == 0
     said = dict(line.split(":\t", 1) for line in one.out.drain().splitlines())
     assert [int(said[key], 16) for key in ("SigBlk", "SigIgn", "SigCgt")] == [0, 0, 0]
 
 
-def test_the_command_has_a_group_of_its_own_in_our_session(run: Callable[..., Run]) -> None:
+def test_the_command_has_a_group_of_its_own_in_our_session(launch: Launch) -> None:
     """CMD leads a process group in init's own session."""
-    one = probe(run, "jobmon")
+    one = probe(launch, "jobmon")
 
     assert os.getpgid(one.command) == one.command
     assert os.getsid(one.command) == os.getsid(one.pid) == os.getsid(0)
 
 
-def test_init_waits_without_waking(run: Callable[..., Run]) -> None:
+def test_init_waits_without_waking(launch: Launch) -> None:
     """While nothing happens init sleeps in one system call: no context switch comes to pass."""
-    one = probe(run, "jobmon")
+    one = probe(launch, "jobmon")
     spin(lambda: state(one.pid) == "S")
 
     def switches() -> str:
@@ -542,7 +367,7 @@ def test_init_waits_without_waking(run: Callable[..., Run]) -> None:
     one.out.until("got 10")
     spin(lambda: state(one.pid) == "S")
     before = switches()
-    other = probe(run, "jobmon")  # tens of milliseconds in which a poll would show
+    other = probe(launch, "jobmon")  # tens of milliseconds in which a poll would show
     other.send(signal.SIGTERM)
 
     assert other.wait() == 42
@@ -567,9 +392,9 @@ signal.pause()
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("init", THREE)
-def test_orphans_are_reaped(init: str, place: str, run: Callable[..., Run]) -> None:
+def test_orphans_are_reaped(init: str, place: str, launch: Launch) -> None:
     """What CMD leaves behind is reaped; dumb-init, which is no subreaper, gets it as PID 1 only."""
-    one = run(init, python(ORPHANS.format(count=50)), place)
+    one = launch(init, python(ORPHANS.format(count=50)), place)
     one.out.until("pid ")
     spin(lambda: len(kit.children_of(one.pid)) == 1)
     one.send(signal.SIGTERM)
@@ -577,17 +402,17 @@ def test_orphans_are_reaped(init: str, place: str, run: Callable[..., Run]) -> N
     assert one.wait() == 128 + signal.SIGTERM
 
 
-def test_without_init_orphans_stay_zombies(run: Callable[..., Run]) -> None:
+def test_without_init_orphans_stay_zombies(launch: Launch) -> None:
     """As PID 1 the same CMD alone has fifty zombies: the test above sees what it looks for."""
-    one = run("none", python(ORPHANS.format(count=50)), "pid 1 of unshare")
+    one = launch("none", python(ORPHANS.format(count=50)), "pid 1 of unshare")
     one.out.until("pid 1")
     spin(lambda: len(kit.zombies_of(one.pid)) == 50)
 
 
 @pytest.mark.slow  # thousands of processes
-def test_a_storm_of_orphans_is_reaped(run: Callable[..., Run]) -> None:
+def test_a_storm_of_orphans_is_reaped(launch: Launch) -> None:
     """Three thousand orphans in a row: none stays a zombie, and CMD's signals come through meanwhile."""
-    one = run("jobmon", python(ORPHANS.format(count=3000)))
+    one = launch("jobmon", python(ORPHANS.format(count=3000)))
     one.out.until("pid ", 60)
     spin(lambda: not kit.zombies_of(one.pid))
     one.send(signal.SIGTERM)
@@ -595,9 +420,9 @@ def test_a_storm_of_orphans_is_reaped(run: Callable[..., Run]) -> None:
     assert one.wait() == 128 + signal.SIGTERM
 
 
-def test_orphans_live_on_where_init_is_not_pid_1(run: Callable[..., Run]) -> None:
+def test_orphans_live_on_where_init_is_not_pid_1(launch: Launch) -> None:
     """What CMD leaves alive goes to the next reaper, unharmed, where init is not PID 1."""
-    one = run("jobmon", ["sh", "-c", "(trap 'echo TERM' TERM; echo up; sleep 1000 >&-) & exit 3"])
+    one = launch("jobmon", ["sh", "-c", "(trap 'echo TERM' TERM; echo up; sleep 1000 >&-) & exit 3"])
 
     assert one.wait() == 3
     one.out.until("up")
@@ -606,61 +431,37 @@ def test_orphans_live_on_where_init_is_not_pid_1(run: Callable[..., Run]) -> Non
 
 # ---- the end of a PID namespace -------------------------------------------------------------
 
-# A process that says when it is ready, and says goodbye before it ends with 7 on SIGTERM.
-POLITE = """
-import os, signal
-def leave(*_):
-    os.write(1, b"bye\\n")
-    os._exit(7)
-signal.signal(signal.SIGTERM, leave)
-os.write(1, b"up\\n")
-while True:
-    signal.pause()
-"""
-
-# A CMD that ends with 3 and leaves such a one in a session of its own.
-LEAVES = """
-import os
-reader, writer = os.pipe()
-if os.fork():
-    os.close(writer)
-    os.read(reader, 1)
-    os._exit(3)
-os.setsid()
-""" + POLITE.replace('os.write(1, b"up', 'os.close(writer)\nos.write(1, b"up')
-
-
 @pytest.mark.parametrize("place", list(PLACES)[1:])
-def test_what_is_left_may_take_its_leave(place: str, run: Callable[..., Run]) -> None:
+def test_what_is_left_may_take_its_leave(place: str, launch: Launch) -> None:
     """As PID 1, when CMD has ended, the others get SIGTERM and end by themselves; the code is CMD's."""
-    one = run("jobmon", python(LEAVES), place)
+    one = launch("jobmon", python(LEAVES), place)
 
     assert one.wait() == 3
     assert "bye" in one.out.drain()
 
 
 @pytest.mark.parametrize("init", ["tini", "dumb-init"])
-def test_the_others_kill_what_is_left(init: str, run: Callable[..., Run]) -> None:
+def test_the_others_kill_what_is_left(init: str, launch: Launch) -> None:
     """Under tini and dumb-init nobody says goodbye but CMD's own session: the test above sees something."""
-    one = run(init, python(LEAVES), "pid 1 of unshare")
+    one = launch(init, python(LEAVES), "pid 1 of unshare")
 
     assert one.wait() == 3
     assert "bye" not in one.out.drain()
 
 
-def test_the_end_is_at_once_when_nothing_is_left(run: Callable[..., Run]) -> None:
+def test_the_end_is_at_once_when_nothing_is_left(launch: Launch) -> None:
     """Where CMD leaves nothing behind, or what obeys, the namespace ends at once, not after the moment."""
     started = time.monotonic()
-    assert run("jobmon", ["sh", "-c", "sleep 1000 & exit 4"], "pid 1 of unshare").wait() == 4
+    assert launch("jobmon", ["sh", "-c", "sleep 1000 & exit 4"], "pid 1 of unshare").wait() == 4
 
     assert time.monotonic() - started < MOMENT
 
 
 @pytest.mark.slow  # the moment is two real seconds
-def test_what_does_not_obey_is_killed(run: Callable[..., Run]) -> None:
+def test_what_does_not_obey_is_killed(launch: Launch) -> None:
     """As PID 1, what ignores SIGTERM lives for a moment and is killed then; nothing survives."""
     program = "trap '' TERM; setsid sh -c 'trap \"\" TERM; echo up; sleep 1000' & sleep 1000 & wait $!"
-    one = run("jobmon", ["sh", "-c", program], "pid 1 of unshare")
+    one = launch("jobmon", ["sh", "-c", program], "pid 1 of unshare")
     one.out.until("up")
     inside = kit.descendants_of(one.process.pid)
     started = time.monotonic()
@@ -672,10 +473,10 @@ def test_what_does_not_obey_is_killed(run: Callable[..., Run]) -> None:
     assert not inside & set(kit.processes())
 
 
-def test_a_stopped_process_takes_its_leave_too(run: Callable[..., Run]) -> None:
+def test_a_stopped_process_takes_its_leave_too(launch: Launch) -> None:
     """A process that was stopped is continued, so that it can act upon SIGTERM."""
     program = "sh -c 'trap \"echo bye; exit\" TERM; echo up; kill -STOP $$; sleep 1000' & read line; exit 3"
-    one = run("jobmon", ["sh", "-c", program], "pid 1 of unshare", stdin=subprocess.PIPE)
+    one = launch("jobmon", ["sh", "-c", program], "pid 1 of unshare", stdin=subprocess.PIPE)
     one.out.until("up")
     spin(lambda: "T" in [state(pid) for pid in kit.descendants_of(one.pid)])
     one.close_stdin()
@@ -684,13 +485,14 @@ def test_a_stopped_process_takes_its_leave_too(run: Callable[..., Run]) -> None:
     assert "bye" in one.out.drain()
 
 
-def test_those_from_outside_take_their_leave_too(run: Callable[..., Run]) -> None:
+def test_those_from_outside_take_their_leave_too(launch: Launch) -> None:
     """Who came in from outside, as by `docker exec`, is no child of init's and gets his moment too."""
     need("nsenter")
-    one = run("jobmon", ["sh", "-c", "echo up; read line; exit 3"], "pid 1 of unshare", stdin=subprocess.PIPE)
+    words = ["sh", "-c", "echo up; read line; exit 3"]
+    one = launch("jobmon", words, "pid 1 of unshare", stdin=subprocess.PIPE)
     one.out.until("up")
     enter = ["nsenter", f"--target={one.pid}", "--pid", "--mount", *([] if os.geteuid() == 0 else ["--user"])]
-    guest = run("none", [*enter, *python(POLITE)])
+    guest = launch("none", [*enter, *python(POLITE)])
     guest.out.until("up")
     started = time.monotonic()
     one.close_stdin()
@@ -701,11 +503,11 @@ def test_those_from_outside_take_their_leave_too(run: Callable[..., Run]) -> Non
     assert time.monotonic() - started < MOMENT  # at once, not after the moment
 
 
-def test_signals_reach_those_who_are_left(run: Callable[..., Run]) -> None:
+def test_signals_reach_those_who_are_left(launch: Launch) -> None:
     """A signal that comes while the last are taking their leave goes to them all."""
     told = "signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'told'))\n"
     slow = LEAVES.replace("signal.signal(signal.SIGTERM, ", f"{told}signal.signal(signal.SIGUSR1, ")
-    one = run("jobmon", python(slow), "pid 1 of unshare")
+    one = launch("jobmon", python(slow), "pid 1 of unshare")
     one.out.until("told")
     one.send(signal.SIGUSR1)
     one.out.until("bye")
@@ -721,9 +523,9 @@ def test_signals_reach_those_who_are_left(run: Callable[..., Run]) -> None:
     ("init", "place"),
     [*((init, "child") for init in THREE), ("jobmon", "pid 1 of unshare"), ("tini", "pid 1 of unshare")],
 )
-def test_ctrl_c_reaches_the_command(init: str, place: str, run: Callable[..., Run], screen: Screen) -> None:
+def test_ctrl_c_reaches_the_command(init: str, place: str, launch: Launch, screen: Screen) -> None:
     """On a terminal CMD is in the foreground, so Ctrl-C reaches it, once, by the terminal's own hand."""
-    one = run(init, python(PROBE), place, **screen.options())
+    one = launch(init, python(PROBE), place, **screen.options())
     screen.until("pid ")
     screen.type("\x03")
     screen.until(f"got {int(signal.SIGINT)}")
@@ -737,9 +539,9 @@ def test_ctrl_c_reaches_the_command(init: str, place: str, run: Callable[..., Ru
 
 
 @pytest.mark.parametrize("init", THREE)
-def test_a_command_on_a_terminal_can_talk(init: str, run: Callable[..., Run], screen: Screen) -> None:
+def test_a_command_on_a_terminal_can_talk(init: str, launch: Launch, screen: Screen) -> None:
     """CMD reads what is typed and its end by Ctrl-C is seen: 130."""
-    one = run(init, ["sh", "-c", "read line; echo heard $line; exec sleep 1000"], **screen.options())
+    one = launch(init, ["sh", "-c", "read line; echo heard $line; exec sleep 1000"], **screen.options())
     screen.type("hello\n")
     screen.until("heard hello")
     screen.type("\x03")
@@ -747,12 +549,12 @@ def test_a_command_on_a_terminal_can_talk(init: str, run: Callable[..., Run], sc
     assert one.wait() == 130
 
 
-def test_a_terminal_somewhere_else_is_found(run: Callable[..., Run], screen: Screen) -> None:
+def test_a_terminal_somewhere_else_is_found(launch: Launch, screen: Screen) -> None:
     """With all streams redirected, too, CMD is in the foreground of the session's terminal."""
     null = os.open(os.devnull, os.O_RDWR)
     options = {**screen.options(), "stdin": null, "stdout": subprocess.PIPE, "stderr": null}
     options["preexec_fn"] = lambda: fcntl.ioctl(screen.slave, termios.TIOCSCTTY, 0)
-    one = run("jobmon", python(PROBE), **options)
+    one = launch("jobmon", python(PROBE), **options)
     one.out.until("pid ")
 
     assert screen.foreground == one.command
@@ -761,12 +563,12 @@ def test_a_terminal_somewhere_else_is_found(run: Callable[..., Run], screen: Scr
     os.close(null)
 
 
-def test_a_hangup_reaches_the_command(run: Callable[..., Run]) -> None:
+def test_a_hangup_reaches_the_command(launch: Launch) -> None:
     """When the terminal goes away, CMD learns it by SIGHUP."""
     screen = Screen()
     reader, writer = os.pipe()
     program = PROBE.replace("os.write(1,", f"os.write({writer},")
-    one = run("jobmon", python(program), pass_fds=(writer,), **screen.options())
+    one = launch("jobmon", python(program), pass_fds=(writer,), **screen.options())
     os.close(writer)
     lines = kit.Lines(reader)
     lines.until("pid ")
@@ -778,9 +580,9 @@ def test_a_hangup_reaches_the_command(run: Callable[..., Run]) -> None:
     lines.destroy()
 
 
-def test_ctrl_z_that_nobody_could_undo_stops_nothing(run: Callable[..., Run], screen: Screen) -> None:
+def test_ctrl_z_that_nobody_could_undo_stops_nothing(launch: Launch, screen: Screen) -> None:
     """Where no shell could say `fg`, Ctrl-Z leaves CMD running: a container's terminal does not hang."""
-    one = run("jobmon", ["cat"], **screen.options())
+    one = launch("jobmon", ["cat"], **screen.options())
     screen.type("first\n")
     screen.until("first\r\nfirst\r\n")
     screen.type("\x1a")
@@ -792,18 +594,18 @@ def test_ctrl_z_that_nobody_could_undo_stops_nothing(run: Callable[..., Run], sc
     assert one.wait() == 0
 
 
-def test_under_tini_it_stops_for_good(run: Callable[..., Run], screen: Screen) -> None:
+def test_under_tini_it_stops_for_good(launch: Launch, screen: Screen) -> None:
     """Under tini the same Ctrl-Z stops CMD, and nobody continues it: the test above sees something."""
-    one = run("tini", ["cat"], **screen.options())
+    one = launch("tini", ["cat"], **screen.options())
     screen.type("first\n")
     screen.until("first\r\nfirst\r\n")
     screen.type("\x1a")
     spin(lambda: state(one.command) == "T")
 
 
-def test_a_stop_by_signal_stays(run: Callable[..., Run], screen: Screen) -> None:
+def test_a_stop_by_signal_stays(launch: Launch, screen: Screen) -> None:
     """A SIGTSTP that was sent to init, on a terminal too, stops CMD until SIGCONT: somebody wanted that."""
-    one = run("jobmon", ["cat"], **screen.options())
+    one = launch("jobmon", ["cat"], **screen.options())
     screen.type("first\n")
     screen.until("first\r\nfirst\r\n")
     one.send(signal.SIGTSTP)
@@ -819,59 +621,9 @@ def test_a_stop_by_signal_stays(run: Callable[..., Run], screen: Screen) -> None
 # ---- under a shell with job control -----------------------------------------------------------
 
 
-SCRIPTS = {
-    "talk": "echo up; exec cat\n",
-    "nap": "echo up; exec sleep 1000\n",
-    "after": '$INIT true; echo next; read line; echo "heard $line"\n',
-}
-
-
-class Shell:
-    """An interactive bash on a terminal, in a directory with the scripts. $INIT is how an init begins."""
-
-    def __init__(self, run: Callable[..., Run], screen: Screen, directory: Any, init: str = "jobmon") -> None:
-        need("bash")
-        for title, text in SCRIPTS.items():
-            (directory / title).write_text(text)
-        env = {**environment(), "PS1": "ready> ", "TERM": "dumb", "INIT": " ".join(INITS[init])}
-        words = ["bash", "--norc", "--noprofile", "-i"]
-        self.bash = run("none", words, env=env, cwd=directory, **screen.options()).pid
-        self.screen = screen
-        self.asked = 0
-        self.typed = 0
-
-    def type(self, line: str) -> None:
-        """Type a line when the shell asks for one."""
-        spin(lambda: "ready> " in self.screen.drain()[self.typed :])
-        self.typed = len(self.screen.text)
-        self.screen.type(line + "\n")
-
-    def answer(self) -> str:
-        """The exit code of what was typed before, when the shell is there again."""
-        self.asked += 1
-        self.type(f"echo \"<$?\"'>'{self.asked}")
-        self.screen.until(f">{self.asked}\r")
-        return self.screen.text.rpartition(f">{self.asked}\r")[0].rpartition("<")[2]
-
-    def run(self, line: str) -> tuple[int, int]:
-        """Type a line that runs `talk` or `nap` under an init; the pids of both, when it is up."""
-        self.screen.drain()
-        said = self.screen.text.count("up\r\n")
-        self.type(line)
-        spin(lambda: self.screen.drain().count("up\r\n") > said)
-        inits = [pid for pid in kit.children_of(self.bash) if kit.children_of(pid)]
-        (command,) = kit.children_of(inits[-1])
-        return inits[-1], command
-
-    def converse(self, word: str) -> None:
-        """Say a word to `talk`, and hear it."""
-        self.screen.type(f"{word}\n")
-        self.screen.until(f"{word}\r\n{word}\r\n")
-
-
-def test_ctrl_z_and_fg(run: Callable[..., Run], screen: Screen, tmp_path: Any) -> None:
+def test_ctrl_z_and_fg(launch: Launch, screen: Screen, tmp_path: Any) -> None:
     """Ctrl-Z gives the shell back, `fg` gives CMD the terminal again, and Ctrl-C ends it: as without init."""
-    shell = Shell(run, screen, tmp_path)
+    shell = Shell(launch, screen, tmp_path)
     init, command = shell.run("$INIT sh talk")
     shell.converse("first")
     screen.type("\x1a")
@@ -890,9 +642,9 @@ def test_ctrl_z_and_fg(run: Callable[..., Run], screen: Screen, tmp_path: Any) -
     assert shell.answer() == "130"
 
 
-def test_ctrl_z_and_bg(run: Callable[..., Run], screen: Screen, tmp_path: Any) -> None:
+def test_ctrl_z_and_bg(launch: Launch, screen: Screen, tmp_path: Any) -> None:
     """`bg` lets CMD go on in the background, and the terminal stays the shell's; `kill %1` ends it."""
-    shell = Shell(run, screen, tmp_path)
+    shell = Shell(launch, screen, tmp_path)
     init, command = shell.run("$INIT sh nap")
     screen.type("\x1a")
     screen.until("Stopped")
@@ -904,9 +656,9 @@ def test_ctrl_z_and_bg(run: Callable[..., Run], screen: Screen, tmp_path: Any) -
     assert shell.answer() == "143"
 
 
-def test_the_background_has_no_terminal(run: Callable[..., Run], screen: Screen, tmp_path: Any) -> None:
+def test_the_background_has_no_terminal(launch: Launch, screen: Screen, tmp_path: Any) -> None:
     """Started with `&`, CMD does not take the terminal; when it wants to read, it stops until `fg`."""
-    shell = Shell(run, screen, tmp_path)
+    shell = Shell(launch, screen, tmp_path)
     init, command = shell.run("$INIT sh talk &")
     assert screen.foreground == shell.bash
     spin(lambda: (state(init), state(command)) == ("T", "T"))
@@ -918,9 +670,9 @@ def test_the_background_has_no_terminal(run: Callable[..., Run], screen: Screen,
     assert shell.answer() == "0"
 
 
-def test_fg_of_a_running_command(run: Callable[..., Run], screen: Screen, tmp_path: Any) -> None:
+def test_fg_of_a_running_command(launch: Launch, screen: Screen, tmp_path: Any) -> None:
     """A running CMD that `fg` brings to the front can be ended with Ctrl-C."""
-    shell = Shell(run, screen, tmp_path)
+    shell = Shell(launch, screen, tmp_path)
     init, _ = shell.run("$INIT sh nap &")
     shell.type("fg")
     spin(lambda: screen.foreground not in (shell.bash, 0))
@@ -930,9 +682,9 @@ def test_fg_of_a_running_command(run: Callable[..., Run], screen: Screen, tmp_pa
     assert state(init) == ""
 
 
-def test_a_pipeline_stops_and_goes_on(run: Callable[..., Run], screen: Screen, tmp_path: Any) -> None:
+def test_a_pipeline_stops_and_goes_on(launch: Launch, screen: Screen, tmp_path: Any) -> None:
     """Ctrl-Z stops all of a pipeline that init is in, as if CMD were in it itself."""
-    shell = Shell(run, screen, tmp_path)
+    shell = Shell(launch, screen, tmp_path)
     _, command = shell.run("$INIT sh talk | cat")
     screen.type("\x1a")
     screen.until("Stopped")
@@ -944,30 +696,31 @@ def test_a_pipeline_stops_and_goes_on(run: Callable[..., Run], screen: Screen, t
     assert shell.answer() == "0"
 
 
-def test_the_terminal_is_given_back(run: Callable[..., Run], screen: Screen, tmp_path: Any) -> None:
+def test_the_terminal_is_given_back(launch: Launch, screen: Screen, tmp_path: Any) -> None:
     """A script that runs init and then reads from the terminal can: the foreground is its own again."""
-    shell = Shell(run, screen, tmp_path)
+    shell = Shell(launch, screen, tmp_path)
     shell.type("sh after")
     screen.until("next\r\n")
     screen.type("hello\n")
     screen.until("heard hello")
 
 
-def test_tini_does_not_give_it_back(run: Callable[..., Run], screen: Screen, tmp_path: Any) -> None:
+def test_tini_does_not_give_it_back(launch: Launch, screen: Screen, tmp_path: Any) -> None:
     """After tini the same script is stopped when it reads: the test above sees something."""
     need("tini")
-    shell = Shell(run, screen, tmp_path, "tini")
+    shell = Shell(launch, screen, tmp_path, "tini")
     shell.type("sh after")
     screen.until("Stopped")
 
 
-def test_ctrl_z_in_a_container_stops_nothing(run: Callable[..., Run], screen: Screen) -> None:
+def test_ctrl_z_in_a_container_stops_nothing(launch: Launch, screen: Screen) -> None:
     """As PID 1 that leads its terminal's session, as in `docker run -it`, Ctrl-Z hangs nothing."""
     need("setsid")
     need_place("pid 1 of unshare")
     if os.geteuid() != 0:
         pytest.skip("needs root, to move a terminal to another session")
-    one = run("none", [*PLACES["pid 1 of unshare"], "setsid", "--ctty", *JOBMON, "cat"], **screen.options())
+    words = [*PLACES["pid 1 of unshare"], "setsid", "--ctty", *JOBMON, "cat"]
+    one = launch("none", words, **screen.options())
     screen.type("first\n")
     screen.until("first\r\nfirst\r\n")
     screen.type("\x1a")

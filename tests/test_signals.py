@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+@pytest.fixture(autouse=True)
+def alone() -> None:
+    kit.be_single_threaded()
+
+
 @pytest.fixture
 def source() -> Iterator[SignalSource]:
     made = SignalSource((signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD))
