@@ -190,10 +190,10 @@ VERBS = {
         Verb(
             "init",
             "init",
-            "[CONFIG] [-- CMD ARG...]",
+            "[CONFIG] [-- CMD...]",
             0,
             1,
-            "run a command as the first process of a container should, with jobs beside it",
+            "be the first process of a container, for a command and jobs beside it",
             (("-g --group", "", "send signals to CMD's whole process group, not to CMD alone"),),
             'ENTRYPOINT ["jobmon", "init", "--"]\n\n'
             "CMD has the terminal and the streams, gets every signal, and gives its exit code: 128+n for\n"
