@@ -68,7 +68,7 @@ class Job:
         "_actions",
         "_interval",
         "_kept",
-        "_last_pid",
+        "_last",
         "_reports_ready",
         "_restarts_itself",
         "armed",
@@ -119,7 +119,7 @@ class Job:
         self._interval = 0.0
         self._reports_ready = False
         self._restarts_itself = False
-        self._last_pid: int | None = None
+        self._last: tuple[int, int | None] = (0, None)  # run and pid of the last process
         self.held = ""  # for what it has to wait before it may be launched
         self._actions: list[Action] = []
 
@@ -166,19 +166,19 @@ class Job:
         self.token += 1
         if arm is not None:
             self._arm(arm, now)
-        if state in AT_REST:
-            self._restarts_itself = False
         if state not in LEAVING:
             self.next = None
             self._kept = None
-        pid = self._last_pid if kind == "died" else self.pid
-        self._do(Changed(self.spec.name, self.run, pid, before, state, cause))
+        self._do(Changed(self.spec.name, *self._whose(kind), before, state, cause))
         if kind != "state" or state is not State.STARTING:
             self._happened(kind)
 
     def _happened(self, kind: str) -> None:
-        pid = self._last_pid if kind == "died" else self.pid
-        self._do(Happened(self.spec.name, kind, self.state, self.run, pid, self.cause))
+        self._do(Happened(self.spec.name, kind, self.state, *self._whose(kind), self.cause))
+
+    def _whose(self, kind: str) -> tuple[int, int | None]:
+        """Run and pid that are spoken of. A death is that of the last process, though the next run may begin."""
+        return self._last if kind == "died" else (self.run, self.pid)
 
     def _arm(self, delay: float, now: float) -> None:
         self.token += 1
@@ -210,6 +210,7 @@ class Job:
         """The process is gone: what listeners call the transition that follows."""
         had_process, self.pid, self.leader = self.pid is not None, None, None
         self.stale = False
+        self._restarts_itself = False
         self.deaths += had_process
         return "died" if had_process else "state"
 
@@ -389,7 +390,8 @@ def forget(job: Job, what: Remove, now: float) -> None:
 
 def launched(job: Job, what: Launched, now: float) -> None:
     """= (a process exists)"""
-    job.pid = job.leader = job._last_pid = what.pid
+    job.pid = job.leader = what.pid
+    job._last = (job.run, job.pid)
     job.launches += 1
     if job._restarts_itself:
         job._restarts_itself = False
