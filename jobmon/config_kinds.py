@@ -584,6 +584,145 @@ class Names(Kind):
         return {"type": "array", "items": {"oneOf": [name, number]}}
 
 
+class JobNames(Kind):
+    """Names of other jobs; whether there are such jobs is seen when all files are read."""
+
+    expects = 'a list of names of jobs, as ["db"]'
+    words = "list of names of jobs"
+
+    def read(self, value: Any, context: Context) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            raise self.not_this(value)
+        return tuple(dict.fromkeys(_each(value, TEXT, context)))
+
+    def schema(self) -> Schema:
+        return {"type": "array", "items": TEXT.schema()}
+
+
+class Ready(Kind):
+    """How a job shows that it is ready: one way, with how often and how long a probe tries."""
+
+    expects = 'a hash that names one way, as {"tcp": "127.0.0.1:8080"}'
+    words = "hash"
+
+    def __init__(self, seconds: Kind) -> None:
+        self._ways: dict[str, Kind] = {
+            "notify": _Yes(),
+            "fd": Number(3, 255, "a number of a descriptor", whole=True),
+            "exec": Command(),
+            "tcp": _Address(),
+            "http": _Url(),
+            "log": _Pattern(),
+        }
+        self._more: dict[str, Kind] = {"interval": seconds, "timeout": seconds, "owned": Flag()}
+
+    def read(self, value: Any, context: Context) -> spec.Readiness:
+        if not isinstance(value, dict):
+            raise self.not_this(value)
+        found: dict[str, Any] = {}
+        faults: list[tuple[tuple[Step, ...], str]] = []
+        for name, content in value.items():
+            kind = self._ways.get(name) or self._more.get(name)
+            try:
+                if kind is None:
+                    raise Wrong(f"unknown key; a way to be ready can have {', '.join(self._all())}")
+                found[name] = kind.read(content, context)
+            except Wrong as wrong:
+                faults += [((name, *steps), message) for steps, message in wrong.faults]
+        ways = [name for name in self._ways if name in value]
+        if len(ways) != 1 and not faults:
+            what = f"names {' and '.join(ways)}" if ways else "names no way"
+            faults.append(((), f"{what}: must name just one of {', '.join(self._ways)}"))
+        if "owned" in found and "tcp" not in found and not faults:
+            faults.append((("owned",), "can only be said of tcp"))
+        if faults:
+            raise Wrong.inside(faults)
+        more = {name: found[name] for name in self._more if name in found}
+        return spec.Readiness(ways[0], found[ways[0]], **more)
+
+    def _all(self) -> list[str]:
+        return [*self._ways, *self._more]
+
+    def schema(self) -> Schema:
+        kinds = {**self._ways, **self._more}
+        return {
+            "type": "object",
+            "properties": {name: kind.schema() for name, kind in kinds.items()},
+            "additionalProperties": False,
+            "oneOf": [{"required": [name]} for name in self._ways],
+        }
+
+
+class _Yes(Kind):
+    expects = "true"
+
+    def read(self, value: Any, context: Context) -> bool:
+        if value is not True:
+            raise self.not_this(value)
+        return True
+
+    def schema(self) -> Schema:
+        return {"const": True}
+
+
+class _Address(Kind):
+    """Numbers only: to look a name up could make the daemon wait."""
+
+    expects = 'an address and a port, as "127.0.0.1:8080", "[::1]:8080" or "localhost:8080"'
+
+    def read(self, value: Any, context: Context) -> str:
+        if not isinstance(value, str) or not _is_place(value):
+            raise self.not_this(value)
+        return context.same(value)
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": ":[0-9]{1,5}$"}
+
+
+class _Url(Kind):
+    expects = 'a URL without a name to look up, as "http://127.0.0.1:8080/health"'
+
+    def read(self, value: Any, context: Context) -> str:
+        if not isinstance(value, str) or not value.startswith("http://") or not value.isascii():
+            raise self.not_this(value)
+        place = value.removeprefix("http://").partition("/")[0]
+        if any(char <= " " for char in value) or not (_is_place(place) or _is_place(place + ":80")):
+            raise self.not_this(value)
+        return context.same(value)
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": "^http://[^\\s]+$"}
+
+
+class _Pattern(Kind):
+    expects = 'a regular expression, as "ready to accept"'
+
+    def read(self, value: Any, context: Context) -> str:
+        import re
+
+        if not isinstance(value, str) or not value:
+            raise self.not_this(value)
+        try:
+            re.compile(TEXT.read(value, context).encode())
+        except re.error as error:
+            raise Wrong(f"is no regular expression: {error}") from None
+        return value
+
+    def schema(self) -> Schema:
+        return {"type": "string", "minLength": 1, "format": "regex"}
+
+
+def _is_place(text: str) -> bool:
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 65536:
+        return False
+    if host.startswith("[") and host.endswith("]"):
+        return ":" in host and all(char in "0123456789abcdefABCDEF:." for char in host[1:-1])
+    parts = host.split(".")
+    numbers = len(parts) == 4 and all(part.isascii() and part.isdecimal() and int(part) < 256 for part in parts)
+    return numbers or host in ("localhost", "")
+
+
 TEXT = Text()
 PATH = Path()
 SIGNAL = Signal()

@@ -34,6 +34,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "eventlog",
         "machine",
         "waits",
+        "waiters",
         "supervisor",
         "jsontext",
         "config_kinds",

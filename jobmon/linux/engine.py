@@ -15,9 +15,11 @@ from jobmon import __version__, events
 from jobmon.errors import SpawnError
 from jobmon.events import State
 from jobmon.linux import logfile, peers, reactor, signals
+from jobmon.linux.attendants import Attendants
 from jobmon.linux.children import Children, spawn_failed
 from jobmon.linux.notify import Herald
 from jobmon.linux.reactor import Reactor
+from jobmon.linux.readiness import Tools
 from jobmon.linux.remnants import Remnants
 from jobmon.linux.sessions import Sessions
 from jobmon.linux.timers import Timers
@@ -82,6 +84,8 @@ class Engine:
         self._peers = peers.Peers()
         self._hierarchy = hierarchy
         self.children = Children(self.reactor, self._feed, self._look_later, tree)
+        tools = Tools(self.reactor, self.timers, self.children, spawner)
+        self.attendants = Attendants(tools, os.getuid(), self._feed)
         self._births: dict[str, events.Spawn] = {}
         self._exit_code = 0
         self._ordered = False  # whether somebody asked for the shutdown
@@ -100,7 +104,8 @@ class Engine:
             events.Warn: self._log_warning,
             events.Publish: lambda _: self.sessions.publish(),
             events.Reply: self.sessions.reply,
-            events.Announce: self._up,
+            events.Announce: lambda _: self._announce(),
+            events.AllReady: self._all_ready,
             events.Finish: self._finish,
         }
 
@@ -129,6 +134,7 @@ class Engine:
     def close(self) -> None:
         """Let go of everything."""
         self.sessions.close()
+        self.attendants.close()
         for fd in (self._signals.fileno(), self.timers.fileno()):
             self.reactor.unregister(fd)
         self._signals.close()
@@ -165,7 +171,9 @@ class Engine:
 
     def _feed(self, job: str, what: events.ProcessInput) -> None:
         try:
+            self.attendants.before(job, what)
             self.supervisor.feed(job, what, time.monotonic())
+            self.attendants.after(job, what)
         except Exception as error:  # noqa: BLE001 - or the source would be disabled, for all jobs
             self.bug(f"{type(what).__name__} of {job}", error)
 
@@ -235,8 +243,7 @@ class Engine:
         if abs(wall - self.supervisor.wall) > WALL_SLACK:
             self.supervisor.wall = wall
 
-    def _up(self, _action: events.Announce) -> None:
-        self._announce()
+    def _all_ready(self, _action: events.AllReady) -> None:
         if self._herald is not None:
             self._herald.ready()
         if self._companion is not None and not self.supervisor.terminating:
@@ -275,7 +282,8 @@ class Engine:
         try:
             if its is not None:
                 place = its.open()
-            birth = self._spawner.spawn(spec, action.run, place)
+            gift = self.attendants.prepare(spec, action.run)
+            birth = self._spawner.spawn(spec, action.run, place, gift)
         except (SpawnError, OSError) as error:
             if its is not None:
                 its.remove()
@@ -354,6 +362,8 @@ class Engine:
     # ---- the log --------------------------------------------------------------------------
 
     def _log_change(self, change: events.Changed) -> None:
+        if change.after in events.LEAVING:
+            self.attendants.leaving(change.job)
         if self._herald is not None:
             self._herald.changed(change)
         level = _LEVEL_OF.get(change.after, logfile.INFO)

@@ -299,6 +299,11 @@ def tcp_port_holder(port: int) -> TcpSocket | None:
     return found
 
 
+def listeners(port: int) -> set[int]:
+    """The inodes of all sockets that listen on a port, at whatever address."""
+    return {entry.inode for _, entry in _tcp_on_port(port) if entry.state == TCP_LISTEN and entry.inode}
+
+
 def _tcp_on_port(port: int) -> Iterator[tuple[bytes, TcpSocket]]:
     suffix = f":{port:04X}".encode("ascii")
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
