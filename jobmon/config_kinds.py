@@ -364,7 +364,7 @@ def _any_case(word: str) -> str:
 class Number(Kind):
     """A number within bounds; `whole` for integers, which bools are not."""
 
-    def __init__(self, low: int, high: float, what: str, whole: bool = False, null: str = "") -> None:
+    def __init__(self, low: float, high: float, what: str, whole: bool = False, null: str = "") -> None:
         self._low, self._high, self._whole, self._null = low, high, whole, null
         self.expects = f"{what} from {low} to {int(high)}" + (f", or null ({null})" if null else "")
         self.words = what.removeprefix("a ").removeprefix("number of ") + (
@@ -719,8 +719,8 @@ def _is_place(text: str) -> bool:
     if host.startswith("[") and host.endswith("]"):
         return ":" in host and all(char in "0123456789abcdefABCDEF:." for char in host[1:-1])
     parts = host.split(".")
-    numbers = len(parts) == 4 and all(part.isascii() and part.isdecimal() and int(part) < 256 for part in parts)
-    return numbers or host in ("localhost", "")
+    numbers = [part.isascii() and part.isdecimal() and int(part) < 256 for part in parts]
+    return (len(parts) == 4 and all(numbers)) or host in ("localhost", "")
 
 
 TEXT = Text()

@@ -202,7 +202,8 @@ class TcpProbe(Poll):
 
     def _is_owned(self, port: int) -> bool:
         inodes = procfs.listeners(port)
-        return any(inodes & set(procfs.fd_inodes(pid).values()) for pid in self.tools.children.pids(self.spec.name))
+        pids = self.tools.children.pids(self.spec.name)
+        return any(inodes & set(procfs.fd_inodes(pid).values()) for pid in pids)
 
     def abandon(self) -> None:
         if self._socket is not None:
