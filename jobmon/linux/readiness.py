@@ -169,8 +169,12 @@ class TcpProbe(Poll):
 
     _socket: socket | None = None
 
+    def place(self) -> tuple[str, int]:
+        """Where to connect to."""
+        return address(str(self.how.target))
+
     def attempt(self) -> None:
-        host, port = address(str(self.how.target))
+        host, port = self.place()
         if self.how.owned and not self._is_owned(port):
             self.failed()
             return
@@ -214,6 +218,9 @@ class TcpProbe(Poll):
 
 class HttpProbe(TcpProbe):
     """A GET is answered with a status of 200 to 399."""
+
+    def place(self) -> tuple[str, int]:
+        return url(str(self.how.target))[:2]
 
     def attempt(self) -> None:
         self._answer = b""
