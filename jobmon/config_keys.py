@@ -274,8 +274,9 @@ JOB = (
         'How it shows that it is ready (without it, being launched is enough): `{"notify": true}` by '
         'sd_notify(3); `{"fd": N}` by a newline on descriptor N; `{"exec": CMD}`, '
         '`{"tcp": "HOST:PORT"}`, `{"http": URL}` when that succeeds, tried every `interval` (1) seconds '
-        'with a `timeout` (5) for each; `{"log": REGEX}` by a line of its own stdout or stderr, where those are files. With tcp, '
-        '`"owned": true` asks that a process of the job itself listens there. Hosts are numbers or localhost.',
+        'with a `timeout` (5) for each; `{"log": REGEX}` by a line of its own stdout or stderr, where those '
+        'are files. With tcp, `"owned": true` asks that a process of the job itself listens there. Hosts '
+        'are numbers or localhost.',
         also=("readiness",),
     ),
     Key(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from jobmon.spec import JobSpec
 
@@ -28,9 +28,9 @@ class Order:
         """All that a job requires, directly or not, the deepest first; itself not."""
         return _deepest_first(name, self.requires)
 
-    def needed_by(self, name: str) -> list[str]:
-        """All that require a job, directly or not, the outermost first; itself not."""
-        return _deepest_first(name, self.required_by)
+    def needed_by(self, name: str, counts: Callable[[str], bool] = lambda _: True) -> list[str]:
+        """All that require a job, directly or through jobs that count, the outermost first; itself not."""
+        return _deepest_first(name, self.required_by, counts)
 
     def sort(self, names: Iterable[str]) -> list[str]:
         """The names, each after those of them that it comes after; repeated ones once."""
@@ -78,14 +78,16 @@ def _reversed(edges: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]
     return {name: tuple(names) for name, names in found.items()}
 
 
-def _deepest_first(name: str, edges: Mapping[str, tuple[str, ...]]) -> list[str]:
+def _deepest_first(
+    name: str, edges: Mapping[str, tuple[str, ...]], counts: Callable[[str], bool] = lambda _: True
+) -> list[str]:
     """Depth first, so that what is further along the edges comes before what leads there."""
     found: dict[str, None] = {}
     stack = [(name, iter(edges.get(name, ())))]
     seen = {name}
     while stack:
         current, rest = stack[-1]
-        following = next((each for each in rest if each not in seen), None)
+        following = next((each for each in rest if each not in seen and counts(each)), None)
         if following is None:
             stack.pop()
             if current != name:

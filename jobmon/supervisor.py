@@ -332,7 +332,7 @@ class Supervisor:
 
     def _restart(self, name: str, by: str, now: float) -> None:
         """Take down what requires it, give it a new run, bring the others back."""
-        back = [other for other in self.order.needed_by(name) if self._is_wanted(other)]
+        back = self.order.needed_by(name, self._is_wanted)
         self._start_requirements(name, now)
         self._stop_in_order(name, RestartJob(by), now)
         if back:
@@ -343,8 +343,8 @@ class Supervisor:
         """Stop a job once nothing that requires it lives; those first, what is asked for last."""
         by = f"requires {name}, which is to be {'restarted' if isinstance(what, RestartJob) else 'stopped'}"
         at_once = isinstance(what, Stop) and what.now
-        for other in self.order.needed_by(name):
-            if self._is_wanted(other) and (other not in self._leaving or at_once):
+        for other in self.order.needed_by(name, self._is_wanted):
+            if other not in self._leaving or at_once:
                 self._leaving[other] = Stop(at_once, by)
         self._leaving[name] = what
         self._let_leave(now)
