@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 WINDOW, PENALTY, PATIENCE, START_TIMEOUT = 5.0, 15.0, 10.0, 60.0
 SOON, LATE = 0.0, WINDOW + 1
 PID = 100
-HELD, LOST = "waiting for db", "requires db, which is failed"
+HELD, HELD_LONGER = "waiting for db", "waiting for db, cache"
+LOST = "requires db, which is failed"
 READY = Readiness("fd", 3)
 UNDECIDED = frozenset((State.STARTING, State.RUNNING))
 ENDED = frozenset((State.EXITED, State.FAILED))
@@ -177,7 +178,7 @@ def _commands(node: Node) -> Iterator[Input]:
     other = node.specs[node.job.spec is node.specs[0]]
     yield from (events.Start(), events.Stop(), events.Stop(now=True), events.RestartJob())
     yield from (events.SpecChanged(other), events.Remove(), events.Shutdown())
-    yield from (events.Hold(HELD), events.Release())
+    yield from (events.Hold(HELD_LONGER if node.job.held == HELD else HELD), events.Release())
     if node.job.state is State.WAITING:
         yield events.RequirementLost(LOST)
 
@@ -435,6 +436,8 @@ def _judge_launch(node: Node, actions: list[Action]) -> None:
 
 def _judge_move(node: Node, move: Move, after: Node, actions: list[Action]) -> None:
     kinds = [type(action) for action in actions]
+    if not isinstance(move.what, (events.Hold, events.Release)):
+        _claim(after.job.held == node.job.held, "nothing else holds or releases")
     if isinstance(move.what, events.Launched):
         _judge_launch(node, actions)
     else:
@@ -538,7 +541,8 @@ def _after_timer(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
 
 
 def _after_hold(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
-    _claim(after.job.held == HELD, "what is held is held")
+    assert isinstance(move.what, events.Hold)
+    _claim(after.job.held == move.what.reason, "what is held is held, for what was said last")
     _claim(not kinds and after.job.state is node.job.state, "hold touches nothing that is there")
 
 
