@@ -261,13 +261,24 @@ class CommandPipe:
 
     # ---- the verbs of the command line
 
-    def start(self, *jobs: str, wait: bool = True, timeout: float | None = None, reason: str = "") -> int:
-        """Start jobs and wait until all are running. Returns the number of the latest event before.
+    def start(
+        self,
+        *jobs: str,
+        wait: bool = True,
+        timeout: float | None = None,
+        reason: str = "",
+        condition: str = "",
+        duration: float = 0.0,
+    ) -> int:
+        """Start jobs and wait until all are ready, or until `condition` holds for each (see `wait`).
+        Returns the number of the latest event before.
 
         Raises:
             WaitTimeout: they were not within `timeout` seconds; they are not stopped for it.
         """
-        return self._command("start", jobs, wait=wait, timeout=timeout, reason=reason)
+        return self._command(
+            "start", jobs, wait=wait, condition=condition, duration=duration, timeout=timeout, reason=reason
+        )
 
     def stop(
         self,
@@ -276,13 +287,35 @@ class CommandPipe:
         wait: bool = True,
         timeout: float | None = None,
         reason: str = "",
+        condition: str = "",
+        duration: float = 0.0,
     ) -> int:
-        """Stop jobs and wait until nothing of them is left; `now`: by SIGKILL, without patience."""
-        return self._command("stop", jobs, now=now, wait=wait, timeout=timeout, reason=reason)
+        """Stop jobs, and first what requires them, and wait until nothing of them is left (or for
+        `condition`); `now`: by SIGKILL, without patience."""
+        return self._command(
+            "stop",
+            jobs,
+            now=now,
+            wait=wait,
+            condition=condition,
+            duration=duration,
+            timeout=timeout,
+            reason=reason,
+        )
 
-    def restart(self, *jobs: str, wait: bool = True, timeout: float | None = None, reason: str = "") -> int:
-        """Give jobs a new run, and wait until all are running."""
-        return self._command("restart", jobs, wait=wait, timeout=timeout, reason=reason)
+    def restart(
+        self,
+        *jobs: str,
+        wait: bool = True,
+        timeout: float | None = None,
+        reason: str = "",
+        condition: str = "",
+        duration: float = 0.0,
+    ) -> int:
+        """Give jobs a new run, and wait until all are ready (or for `condition`)."""
+        return self._command(
+            "restart", jobs, wait=wait, condition=condition, duration=duration, timeout=timeout, reason=reason
+        )
 
     def status(self, *jobs: str, tree: bool = False) -> list[JobStatus]:
         """What is known of these jobs, or of all; with `tree`, also what each of their processes runs."""
@@ -303,13 +336,29 @@ class CommandPipe:
             raise RemoteProtocolError('a reply to list has no "jobs"')
         return jobs
 
-    def wait(self, *jobs: str, timeout: float | None = None) -> None:
-        """Wait until every one of these jobs has changed from running to stopped or back.
+    def wait(
+        self,
+        *jobs: str,
+        condition: str = "changed",
+        duration: float = 0.0,
+        any: bool = False,  # noqa: A002 - the verb's word
+        since: int | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, int | str | None]:
+        """Wait until a condition holds for all of these jobs at the same moment, or for `any` of them.
+
+        The conditions are those of docs/protocol.md, `duration` is the seconds of "stable". Changes
+        count from now, or from the event number `since`. Returns the jobs that it holds for; with
+        "exited" each with how its run ended: an exit code, the name of a signal, or "unknown".
 
         Raises:
-            WaitTimeout: they had not within `timeout` seconds.
+            WaitTimeout: it did not within `timeout` seconds.
+            JobError: it cannot any more.
         """
-        self._command("wait", jobs, timeout=timeout)
+        if not jobs:
+            raise TypeError("wait needs the name of a job")
+        details = {"any": any, "since": since, "timeout": timeout}
+        return ends_of(self.request("wait", jobs, condition=condition, duration=duration, **details))
 
     def signal(self, signal: str | int, *jobs: str, all: bool = False) -> None:  # noqa: A002 - the verb's word
         """Send a signal, by name or number, to the first process of jobs, or to `all` of theirs."""
@@ -320,6 +369,25 @@ class CommandPipe:
         return dict(self.request("info"))
 
     # ---- requests
+
+    def fileno(self) -> int:
+        """A descriptor for select and poll: readable when a reply, or the end, may have come."""
+        return self._link.fileno()
+
+    def answered(self, number: int) -> bool:
+        """Whether the reply to an earlier request has come."""
+        return number in self._replies
+
+    def refused(self, number: int) -> bool:
+        """Whether it has come and says no."""
+        return number in self._replies and not self._replies[number].ok
+
+    def receive(self, patience: float | None = None) -> None:
+        """Wait for the next reply, and keep it for `collect`."""
+        message = self._link.receive(patience)
+        if not isinstance(message, ReplyMessage):
+            raise RemoteProtocolError(f"the daemon sent a {type(message).__name__} instead of a reply")
+        self._replies[message.id] = message
 
     def request(
         self, command: str, jobs: tuple[str, ...] | None = None, **arguments: Any
@@ -344,10 +412,7 @@ class CommandPipe:
             JobError: it says no.
         """
         while number not in self._replies:
-            message = self._link.receive(patience)
-            if not isinstance(message, ReplyMessage):
-                raise RemoteProtocolError(f"the daemon sent a {type(message).__name__} instead of a reply")
-            self._replies[message.id] = message
+            self.receive(patience)
         reply = self._replies.pop(number)
         if not reply.ok:
             raise refusal(reply.rest)
@@ -394,6 +459,14 @@ def _result(one: Mapping[str, Any]) -> tuple[str, str, str]:
     if one["ok"]:
         return str(one["job"]), "", ""
     return str(one["job"]), str(one["error"]["code"]), str(one["error"]["message"])
+
+
+def ends_of(reply: Mapping[str, Any]) -> dict[str, int | str | None]:
+    """The jobs of a reply to wait, each with how its run ended, if that was asked for."""
+    try:
+        return {str(one["job"]): one.get("exit") for one in reply["results"] if one["ok"]}
+    except (KeyError, TypeError, AttributeError):
+        raise RemoteProtocolError("a reply to wait makes no sense") from None
 
 
 def _pidfd_of(pid: object) -> int | None:

@@ -1,9 +1,9 @@
-"""The verbs that change something, and the one that waits for a change."""
+"""The verbs that change something."""
 
 from __future__ import annotations
 
 from jobmon.cli import OK, say
-from jobmon.cli.text import seconds
+from jobmon.cli.text import condition, seconds
 from jobmon.client import CommandPipe
 
 TYPE_CHECKING = False
@@ -34,6 +34,8 @@ def _details(options: dict[str, str]) -> dict[str, Any]:
     details: dict[str, Any] = {}
     if "--timeout" in options:
         details["timeout"] = seconds(options["--timeout"])
+    if "--wait" in options:
+        details["condition"], details["duration"] = condition(options["--wait"])
     if "--reason" in options:
         details["reason"] = options["--reason"]
     if "--no-wait" in options:

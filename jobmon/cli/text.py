@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobmon.cli.verbs import UsageError
+from jobmon.protocol import CONDITIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +49,19 @@ def seconds(text: str) -> float:
     if value > _TEN_YEARS:
         raise UsageError(f"{text!r} is more than ten years")
     return value
+
+
+def condition(text: str) -> tuple[str, float]:
+    """The name and the seconds of a condition: ready, stable:20s.
+
+    Raises:
+        UsageError: it is none.
+    """
+    name, colon, duration = text.partition(":")
+    if name in CONDITIONS and bool(colon) == (name == "stable"):
+        return name, seconds(duration) if colon else 0.0
+    known = ", ".join("stable:DUR" if one == "stable" else one for one in CONDITIONS)
+    raise UsageError(f"{text!r} is no condition; there are {known}")
 
 
 def count(text: str, what: str) -> int:
