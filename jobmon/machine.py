@@ -177,7 +177,7 @@ class Job:
         self._do(Happened(self.spec.name, kind, self.state, *self._whose(kind), self.cause))
 
     def _whose(self, kind: str) -> tuple[int, int | None]:
-        """Run and pid that are spoken of. A death is that of the last process, though the next run may begin."""
+        """Run and pid that are spoken of: a death is that of the last process, even if a run follows at once."""
         return self._last if kind == "died" else (self.run, self.pid)
 
     def _arm(self, delay: float, now: float) -> None:
@@ -294,6 +294,8 @@ def settle(job: Job, what: Stop | Shutdown, now: float) -> None:
 def hold(job: Job, what: Hold, now: float) -> None:
     """= (held)"""
     job.held = what.reason
+    if job.state is State.WAITING:
+        job.cause = what.reason
 
 
 def release(job: Job, what: Release, now: float) -> None:

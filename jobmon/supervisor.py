@@ -18,6 +18,7 @@ from jobmon.events import (
     Hold,
     Impossible,
     JobResult,
+    Next,
     Publish,
     Release,
     Removed,
@@ -71,6 +72,8 @@ class Supervisor:
         self._exit_code: int | str = 0
         self._unannounced: set[str] | None = None
         self._unready: set[str] | None = None
+        self._changed: list[tuple[Job, State]] = []  # what others do not know yet
+        self._passing_on = False
         self._leaving: dict[str, Input] = {}  # what is to be stopped once nothing needs it any more
         self._bring_back: dict[str, list[str]] = {}  # what a restart of it took down
 
@@ -93,7 +96,7 @@ class Supervisor:
         self._unannounced, self._unready = set(names), set(names)
         for name in self.order.sort(names):
             self._start_requirements(name, now)
-            self.feed(name, Start("autostart"), now)
+            self._start(name, "autostart", now)
         self._announce()
 
     def feed(self, name: str, what: Input, now: float) -> None:
@@ -101,7 +104,7 @@ class Supervisor:
         job = self.jobs.get(name)
         if job is None:
             return
-        was_alive, before = job.alive, job.state
+        was_alive, before, following = job.alive, job.state, job.next
         actions = job.step(what, now)
         self._live += job.alive - was_alive
         for action in actions:
@@ -113,9 +116,11 @@ class Supervisor:
                 self._actions.append(action.replace(history=self.log.history(name, TOLD_OF_A_BUG)))
             else:
                 self._actions.append(action)
-        self._look(job, now)  # before its end becomes everybody's: who waits hears how it ended
-        if job.state is not before:
-            self._pass_on(job, now)
+        if actions or job.next is not following:
+            self._look(job, now)  # before its end becomes everybody's: who waits hears how it ended
+            if job.state is not before or job.next is not following or name not in self.jobs:
+                self._changed.append((job, job.state))
+                self._pass_all_on(now)
 
     def timer(self, key: object, token: int, now: float) -> None:
         """What was armed for `key` fired."""
@@ -149,14 +154,14 @@ class Supervisor:
         wanted = []
         for name in self.order.sort(names):
             refused = self._refuse_start(self.jobs[name])
-            self._expect(waiter, name, refused, anew=True)
+            self._expect(waiter, name, refused, waits.START)
             if refused is None or refused.code != "terminating":
                 wanted.append(name)  # "already": the table knows what that comes to
         self.waiters.register(waiter, timeout, now)
         for name in wanted:
-            self._leaving.pop(name, None)
             self._start_requirements(name, now)
-            self.feed(name, Start(by), now)
+            self._stay(name, now)
+            self._start(name, by, now)
         self._see(waiter, now)
 
     def restart(
@@ -175,11 +180,14 @@ class Supervisor:
             return
         waiter = self._waiter(to, until or _up_or_launched(wait))
         for name in dict.fromkeys(names):
-            self._expect(waiter, name, self._refuse_restart(self.jobs[name]), anew=True)
+            self._expect(waiter, name, self._refuse_restart(self.jobs[name]), waits.START)
         self.waiters.register(waiter, timeout, now)
         if not self.terminating:
             for name in self.order.sort(names):
                 self._restart(name, by, now)
+        if not wait and until is None:
+            for name in self._leaving:  # it waits for its turn: that is queued too
+                waiter.settle(JobResult(name))
         self._see(waiter, now)
 
     def stop(
@@ -200,10 +208,10 @@ class Supervisor:
             return
         waiter = self._waiter(to, until or (("stop", waits.gone) if wait else ("stop", waits.at_once)))
         for name in dict.fromkeys(names):
-            self._expect(waiter, name, self._refuse_stop(self.jobs[name]), anew=True)
+            self._expect(waiter, name, self._refuse_stop(self.jobs[name]), waits.STOP)
         self.waiters.register(waiter, timeout, now)
         for name in dict.fromkeys(names):
-            self._bring_back.pop(name, None)
+            self._stay_down(name)
             self._stop_in_order(name, Stop(at_once, by), now)
         self._see(waiter, now)
 
@@ -265,11 +273,12 @@ class Supervisor:
             return
         self.terminating = True
         self._bring_back.clear()
-        self._leaving = dict.fromkeys((name for name, job in self.jobs.items() if job.alive), Shutdown())
-        for name, job in list(self.jobs.items()):
-            if not job.alive:
+        up = [name for name, job in self.jobs.items() if job.alive and job.next is None]
+        self._leaving = dict.fromkeys(up, Shutdown())
+        for name in list(self.jobs):
+            if name not in self._leaving:  # down, or going down: nothing of it is to come again
                 self.feed(name, Shutdown(), now)
-        self._let_leave(now)
+        self._let_leave(up, now)
         for name in self.jobs:
             self._fail_at_the_end(name)
         self._all_told = True
@@ -277,30 +286,41 @@ class Supervisor:
 
     # ---- what one job's change means to others ----------------------------------------------
 
-    def _pass_on(self, job: Job, now: float) -> None:
+    def _pass_all_on(self, now: float) -> None:
+        """Tell of the changes one after the other, those too that come of it: a chain may be long."""
+        if self._passing_on:
+            return
+        self._passing_on = True
+        try:
+            while self._changed:
+                self._pass_on(*self._changed.pop(0), now)
+        finally:
+            self._passing_on = False
+
+    def _pass_on(self, job: Job, state: State, now: float) -> None:
         """A job is in another state: what comes after it, what requires it, the daemon."""
         name = job.spec.name
-        if job.state in ENDED:
-            self._mind_essential(job, now)
-        if job.state in AT_REST and not job.ready:
-            self._take_down(name, now)
-        for other in self.order.before.get(name, ()):
-            self._refresh(other, now)
+        if state in ENDED:
+            self._mind_essential(job, state, now)
+        if self.terminating and job.state in PENDING:
+            self.feed(name, Shutdown(), now)  # it ended before its turn, and will not come back
+        if job.state in AT_REST and not self._is_ready(name) and not self.terminating:
+            self._take_down(job, now)
+        self._refresh_after(name, now)
         if self._leaving and not job.alive:
-            self._let_leave(now)
+            self._let_leave((name, *self.order.after.get(name, ())), now)
 
-    def _take_down(self, name: str, now: float) -> None:
-        """A requirement is stopped or given up: so is what requires it."""
-        job = self.jobs[name]
+    def _take_down(self, job: Job, now: float) -> None:
+        """A requirement is stopped or given up: so is what requires it, outermost first."""
+        name = job.spec.name
         why = f"requires {name}, which is {job.state.value}" + (f": {job.cause}" if job.cause else "")
         for other in self.order.required_by.get(name, ()):
-            dependent = self.jobs.get(other)
-            if dependent is None:
+            if not self._is_wanted(other):
                 continue
-            if dependent.state is State.WAITING and job.state in ENDED:
+            if self.jobs[other].state is State.WAITING and job.state in ENDED:
                 self.feed(other, RequirementLost(why), now)
-            elif dependent.alive or dependent.state in PENDING:
-                self.feed(other, Stop(by=why), now)
+            else:
+                self._stop_in_order(other, Stop(by=why), now)
 
     def _refresh(self, name: str, now: float) -> None:
         """See whether a job has to wait for what it comes after."""
@@ -308,80 +328,134 @@ class Supervisor:
         if job is None:
             return
         reason = self._reason_to_wait(job)
-        if reason and not job.held:
+        if reason and reason != job.held:
             self.feed(name, Hold(reason), now)
         elif not reason and job.held:
             self.feed(name, Release(), now)
+
+    def _refresh_after(self, name: str, now: float) -> None:
+        for other in self.order.before.get(name, ()):
+            self._refresh(other, now)
 
     def _reason_to_wait(self, job: Job) -> str:
         names = []
         for other in self.order.after.get(job.spec.name, ()):
             earlier = self.jobs.get(other)
-            if earlier is None or earlier.ready:
+            if earlier is None or self._is_ready(other):
                 continue
-            leaving_to_return = earlier.next is not None and earlier.next.value in ("restart", "decide")
-            if other in job.spec.requires or earlier.state in COMING or leaving_to_return:
+            if other in job.spec.requires or earlier.state in COMING or self._is_to_return(earlier):
                 names.append(other)
         return f"waiting for {', '.join(names)}" if names else ""
+
+    def _is_ready(self, name: str) -> bool:
+        """Whether what requires it may be launched: not if its own end waits for theirs."""
+        job = self.jobs.get(name)
+        return job is not None and job.ready and name not in self._leaving
+
+    def _is_to_return(self, job: Job) -> bool:
+        """Whether it goes, or will go, only to come again."""
+        to_restart = type(self._leaving.get(job.spec.name)) is RestartJob
+        return to_restart or job.next in (Next.RESTART, Next.DECIDE)
+
+    def _start(self, name: str, by: str, now: float) -> None:
+        self._refresh(name, now)
+        self.feed(name, Start(by), now)
 
     def _start_requirements(self, name: str, now: float) -> None:
         for need in self.order.needs(name):
             job = self.jobs.get(need)
-            if job is not None and job.state in AT_REST and not job.ready:
-                self.feed(need, Start(f"required by {name}"), now)
+            if job is not None:
+                self._stay(need, now)
+                if (job.state in AT_REST and not job.ready) or job.next is Next.STOP:
+                    self._start(need, f"required by {name}", now)
+
+    def _stay(self, name: str, now: float) -> None:
+        """A stop that waits for its turn is called off: it is wanted up again."""
+        if type(self._leaving.get(name)) is not Stop:
+            return
+        for need in self.order.needs(name):
+            if type(self._leaving.get(need)) is RestartJob:  # it has to go for that, and comes back with it
+                back = self._bring_back.setdefault(need, [])
+                back[:] = [name, *(other for other in back if other != name)]
+                return
+        del self._leaving[name]
+        why = "was started meanwhile"
+        self.waiters.give_up(name, "failed", why, lambda w: w.marks[name].command == waits.STOP)
+        self._refresh_after(name, now)
 
     def _restart(self, name: str, by: str, now: float) -> None:
         """Take down what requires it, give it a new run, bring the others back."""
-        back = self.order.needed_by(name, self._is_wanted)
+        back = [other for other in self.order.needed_by(name, self._is_wanted) if self._comes_back(other)]
         self._start_requirements(name, now)
-        self._stop_in_order(name, RestartJob(by), now)
         if back:
-            self._bring_back[name] = back
-            self._return(name, now)
+            before = self._bring_back.get(name, ())
+            self._bring_back[name] = [*back, *(other for other in before if other not in back)]
+        self._stop_in_order(name, RestartJob(by), now)
 
     def _stop_in_order(self, name: str, what: Input, now: float) -> None:
         """Stop a job once nothing that requires it lives; those first, what is asked for last."""
         by = f"requires {name}, which is to be {'restarted' if isinstance(what, RestartJob) else 'stopped'}"
         at_once = isinstance(what, Stop) and what.now
-        for other in self.order.needed_by(name, self._is_wanted):
-            if other not in self._leaving or at_once:
+        names = self.order.needed_by(name, self._is_wanted)
+        for other in names:
+            if at_once or type(self._leaving.get(other)) not in (Stop, Shutdown):
                 self._leaving[other] = Stop(at_once, by)
         self._leaving[name] = what
-        self._let_leave(now)
+        for other in (*names, name):
+            self._refresh_after(other, now)
+        self._let_leave((*names, name), now)
 
-    def _let_leave(self, now: float) -> None:
-        """Stop whatever is to be stopped and is needed by nothing that lives."""
-        moved = True
-        while moved:
-            moved = False
-            for name, what in list(self._leaving.items()):
-                if name in self._leaving and not self._is_needed(name):
-                    del self._leaving[name]
-                    self.feed(name, what, now)
-                    self._return(name, now)
-                    moved = True
+    def _let_leave(self, names: Iterable[str], now: float) -> None:
+        """Stop those of them that are to be stopped and are needed by nothing that lives."""
+        for name in names:
+            if name in self._leaving and not self._is_needed(name):
+                what = self._leaving.pop(name)
+                self.feed(name, what, now)
+                self._return(name, now)
+                self._refresh_after(name, now)
 
     def _is_needed(self, name: str) -> bool:
-        """Whether something that lives, and leaves too, has to be gone before this one."""
+        """Whether it lives, and something else that leaves too has to be gone before it."""
+        job = self.jobs.get(name)
         edges = self.order.before if self.terminating else self.order.required_by
-        return any(other in self.jobs and self.jobs[other].alive for other in edges.get(name, ()))
+        others = edges.get(name, ()) if job is not None and job.alive else ()
+        return any(other in self.jobs and self.jobs[other].alive for other in others)
 
     def _is_wanted(self, name: str) -> bool:
         job = self.jobs.get(name)
         return job is not None and (job.alive or job.state in PENDING)
 
+    def _comes_back(self, name: str) -> bool:
+        """Whether it would be up after what goes on now: nobody has asked for its end."""
+        if any(name in back for back in self._bring_back.values()):
+            return True
+        stopped = type(self._leaving.get(name)) is Stop or self.jobs[name].next in (Next.STOP, Next.REMOVE)
+        return not stopped
+
     def _return(self, name: str, now: float) -> None:
         """A restart is on its way: what it took down may come up again after it."""
-        if name in self._leaving or name not in self._bring_back:
-            return
-        for other in reversed(self._bring_back.pop(name)):
-            if other not in self._leaving:
-                self.feed(other, Start(f"restart of {name}"), now)
+        for other in reversed(self._bring_back.pop(name, ())):
+            job = self.jobs.get(other)
+            if job is not None and other not in self._leaving and self._may_come(job):
+                self._start(other, f"restart of {name}", now)
 
-    def _mind_essential(self, job: Job, now: float) -> None:
+    def _may_come(self, job: Job) -> bool:
+        """Whether all that it requires is ready, or on its way to be."""
+        needs = [self.jobs[need] for need in job.spec.requires if need in self.jobs]
+        return all(need.ready or need.state in COMING or self._is_to_return(need) for need in needs)
+
+    def _stay_down(self, name: str) -> None:
+        """No restart brings it back: neither it nor what requires it."""
+        self._bring_back.pop(name, None)
+        if self._bring_back:
+            down = {name, *self.order.needed_by(name)}
+            for back in self._bring_back.values():
+                back[:] = [other for other in back if other not in down]
+
+    def _mind_essential(self, job: Job, state: State, now: float) -> None:
         """A job has ended by itself. If the daemon lives for it, that is the daemon's end too."""
         essential = job.spec.essential
-        failed = job.state is State.FAILED
+        failed = state is State.FAILED
         counts = essential is Essential.YES or (essential is Essential.ON_FAILURE and failed)
         if counts and not self.terminating:
             self._exit_code = job.exit_code
@@ -395,11 +469,11 @@ class Supervisor:
     def _waiter(self, to: Hashable, until: tuple[str, Condition], quorum: Quorum = Quorum.EACH) -> Waiter:
         return self.waiters.new(to, *until, quorum, self.log.last)
 
-    def _expect(self, waiter: Waiter, name: str, refused: JobResult | None, *, anew: bool) -> None:
+    def _expect(self, waiter: Waiter, name: str, refused: JobResult | None, command: str) -> None:
         if refused is not None:
             waiter.results[name] = refused
         else:
-            waiter.marks[name] = waits.mark(self.jobs[name], anew=anew)
+            waiter.marks[name] = waits.mark(self.jobs[name], command=command)
 
     def _see(self, waiter: Waiter, now: float) -> None:
         """The command is carried out: it may be answered already."""
@@ -417,7 +491,10 @@ class Supervisor:
         deaths = sum(event[3] == "died" for event in later)
         endings = sum(event[4] in ENDED and event[3] in ("state", "died") for event in later)
         return mark.replace(
-            launches=mark.launches - launches, deaths=mark.deaths - deaths, endings=mark.endings - endings
+            run=0,  # the launches tell
+            launches=mark.launches - launches,
+            deaths=mark.deaths - deaths,
+            endings=mark.endings - endings,
         )
 
     def _unknown(self, names: Sequence[str], to: Hashable) -> bool:
