@@ -101,6 +101,10 @@ class Waiters:
                     self.look_at(waiter, name, now)
         elif isinstance(key, int) and (waiter := self._by_key.get(key)) is not None:
             waiter.deadline = False
+            for name in list(waiter.marks):
+                self.look_at(waiter, name, now)  # what holds at this very time holds
+            if not waiter.waits:
+                return
             late = [
                 JobResult(name, "timeout", f"timed out: it is {self._plight(name)}") for name in waiter.marks
             ]

@@ -20,26 +20,31 @@ if TYPE_CHECKING:
 
 SETTLED = AT_REST | {State.RUNNING}
 STABLE = "stable"
+START, STOP = "start", "stop"
 
 
 class Mark(Record):
-    """What a job was at the baseline. Runs before `first_run` count for nothing (a command has asked
-    for a later one). `fresh`: no command and no token came before, so what is down now is an answer."""
+    """What a job was at the baseline. `command` ("start" or "stop") came with it: `pardoned` deaths are
+    what it asks for. `fresh`: no command and no token came before, so what is down now is an answer."""
 
-    first_run: int
-    alive: bool
+    run: int
     launches: int
     deaths: int
     endings: int
+    command: str = ""
+    pardoned: int = 0
     fresh: bool = False
 
+    @property
+    def first_run(self) -> int:
+        """Runs before this one count for nothing: a start has asked for a later one."""
+        return self.run + 1 if self.command == START else 0
 
-def mark(job: Job, *, anew: bool = False, fresh: bool = False) -> Mark:
-    """The mark of this moment; `anew`: a new run is about to be asked for."""
-    alive = job.pid is not None
-    first = job.run + 1 if anew else 0
-    # the death of the run that is to be replaced is asked for, and is no failure
-    return Mark(first, alive, job.launches, job.deaths + (anew and alive), job.endings, fresh)
+
+def mark(job: Job, *, command: str = "", fresh: bool = False) -> Mark:
+    """The mark of this moment; `command`: what is about to be done."""
+    replaces = command == START and job.pid is not None
+    return Mark(job.run, job.launches, job.deaths, job.endings, command, int(replaces), fresh)
 
 
 # ---- the answers of commands ----------------------------------------------------------------
@@ -70,7 +75,7 @@ def up(job: Job, since: Mark, _now: float) -> JobResult | None:
 
 def gone(job: Job, since: Mark, _now: float) -> JobResult | None:
     """The run of the baseline is gone."""
-    return _holds(job) if job.run >= since.first_run or not job.alive else None
+    return _holds(job) if job.run > since.run or not job.alive else None
 
 
 # ---- the conditions of `wait`: design.md, section 8 -------------------------------------------
@@ -79,7 +84,7 @@ def gone(job: Job, since: Mark, _now: float) -> JobResult | None:
 def changed(job: Job, since: Mark, _now: float) -> JobResult | None:
     """It went from RUNNING to STOPPED or back."""
     moved = job.launches != since.launches or job.deaths != since.deaths
-    return _holds(job) if moved else None
+    return _holds(job) if moved else _in_vain(job, since)
 
 
 def running(job: Job, since: Mark, _now: float) -> JobResult | None:
@@ -98,7 +103,7 @@ def ready(job: Job, since: Mark, _now: float) -> JobResult | None:
 
 def restarted(job: Job, since: Mark, _now: float) -> JobResult | None:
     """A run later than the baseline's is ready."""
-    if job.ready and job.launches > since.launches:
+    if job.ready and job.launches > since.launches and job.run > since.run:
         return _holds(job)
     return _ended_since(job, since)
 
@@ -107,7 +112,7 @@ def stable(seconds: float) -> Condition:
     """It is ready, and has been for so long in one run."""
 
     def condition(job: Job, since: Mark, now: float) -> JobResult | float | None:
-        if job.deaths > since.deaths:
+        if job.deaths > since.deaths + since.pardoned:
             return _fails(job, f"has died meanwhile ({job.result or job.cause})")
         if not job.ready or job.run < since.first_run:
             return _given_up(job, since)
@@ -117,24 +122,27 @@ def stable(seconds: float) -> Condition:
     return condition
 
 
-def stopped(job: Job, since: Mark, _now: float) -> JobResult | None:
+def stopped(job: Job, _since: Mark, _now: float) -> JobResult | None:
     """It is gone, and does not come back by itself."""
-    return _holds(job) if job.state in AT_REST and job.run >= since.first_run - 1 else None
+    return _holds(job) if job.state in AT_REST else None
 
 
 def exited(job: Job, since: Mark, _now: float) -> JobResult | None:
     """The run of the baseline has ended, or no run lives."""
-    if not job.run:
-        return _fails(job, "has never run")
-    ended = job.deaths > since.deaths or (job.pid is None and job.state is not State.STARTING)
-    if not ended or job.run < since.first_run:
+    ended = JobResult(job.spec.name, status=job.status, ended=True)
+    if job.deaths > since.deaths + since.pardoned:
+        return ended
+    if job.alive and (job.pid is not None or job.state is State.STARTING):
         return None
-    return JobResult(job.spec.name, status=job.status, ended=True)
+    if since.command == START:
+        return _ended(job)
+    return ended if job.deaths else _fails(job, "has never run")
 
 
 def settled(job: Job, since: Mark, _now: float) -> JobResult | None:
-    """No transition is under way."""
-    return _holds(job) if job.state in SETTLED and job.run >= since.first_run - 1 else None
+    """No transition is under way: none that a command has asked for either."""
+    waits_for_its_turn = since.command and job.run == since.run and job.alive
+    return _holds(job) if job.state in SETTLED and not waits_for_its_turn else None
 
 
 CONDITIONS: Mapping[str, Condition] = {
@@ -169,10 +177,15 @@ def _given_up(job: Job, since: Mark) -> JobResult | None:
     return _ended_since(job, since)
 
 
+def _in_vain(job: Job, since: Mark) -> JobResult | None:
+    """What a command has asked for is over when the job is at rest."""
+    return _fails(job, _down(job)) if since.command and job.state in AT_REST else None
+
+
 def _ended_since(job: Job, since: Mark) -> JobResult | None:
     if job.endings > since.endings and job.state in AT_REST:
         return _fails(job, _down(job))
-    return None
+    return _in_vain(job, since)
 
 
 def _ended(job: Job) -> JobResult | None:
