@@ -99,7 +99,8 @@ class Bench:
 
     def idle(self) -> bool:
         """Whether nobody waits and no waiter's timer is left."""
-        return not self.supervisor._waiters and not self.supervisor._watching
+        waiters = self.supervisor.waiters
+        return not (waiters._by_key or waiters._by_asker or waiters._by_job)
 
 
 # ---- names --------------------------------------------------------------------------------------
@@ -589,12 +590,12 @@ def test_the_daemon_is_up_when_autostart_is_launched() -> None:
 
 
 def test_nothing_to_start_is_up_at_once() -> None:
-    """Without autostart jobs the daemon is up as soon as it begins."""
+    """Without autostart jobs the daemon is up, and all is ready, as soon as it begins."""
     bench = Bench()
     assert bench.take() == []
 
     bench.supervisor.begin(0.0)
-    assert bench.take() == [events.Announce()]
+    assert bench.take() == [events.Announce(), events.AllReady()]
 
 
 def test_a_removed_job_is_not_waited_for() -> None:
