@@ -177,7 +177,7 @@ class Job:
         self._do(Happened(self.spec.name, kind, self.state, *self._whose(kind), self.cause))
 
     def _whose(self, kind: str) -> tuple[int, int | None]:
-        """Run and pid that are spoken of: a death is that of the last process, even if a run follows at once."""
+        """Run and pid that are spoken of: of a death the last process, even if a run follows at once."""
         return self._last if kind == "died" else (self.run, self.pid)
 
     def _arm(self, delay: float, now: float) -> None:
