@@ -447,12 +447,21 @@ def refusal(rest: Mapping[str, Any]) -> JobError:
     code, message, job = error["code"], error["message"], error.get("job")
     try:
         results = tuple(_result(one) for one in rest.get("results", ()))
+        stderr, first = lists_of(rest, "stderr"), lists_of(rest, "first")
     except (KeyError, TypeError):
         raise RemoteProtocolError("the results of a reply make no sense") from None
     if not results and isinstance(job, str):
         results = ((job, code, message),)
     told = "; ".join(f"{job}: {what}" for job, bad, what in results if bad)
-    return _ERRORS.get(code, JobError)(told or message, code, results)
+    refused = _ERRORS.get(code, JobError)(told or message, code, results)
+    refused.stderr, refused.first = stderr, first
+    return refused
+
+
+def lists_of(reply: Mapping[str, Any], key: str) -> dict[str, tuple[str, ...]]:
+    """What the results of a reply say under `key`, by job: "first" or "stderr", where they say it."""
+    found = {str(one["job"]): one.get(key) for one in reply.get("results", ())}
+    return {job: tuple(map(str, value)) for job, value in found.items() if value}
 
 
 def _result(one: Mapping[str, Any]) -> tuple[str, str, str]:

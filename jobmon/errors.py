@@ -56,8 +56,13 @@ class JobError(JobMonError):
     """A command about jobs was refused or failed.
 
     `code` is the protocol's word for it. `results` are (job, code, message) for each job of a
-    command that named several; the code is empty where it was done.
+    command that named several; the code is empty where it was done. `stderr` are the last lines that
+    the runs of jobs wrote to standard error, where that is a file; `first` is what was stopped before
+    a job because it requires it.
     """
+
+    stderr: dict[str, tuple[str, ...]]
+    first: dict[str, tuple[str, ...]]
 
     def __init__(
         self, message: str = "", code: str = "failed", results: tuple[tuple[str, str, str], ...] = ()
@@ -65,6 +70,8 @@ class JobError(JobMonError):
         super().__init__(message)
         self.code = code
         self.results = results
+        self.stderr = {}
+        self.first = {}
 
 
 class NoSuchJobError(JobError, NameError):

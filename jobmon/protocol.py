@@ -179,6 +179,7 @@ class JobStatus(Record):
     `until` is when the present state ends by itself: a backoff, the patience of a stop.
     `next` is what follows the present stop. `processes` is None where nobody has counted. `tree` is
     there when it was asked for: pid, parent's pid and command line of each process, its leader first.
+    `says` is what it has said of itself (STATUS= of sd_notify(3)).
     """
 
     job: str
@@ -194,6 +195,7 @@ class JobStatus(Record):
     processes: int | None = None
     description: str = ""
     tree: tuple[tuple[int, int, str], ...] | None = None
+    says: str = ""
 
     def body(self) -> dict[str, Any]:
         """The JSON object of it."""
@@ -639,6 +641,7 @@ _STATUS_CHECKS: dict[str, Callable[[Any], Any]] = {
     "processes": _or_null(_count),
     "description": _string,
     "tree": _or_null(_tree),
+    "says": _string,
 }
 
 

@@ -55,12 +55,16 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.crowds",
         "linux.peers",
         "linux.sockets",
+        "linux.lastwords",
         "linux.spawn",
         "linux.companion",
         "linux.children",
         "linux.logfile",
         "linux.notify",
         "linux.remnants",
+        "linux.readiness",
+        "linux.attendants",
+        "linux.answers",
         "linux.sessions",
         "linux.engine",
         "linux.daemon",
@@ -272,6 +276,7 @@ def test_ctypes_stands_in_one_module() -> None:
 
 
 CLIENT_VERBS = (["help"], ["--version"], ["status", "web"], ["list-jobs"], ["start", "web"], ["listen"])
+CLIENT_VERBS += (["wait", "web"], ["wait", "web", "--", "true"])
 
 
 @pytest.mark.parametrize("arguments", CLIENT_VERBS, ids=" ".join)

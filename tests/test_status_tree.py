@@ -18,7 +18,7 @@ from kit import Lines
 from jobmon import wire
 from jobmon.cli import text, tree
 from jobmon.client import CommandPipe
-from jobmon.linux import procfs, sessions
+from jobmon.linux import answers, procfs
 from jobmon.linux.procfs import Stat
 from jobmon.protocol import CONTROL, BadRequest, Connection, JobStatus, Request, encode, job_status
 
@@ -308,12 +308,12 @@ def test_a_tree_has_bounds() -> None:
     """A job of very many processes costs the daemon no more than the bound; its leader is told first."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         pids = [os.getpid(), child.pid, 1 << 30]
-        shown, gone = sessions._tree(pids, child.pid, 2)
-        everybody, gone_of_all = sessions._tree(pids, child.pid, 9)
+        shown, gone = answers.tree(pids, child.pid, 2)
+        everybody, gone_of_all = answers.tree(pids, child.pid, 9)
         assert child.stdin is not None
         child.stdin.write(b"\n")
 
     assert [pid for pid, _, _ in shown] == [child.pid, os.getpid()]
     assert gone == 0
     assert (len(everybody), gone_of_all) == (2, 1)
-    assert sessions._tree(pids, None, 0) == ((), 0)
+    assert answers.tree(pids, None, 0) == ((), 0)

@@ -114,6 +114,8 @@ def status_line(job: JobStatus, now: float) -> str:
             parts.append(f"{plural(job.processes, 'process')} left")
     if job.result and job.state != "running":
         parts.append(escape(job.result))
+    if job.says:
+        parts.append(f'"{escape(job.says)}"')
     return f"{escape(job.job)}: {', '.join(parts)}"
 
 

@@ -178,7 +178,7 @@ VERBS = {
             "JOB... [-- CMD...]",
             1,
             MANY,
-            "wait until jobs have changed from running to stopped or back, or for COND",
+            "wait until jobs change between running and stopped, or for COND",
             (
                 ("--for", "COND", "what to wait for, see below"),
                 ("--any", "", "until it is so for one of the jobs, not for all at the same moment"),

@@ -17,6 +17,7 @@ from jobmon.events import State
 from jobmon.linux import logfile, peers, reactor, signals
 from jobmon.linux.attendants import Attendants
 from jobmon.linux.children import Children, spawn_failed
+from jobmon.linux.lastwords import LastWords
 from jobmon.linux.notify import Herald
 from jobmon.linux.reactor import Reactor
 from jobmon.linux.readiness import Tools
@@ -86,6 +87,7 @@ class Engine:
         self.children = Children(self.reactor, self._feed, self._look_later, tree)
         tools = Tools(self.reactor, self.timers, self.children, spawner)
         self.attendants = Attendants(tools, os.getuid(), self._feed)
+        self.last_words = LastWords()
         self._births: dict[str, events.Spawn] = {}
         self._exit_code = 0
         self._ordered = False  # whether somebody asked for the shutdown
@@ -290,6 +292,7 @@ class Engine:
             stage, what = (error.stage, error.what) if isinstance(error, SpawnError) else ("cgroup", "")
             self._feed(action.job, spawn_failed(action.run, stage, error.errno or 0, what))
         else:
+            self.last_words.began(spec.name, birth.mark)
             self.children.add(spec, action.run, birth, its)
         finally:
             if place >= 0:

@@ -11,23 +11,20 @@ from collections import deque
 
 from jobmon import protocol, waits
 from jobmon.errors import LocalProtocolError
-from jobmon.linux import logfile, procfs, reactor, signals
+from jobmon.linux import answers, logfile, reactor, signals
 from jobmon.linux.sockets import Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from jobmon.eventlog import Event
-    from jobmon.events import JobResult, Reply
+    from jobmon.events import Reply
     from jobmon.linux.engine import Engine
     from jobmon.linux.peers import Access, Peer
     from jobmon.linux.sockets import Listener, Stream
-    from jobmon.machine import Job
     from jobmon.protocol import Message
-
-    Tree = tuple[tuple[int, int, str], ...]
 
 FRAME_SECONDS = 15.0  # a client that starts a frame has this long to finish it
 DRAIN_SECONDS = 15.0  # a reader that takes nothing for this long while output waits is dropped
@@ -35,26 +32,27 @@ ACCEPTS_PER_TURN = 64
 RETRY_ACCEPT_SECONDS = 0.5
 EVENT_BATCH_BYTES = 32_768
 MIN_CONNECTIONS_PER_UID = 16
+MAX_REASON = 1000  # characters: what is kept 10,000 times is to be short
 MAX_TREE = 2000  # processes of which one request is told what they run: some tens of milliseconds
 
 _CODES_07 = {"launched": 0, "died": 1, "restarting": 2, "terminated": 3}
-_REASONS_07 = {
-    "no-such-job": protocol.ERR_NO_SUCH_JOB,
-    "already-started": protocol.ERR_JOB_STARTED,
-    "already-stopped": protocol.ERR_JOB_STOPPED,
-    "terminating": protocol.ERR_TERMINATING,
-}
 
 
 class Ticket:
-    """To whom an answer goes: the session and its request's id (None: a 0.7 command)."""
+    """To whom an answer goes: the session and its request's id (None: a 0.7 command).
 
-    __slots__ = ("id", "job", "session")
+    `runs` are the first runs of jobs whose last words belong into the answer, `first` what a command
+    stops before what it names.
+    """
+
+    __slots__ = ("first", "id", "job", "runs", "session")
 
     def __init__(self, session: Session, request_id: int | None, job: str = "") -> None:
         self.session = session
         self.id = request_id
         self.job = job
+        self.runs: dict[str, int] = {}
+        self.first: dict[str, list[str]] = {}
 
 
 class Sessions:
@@ -299,7 +297,7 @@ class Session:
         name = message.job or ""
         command = message.command
         if command == protocol.CMD_STATUS:
-            self.send(_status07(name, supervisor.jobs.get(name)))
+            self.send(answers.status07(name, supervisor.jobs.get(name)))
         elif command == protocol.CMD_JOB_LIST:
             self.send(protocol.JobList({n: job.pid is not None for n, job in supervisor.jobs.items()}))
         elif command == protocol.CMD_QUIT:
@@ -321,10 +319,10 @@ class Session:
         act = supervisor.start if request.command == "start" else supervisor.restart
         act(
             request.jobs or (),
-            self._ticket(request.id),
+            self._order_ticket(request),
             time.monotonic(),
             wait=request.wait,
-            until=_until(request),
+            until=answers.until(request),
             timeout=request.timeout,
             by=self._by(request.command, request.reason),
         )
@@ -332,10 +330,10 @@ class Session:
     def _stop(self, request: protocol.Request) -> None:
         self._sessions.engine.supervisor.stop(
             request.jobs or (),
-            self._ticket(request.id),
+            self._order_ticket(request),
             time.monotonic(),
             wait=request.wait,
-            until=_until(request),
+            until=answers.until(request),
             timeout=request.timeout,
             at_once=request.now,
             by=self._by("stop", request.reason),
@@ -346,7 +344,7 @@ class Session:
             request.jobs or (),
             self._ticket(request.id),
             time.monotonic(),
-            until=_until(request) or ("changed", waits.changed),
+            until=answers.until(request) or ("changed", waits.changed),
             any_of=request.any,
             since=request.since,
             fresh=not request.acts,
@@ -409,19 +407,35 @@ class Session:
 
     def _job_status(self, name: str, shown: int | None = None) -> protocol.JobStatus:
         """How a job is; `shown` is how many of its processes are to be told apart."""
-        supervisor = self._sessions.engine.supervisor
-        job, pids = supervisor.jobs[name], self._sessions.engine.children.pids(name)
+        engine = self._sessions.engine
+        job, pids = engine.supervisor.jobs[name], engine.children.pids(name)
+        says, wall = engine.attendants.text(name), engine.supervisor.wall
         if shown is None:
-            return _rich_status(job, supervisor.wall, len(pids))
-        tree, gone = _tree(pids, job.leader, shown)
-        return _rich_status(job, supervisor.wall, len(pids) - gone, tree)
+            return answers.status(job, wall, len(pids), says)
+        tree, gone = answers.tree(pids, job.leader, shown)
+        return answers.status(job, wall, len(pids) - gone, says, tree)
 
     def _ticket(self, request_id: int | None, job: str = "") -> Ticket:
         ticket = Ticket(self, request_id, job)
         self.tickets.add(ticket)
         return ticket
 
+    def _order_ticket(self, request: protocol.Request) -> Ticket:
+        """For a command whose answer tells more than how each job fared."""
+        ticket = self._ticket(request.id)
+        supervisor = self._sessions.engine.supervisor
+        for name in request.jobs or ():
+            job = supervisor.jobs.get(name)
+            if job is None:
+                continue
+            ticket.runs[name] = job.run + (request.command != "stop")
+            if request.command != "start":
+                first = answers.stopped_first(supervisor, name)
+                ticket.first[name] = [other for other in first if other not in (request.jobs or ())]
+        return ticket
+
     def _by(self, verb: str, reason: str = "") -> str:
+        reason = reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}..."
         who = f"{verb} by uid {self.peer.uid}"
         who += f" pid {self.peer.pid}" if self.peer.pid is not None else ""
         return f"{who}: {reason}" if reason else who
@@ -444,10 +458,27 @@ class Session:
         if self._stream.closed or self._connection.broken:
             return
         if ticket.id is None:
-            self.guard(lambda: self._send_and_settle(_answer07(ticket.job, reply)))
+            self.guard(lambda: self._send_and_settle(answers.answer07(ticket.job, reply)))
         else:
             request_id = ticket.id
-            self.guard(lambda: self._send_and_settle(_rich_answer(request_id, reply)))
+            self.guard(lambda: self._send_and_settle(self._answer(request_id, ticket, reply)))
+
+    def _answer(self, request_id: int, ticket: Ticket, reply: Reply) -> protocol.ReplyMessage:
+        message = answers.answer(request_id, reply)
+        for told in message.rest.get("results", ()):
+            self._tell_more(told, ticket)
+        return message
+
+    def _tell_more(self, told: dict[str, Any], ticket: Ticket) -> None:
+        name = told["job"]
+        if ticket.first.get(name):
+            told["first"] = ticket.first[name]
+        job = self._sessions.engine.supervisor.jobs.get(name)
+        if told["ok"] or job is None or job.run < ticket.runs.get(name, job.run + 1):
+            return
+        lines = self._sessions.engine.last_words.of(job.spec)
+        if lines:
+            told["stderr"] = lines
 
     def _send_and_settle(self, message: Message) -> None:
         self.send(message)
@@ -550,70 +581,3 @@ _VERBS: dict[str, Callable[[Session, protocol.Request], None]] = {
 }
 
 _TURNED_AWAY = protocol.encode(protocol.Failure("", protocol.ERR_NOT_PERMITTED))
-
-
-def _status07(name: str, job: Job | None) -> Message:
-    if job is None:
-        return protocol.Failure(name, protocol.ERR_NO_SUCH_JOB)
-    return protocol.Status(name, job.pid is not None, job.leader)
-
-
-def _answer07(job: str, reply: Reply) -> Message:
-    if reply.ok:
-        return protocol.Success(job)
-    return protocol.Failure(job, _REASONS_07.get(reply.code, protocol.ERR_NOT_STARTED))
-
-
-def _until(request: protocol.Request) -> tuple[str, waits.Condition] | None:
-    """The condition that a request names, if it names one."""
-    name = request.condition
-    return (name, waits.condition(name, request.duration)) if name else None
-
-
-def _rich_answer(request_id: int, reply: Reply) -> Message:
-    if reply.ok:
-        results = [protocol.result(r.job, exit_status=_exit(r)) for r in reply.results]
-        return protocol.ReplyMessage(request_id, True, {"results": results, "token": reply.token})
-    return protocol.failed(
-        request_id,
-        reply.code,
-        reply.message,
-        job=_whose(reply.results, reply.code),
-        results=tuple((result.job, result.code, result.message) for result in reply.results),
-    )
-
-
-def _exit(result: JobResult) -> int | str | None:
-    if not result.ended:
-        return None
-    return "unknown" if result.status is None else result.status
-
-
-def _whose(results: Sequence[JobResult], code: str) -> str | None:
-    return next((result.job for result in results if result.code == code), None)
-
-
-def _tree(pids: list[int], leader: int | None, shown: int) -> tuple[Tree, int]:
-    """What some of a job's processes run, the leader first; and how many have ended by now."""
-    chosen = sorted(pids, key=lambda pid: (pid != leader, pid))[:shown]
-    facts = [fact for fact in map(procfs.stat, chosen) if fact is not None]
-    tree = tuple((fact.pid, fact.ppid, procfs.command(fact)) for fact in facts)
-    return tree, len(chosen) - len(tree)
-
-
-def _rich_status(job: Job, wall: float, processes: int, tree: Tree | None = None) -> protocol.JobStatus:
-    return protocol.JobStatus(
-        job=job.spec.name,
-        state=job.state.value,
-        alive=job.pid is not None,
-        pid=job.leader,
-        run=job.run,
-        since=job.since + wall,
-        restarts=job.restarts,
-        result=job.result,
-        next=None if job.next is None else job.next.value,
-        until=None if job.armed is None else job.armed + wall,
-        processes=processes,
-        description=job.spec.description,
-        tree=tree,
-    )

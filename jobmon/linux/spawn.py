@@ -17,7 +17,7 @@ import signal
 import stat
 
 from jobmon.errors import SpawnError
-from jobmon.linux import signals, syscalls
+from jobmon.linux import lastwords, signals, syscalls
 from jobmon.records import Record
 
 TYPE_CHECKING = False
@@ -53,11 +53,12 @@ PRIVATE = (
 class Birth(Record):
     """A new process. `report` (or -1, when it is executing its program already) is a descriptor
     that tells what becomes of its exec: see `read_report`. `waits`: that may take long, because it
-    opens a FIFO first."""
+    opens a FIFO first. `mark` is where in its standard error it begins, as `lastwords` has it."""
 
     pid: int
     report: int = -1
     waits: bool = False
+    mark: int = 0
 
 
 class Gift(Record):
@@ -100,10 +101,11 @@ class Spawner:
         opened: list[int] = []
         try:
             streams = [self._open(spec, index, opened) for index in range(3)]
+            mark = lastwords.mark_of(os.fstat(opened[-1])) if streams[2] in opened else 0
             if None in streams or cgroup >= 0:
                 pid, report = self._fork(spec, streams, program, cgroup, gift)
-                return Birth(pid, report, None in streams)
-            return Birth(self._posix_spawn(streams, program, gift))
+                return Birth(pid, report, None in streams, mark)
+            return Birth(self._posix_spawn(streams, program, gift), mark=mark)
         finally:
             for fd in opened:
                 os.close(fd)
