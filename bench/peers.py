@@ -42,6 +42,7 @@ class Peer:
 
     name = ""
     by_default = True
+    ends_quickly = False  # so it is asked to stop where others, whose stop is not measured there, are killed
     stop_signal = signal.SIGTERM
     kills_per_round = 5  # respawns that are measured in one round
     files_per_job = 4  # open files that the daemon needs
@@ -86,6 +87,7 @@ class JobMon(Peer):
     """The one that this is about, installed as a wheel."""
 
     name = "jobmon"
+    ends_quickly = True  # and would leave its empty cgroups until the next daemon
     python = PEERS / "jobmon" / "bin" / "python"
     program = PEERS / "jobmon" / "bin" / "jobmon"
     scope = "job"

@@ -70,7 +70,11 @@ class Session:
         error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            if self.pid and error is None and self.peer.ends_quickly:
+                self.stop()
+        finally:
+            self.close()
 
     def _launch(self) -> None:
         command = self.peer.prepare(self.place)

@@ -319,9 +319,13 @@ class CommandPipe:
 
     def status(self, *jobs: str, tree: bool = False) -> list[JobStatus]:
         """What is known of these jobs, or of all; with `tree`, also what each of their processes runs."""
+        return self.overview(*jobs, tree=tree)[0]
+
+    def overview(self, *jobs: str, tree: bool = False) -> tuple[list[JobStatus], list[int]]:
+        """`status`, and the pids of those who live below the daemon and are nobody's (of all jobs only)."""
         reply = self.request("status", jobs=jobs or None, tree=tree)
         try:
-            return [job_status(body) for body in reply["jobs"]]
+            return [job_status(body) for body in reply["jobs"]], [int(pid) for pid in reply.get("strays", ())]
         except (KeyError, TypeError, ValueError) as error:
             raise RemoteProtocolError(f"a reply to status makes no sense: {error!r}") from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from jobmon.lean import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

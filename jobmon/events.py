@@ -8,8 +8,7 @@ the signal that killed (a str), or None where nobody can know.
 
 from __future__ import annotations
 
-from enum import Enum
-
+from jobmon.lean import Enum
 from jobmon.records import Record
 from jobmon.spec import JobSpec
 

@@ -6,8 +6,7 @@ Signals are names here ("SIGTERM", "SIGRTMIN+3"): the numbers belong to the kern
 
 from __future__ import annotations
 
-from enum import Enum
-
+from jobmon.lean import Enum
 from jobmon.records import Record
 
 TYPE_CHECKING = False

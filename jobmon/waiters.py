@@ -52,7 +52,8 @@ class Waiters:
     def register(self, waiter: Waiter, timeout: float | None, now: float) -> None:
         """From now on it is looked at; `timeout` is seconds."""
         self._by_key[waiter.key] = self._by_asker[waiter.to] = waiter
-        for name in waiter.marks:
+        waiter.watched = tuple(waiter.marks)
+        for name in waiter.watched:
             self._by_job.setdefault(name, {})[waiter.key] = waiter
         if timeout is not None and waiter.waits:
             waiter.deadline = True
@@ -133,9 +134,8 @@ class Waiters:
 
     def _dismiss(self, waiter: Waiter) -> None:
         del self._by_key[waiter.key], self._by_asker[waiter.to]
-        names = (*waiter.marks, *waiter.results)
         waiter.marks.clear()
-        self._unwatch(waiter, names)
+        self._unwatch(waiter, waiter.watched)  # an answer need not speak of each
         if waiter.deadline:
             self._do(Disarm(waiter.key))
         if waiter.later is not None:

@@ -6,9 +6,8 @@ so nothing can be missed and nobody polls.
 
 from __future__ import annotations
 
-from enum import Enum
-
 from jobmon.events import AT_REST, LEAVING, JobResult, Next, State
+from jobmon.lean import Enum
 from jobmon.machine import Job
 from jobmon.records import Record
 
@@ -224,6 +223,7 @@ class Waiter:
         "results",
         "to",
         "token",
+        "watched",
     )
 
     def __init__(self, key: int, to: Hashable, name: str, condition: Condition, quorum: Quorum) -> None:
@@ -234,6 +234,7 @@ class Waiter:
         self.quorum = quorum
         self.token = 0
         self.marks: dict[str, Mark] = {}  # of the jobs that nothing is known of yet
+        self.watched: tuple[str, ...] = ()  # all that it was registered for
         self.results: dict[str, JobResult] = {}
         self.deadline = False
         self.later: float | None = None  # when it is to be looked at again

@@ -25,7 +25,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Each layer with its modules, downmost first. A module imports only what stands before it.
 LAYERS: dict[str, tuple[str, ...]] = {
     # The package itself has no name here. It loads the API on demand, and gives its version to all.
-    "words": ("", "records", "errors", "fastjson"),
+    "words": ("", "lean", "records", "errors", "fastjson"),
     "policy": (
         "spec",
         "events",
@@ -46,12 +46,15 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "linux": (
         "linux",
         "linux.init",
+        "linux.csignal",
         "linux.syscalls",
         "linux.signals",
         "linux.timers",
         "linux.reactor",
         "linux.procfs",
         "linux.cgroup",
+        "linux.scan",
+        "linux.tree",
         "linux.crowds",
         "linux.peers",
         "linux.sockets",

@@ -267,6 +267,16 @@ def test_what_cannot_be_executed(
     assert other.wait() == tinis
 
 
+def test_the_search_goes_on(scripts: dict[str, str], tmp_path: Any, launch: Launch) -> None:
+    """A file in $PATH that cannot be executed does not hide one behind it that can; alone it means 126."""
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "noexec").symlink_to("/bin/true")
+    path = f"{tmp_path}:{tmp_path}/second"
+
+    assert launch("jobmon", ["noexec"], env={**environment(), "PATH": path}).wait() == 0
+    assert launch("jobmon", ["noexec"], env={**environment(), "PATH": f"{tmp_path}:/nowhere"}).wait() == 126
+
+
 @pytest.mark.parametrize("init", THREE)
 def test_a_script_of_no_interpreter_is_the_shells(
     init: str, scripts: dict[str, str], launch: Launch
@@ -402,6 +412,17 @@ def test_orphans_are_reaped(init: str, place: str, launch: Launch) -> None:
     assert one.wait() == 128 + signal.SIGTERM
 
 
+def test_orphans_come_to_init(launch: Launch) -> None:
+    """Where it is not PID 1, too, what loses its parent becomes init's child, and is reaped when it dies."""
+    one = launch("jobmon", ["sh", "-c", "(sleep 1000 & echo $!); exec sleep 1000"])
+    orphan = int(one.out.line())
+    spin(lambda: kit.processes()[orphan].parent == one.pid)
+    os.kill(orphan, signal.SIGKILL)
+    spin(lambda: orphan not in kit.processes())
+
+    assert one.process.poll() is None
+
+
 def test_without_init_orphans_stay_zombies(launch: Launch) -> None:
     """As PID 1 the same CMD alone has fifty zombies: the test above sees what it looks for."""
     one = launch("none", python(ORPHANS.format(count=50)), "pid 1 of unshare")
@@ -491,9 +512,9 @@ def test_those_from_outside_take_their_leave_too(launch: Launch) -> None:
     words = ["sh", "-c", "echo up; read line; exit 3"]
     one = launch("jobmon", words, "pid 1 of unshare", stdin=subprocess.PIPE)
     one.out.until("up")
-    enter = ["nsenter", f"--target={one.pid}", "--pid", "--mount", *([] if os.geteuid() == 0 else ["--user"])]
-    guest = launch("none", [*enter, *python(POLITE)])
-    guest.out.until("up")
+    also = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
+    guest = launch("none", ["nsenter", f"--target={one.pid}", "--pid", "--mount", *also, *python(POLITE)])
+    guest.out.until("up\n")
     started = time.monotonic()
     one.close_stdin()
 
@@ -580,9 +601,10 @@ def test_a_hangup_reaches_the_command(launch: Launch) -> None:
     lines.destroy()
 
 
-def test_ctrl_z_that_nobody_could_undo_stops_nothing(launch: Launch, screen: Screen) -> None:
+@pytest.mark.parametrize("init", ["jobmon", "dumb-init"])
+def test_ctrl_z_that_nobody_could_undo_stops_nothing(init: str, launch: Launch, screen: Screen) -> None:
     """Where no shell could say `fg`, Ctrl-Z leaves CMD running: a container's terminal does not hang."""
-    one = launch("jobmon", ["cat"], **screen.options())
+    one = launch(init, ["cat"], **screen.options())
     screen.type("first\n")
     screen.until("first\r\nfirst\r\n")
     screen.type("\x1a")
@@ -642,6 +664,19 @@ def test_ctrl_z_and_fg(launch: Launch, screen: Screen, tmp_path: Any) -> None:
     assert shell.answer() == "130"
 
 
+def test_fg_gives_the_terminal_at_once(launch: Launch, screen: Screen, tmp_path: Any) -> None:
+    """`fg` puts CMD into the foreground though it asks for nothing, so that Ctrl-C is its own."""
+    shell = Shell(launch, screen, tmp_path)
+    _, command = shell.run("$INIT sh nap")
+    screen.type("\x1a")
+    screen.until("Stopped")
+    shell.type("fg")
+    spin(lambda: screen.foreground == command)
+    screen.type("\x03")
+
+    assert shell.answer() == "130"
+
+
 def test_ctrl_z_and_bg(launch: Launch, screen: Screen, tmp_path: Any) -> None:
     """`bg` lets CMD go on in the background, and the terminal stays the shell's; `kill %1` ends it."""
     shell = Shell(launch, screen, tmp_path)
@@ -680,6 +715,22 @@ def test_fg_of_a_running_command(launch: Launch, screen: Screen, tmp_path: Any) 
 
     assert shell.answer() == "130"
     assert state(init) == ""
+
+
+def test_a_running_command_gets_the_terminal_when_it_asks(
+    launch: Launch, screen: Screen, tmp_path: Any
+) -> None:
+    """A running CMD that `fg` brings to the front can read from the terminal whenever it wants to."""
+    os.mkfifo(tmp_path / "gate")
+    shell = Shell(launch, screen, tmp_path)
+    shell.run("$INIT sh later &")
+    shell.type("fg")
+    spin(lambda: screen.foreground != shell.bash)
+    (tmp_path / "gate").write_text("go\n")
+    shell.converse("hello")
+    screen.type("\x04")
+
+    assert shell.answer() == "0"
 
 
 def test_a_pipeline_stops_and_goes_on(launch: Launch, screen: Screen, tmp_path: Any) -> None:

@@ -91,6 +91,15 @@ def test_a_time_that_has_passed_wakes_at_once(timers: Timers, at: float) -> None
     assert kit.readable(timers.fileno())
 
 
+def test_a_deadline_that_was_not_taken_wakes_again(timers: Timers) -> None:
+    """An expiry that was drained is not remembered as set: nothing that is due is ever slept over."""
+    timers.arm("job", 0, time.monotonic())
+    for _ in range(2):
+        timers.program()
+        assert kit.readable(timers.fileno(), 1)
+        timers.drain()
+
+
 def test_a_cancelled_deadline_wakes_nobody(timers: Timers) -> None:
     """The timerfd is disarmed with the last deadline: an idle daemon is not woken for nothing."""
     timers.arm("job", 0, time.monotonic() + 0.02)

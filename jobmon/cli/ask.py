@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from jobmon.cli import FAILED, OK, say
-from jobmon.cli.text import escape, status_line, table
+from jobmon.cli.text import escape, status_line, strays_line, table
 from jobmon.client import CommandPipe
 from jobmon.fastjson import dumps
 
@@ -21,16 +21,34 @@ def run(verb: Verb, arguments: Arguments) -> int:
     with CommandPipe() as daemon:
         if verb.name == "list-jobs":
             return _list(daemon.list_jobs(), as_json)
-        jobs = daemon.status(*arguments.given, tree=with_tree)
+        jobs, strays = daemon.overview(*arguments.given, tree=with_tree)
     if verb.name == "pid":
         return _pid(jobs[0])
-    if with_tree and not as_json:
+    if arguments.given:
+        say(dumps(jobs[0].body())) if as_json else _show(jobs, with_tree)
+        return OK if jobs[0].alive else FAILED
+    _show_all(jobs, strays, as_json, with_tree)
+    return OK
+
+
+def _show(jobs: list[JobStatus], with_tree: bool) -> None:
+    if with_tree:
         _show_trees(jobs)
-    elif not arguments.given:
-        return _all(jobs, as_json)
     else:
-        say(dumps(jobs[0].body()) if as_json else status_line(jobs[0], time.time()))
-    return OK if jobs[0].alive or not arguments.given else FAILED
+        say(status_line(jobs[0], time.time()))
+
+
+def _show_all(jobs: list[JobStatus], strays: list[int], as_json: bool, with_tree: bool) -> None:
+    if as_json:
+        say(dumps([job.body() for job in jobs]))
+        return
+    if with_tree:
+        _show_trees(jobs)
+    else:
+        for line in table(jobs, time.time()):
+            say(line)
+    if strays:
+        say(strays_line(strays))
 
 
 def _show_trees(jobs: list[JobStatus]) -> None:
@@ -56,13 +74,4 @@ def _list(jobs: dict[str, bool], as_json: bool) -> int:
         return OK
     for name, alive in jobs.items():
         say(f"{'RUNNING' if alive else 'STOPPED'} {escape(name)}")
-    return OK
-
-
-def _all(jobs: list[JobStatus], as_json: bool) -> int:
-    if as_json:
-        say(dumps([job.body() for job in jobs]))
-        return OK
-    for line in table(jobs, time.time()):
-        say(line)
     return OK

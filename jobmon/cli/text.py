@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _UNITS = (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0))
+NAMED = 10  # processes named on one line
 _TEN_YEARS = 10 * 365 * 86400.0
 
 
@@ -111,12 +112,25 @@ def status_line(job: JobStatus, now: float) -> str:
         if job.next not in (None, "stop"):
             parts.append(f"then {_AFTERWARDS.get(str(job.next), job.next)}")
         if job.processes:
-            parts.append(f"{plural(job.processes, 'process')} left")
+            parts.append(f"{plural(job.processes, 'process')} left{_names(job)}")
     if job.result and job.state != "running":
         parts.append(escape(job.result))
     if job.says:
         parts.append(f'"{escape(job.says)}"')
     return f"{escape(job.job)}: {', '.join(parts)}"
+
+
+def _names(job: JobStatus) -> str:
+    """Who is left, where the daemon says it because they do not die."""
+    if job.state != "killing" or not job.tree:
+        return ""
+    return ": " + ", ".join(f"pid {pid} ({escape(command)})" for pid, _, command in job.tree[:NAMED])
+
+
+def strays_line(pids: list[int]) -> str:
+    """The line for those who live below the daemon and are no job's."""
+    numbers = ", ".join(map(str, pids[:NAMED])) + (", ..." if len(pids) > NAMED else "")
+    return f"no job's: pid {numbers} (it cannot be told whose they are; they end with the daemon)"
 
 
 _AFTERWARDS = {"decide": "as its restart policy says", "remove": "removed", "restart": "started again"}

@@ -11,14 +11,20 @@ and removed where it is empty. Knows nothing of jobs.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-import signal
 
 from jobmon.linux import procfs, syscalls
+from jobmon.linux.csignal import signal
 from jobmon.linux.signals import send_checked
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 PREFIX = "jobmon."
+CLAIMS = 1000  # how often a new directory may be in somebody else's hands
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -34,12 +40,10 @@ class Hierarchy:
         if own is None:
             raise Unavailable("no cgroup v2 hierarchy is mounted")
         self.path = os.path.join(own, PREFIX + name)
-        self._name = f"{_name_of(os.getpid()).rstrip('/')}/{PREFIX}{name}"
+        self.name = f"{_name_of(os.getpid()).rstrip('/')}/{PREFIX}{name}"
         _clear_away(own)
         try:
-            os.mkdir(self.path, 0o755)
-            self._lock = os.open(self.path, _DIRECTORY)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = _claim(self.path)
         except OSError as error:
             raise Unavailable(f"{self.path}: {error.strerror}") from None
         self._serial = 0
@@ -52,9 +56,9 @@ class Hierarchy:
     def create(self) -> Cgroup:
         """A new, empty cgroup. Raises OSError."""
         self._serial += 1
-        path = f"{self.path}/{self._serial}"
-        os.mkdir(path, 0o755)
-        return Cgroup(path, f"{self._name}/{self._serial}")
+        made = Cgroup(self, self._serial)
+        os.mkdir(made.path, 0o755)
+        return made
 
     def close(self) -> None:
         """Remove the directory, unless something still lives in it."""
@@ -79,13 +83,23 @@ class Hierarchy:
 
 
 class Cgroup:
-    """The cgroup of one run. `name` is what /proc/PID/cgroup calls it."""
+    """The cgroup of one run: made of two words, because there is one for each of a thousand jobs."""
 
-    __slots__ = ("name", "path")
+    __slots__ = ("_parent", "_serial")
 
-    def __init__(self, path: str, name: str) -> None:
-        self.path = path
-        self.name = name
+    def __init__(self, parent: Hierarchy, serial: int) -> None:
+        self._parent = parent
+        self._serial = serial
+
+    @property
+    def path(self) -> str:
+        """Its directory."""
+        return f"{self._parent.path}/{self._serial}"
+
+    @property
+    def name(self) -> str:
+        """What /proc/PID/cgroup calls it."""
+        return f"{self._parent.name}/{self._serial}"
 
     def open(self) -> int:
         """A descriptor of its directory, for clone3(2)."""
@@ -118,18 +132,26 @@ class Cgroup:
         try:
             _write(f"{self.path}/cgroup.kill", b"1")
         except FileNotFoundError:  # before Linux 5.14
-            self._kill_one_by_one()
-        except OSError:
-            pass  # ENODEV: it has just been removed
+            self._freeze()
+            self._kill_each(lambda _fact: True)
+        except OSError:  # ENODEV: it has just been removed; EOPNOTSUPP: somebody has made it threaded
+            self._kill_each(lambda _fact: True)
+        else:
+            # The kernel sends it to each first thread, where it is lost if that has ended before the others.
+            self._kill_each(lambda fact: fact.state == procfs.HEADLESS)
 
-    def _kill_one_by_one(self) -> None:
+    def _freeze(self) -> None:
         """Frozen processes fork no more, and SIGKILL reaches them."""
         try:
             _write(f"{self.path}/cgroup.freeze", b"1")
         except OSError:
             pass
+
+    def _kill_each(self, wanted: Callable[[procfs.Stat], bool]) -> None:
         for pid in self.pids():
-            send_checked(pid, signal.SIGKILL, self.holds)
+            fact = procfs.stat(pid)
+            if fact is not None and wanted(fact):
+                send_checked(pid, signal.SIGKILL, self.holds)
 
     def remove(self) -> bool:
         """Remove it, with the empty cgroups that were made below it; whether it is gone."""
@@ -156,12 +178,45 @@ def _folders(path: str) -> list[str]:
 
 
 def _remove_tree(path: str) -> bool:
+    try:
+        os.rmdir(path)  # mostly there is nothing below it
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return _remove_from_below(path)
+    return True
+
+
+def _remove_from_below(path: str) -> bool:
     for folder in reversed(_folders(path)):
         try:
             os.rmdir(folder)
         except OSError:
             continue
     return not os.path.isdir(path)
+
+
+def _claim(path: str) -> int:
+    """Make a directory and lock it. Until then another daemon may take it for one that is left over: it
+    holds the lock for a moment then, and the directory may be gone."""
+    for _ in range(CLAIMS):
+        try:
+            os.mkdir(path, 0o755)
+        except FileExistsError:
+            pass
+        fd = -1
+        try:
+            fd = os.open(path, _DIRECTORY)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.stat(path), os.fstat(fd)):
+                kept, fd = fd, -1
+                return kept
+        except (FileNotFoundError, BlockingIOError):
+            os.sched_yield()
+        finally:
+            if fd >= 0:
+                os.close(fd)
+    raise BlockingIOError(errno.EAGAIN, "somebody else holds its lock")
 
 
 def _clear_away(own: str) -> None:

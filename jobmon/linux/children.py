@@ -14,11 +14,11 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 
 from jobmon.events import Exited, Launched, LeaderDied, Spawned, SpawnFailed
-from jobmon.linux import reactor, spawn, syscalls
-from jobmon.linux.crowds import CgroupCrowd, Crowd, GroupCrowd, Leader, Tree, TreeCrowd
+from jobmon.linux import procfs, reactor, spawn, syscalls
+from jobmon.linux.crowds import CgroupCrowd, Crowd, GroupCrowd, Leader, TreeCrowd
+from jobmon.linux.csignal import signal
 from jobmon.linux.signals import name_of
 from jobmon.spec import KillScope
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from jobmon.events import ProcessInput, Status
     from jobmon.linux.cgroup import Cgroup
     from jobmon.linux.reactor import Reactor
+    from jobmon.linux.tree import Tree
     from jobmon.spec import JobSpec
 
     Feed = Callable[[str, ProcessInput], None]
@@ -37,15 +38,29 @@ if TYPE_CHECKING:
 FIRST_LOOK = 0.01
 LAST_LOOK = 1.0
 REAPS_PER_SWEEP = 1000
+NAMED = 10  # processes of a job in a message
 
 
 class Child(Leader):
     """The leader of one run, and through its crowd all of the run. `hunted`: SIGKILL was sent."""
 
-    __slots__ = ("crowd", "failure", "hunted", "job", "known", "report", "run", "spec", "status", "watch")
+    __slots__ = (
+        "_keeper",
+        "crowd",
+        "failure",
+        "hunted",
+        "job",
+        "known",
+        "report",
+        "run",
+        "spec",
+        "status",
+        "watch",
+    )
 
-    def __init__(self, spec: JobSpec, run: int, pid: int) -> None:
+    def __init__(self, keeper: Children, spec: JobSpec, run: int, pid: int) -> None:
         super().__init__(pid)
+        self._keeper = keeper
         self.job = spec.name
         self.spec = spec
         self.run = run
@@ -56,6 +71,14 @@ class Child(Leader):
         self.hunted = False
         self.status: Status = None
         self.failure: tuple[str, int] | None = None
+
+    def on_death(self, _events: int) -> None:
+        """Its pidfd is readable."""
+        self._keeper.reap(self)
+
+    def on_report(self, _events: int) -> None:
+        """It has said, or shown by its exec, what became of it."""
+        self._keeper.read_report(self)
 
 
 class Children:
@@ -73,6 +96,7 @@ class Children:
         self._by_job: dict[str, Child] = {}
         self._by_pid: dict[int, Child] = {}
         self._draining: dict[str, Child] = {}
+        self._hunting: dict[str, Child] = {}
         self._unclosed: list[Crowd] = []
         self._guests: dict[int, Callable[[os.waitid_result], None]] = {}
         self._interval = FIRST_LOOK
@@ -86,7 +110,7 @@ class Children:
 
     def add(self, spec: JobSpec, run: int, birth: spawn.Birth, its: Cgroup | None = None) -> None:
         """A process was started for `run` of a job, in a cgroup of its own if there is one."""
-        child = Child(spec, run, birth.pid)
+        child = Child(self, spec, run, birth.pid)
         self._by_job[spec.name] = self._by_pid[birth.pid] = child
         self.tree.add_leader(birth.pid)
         self._watch_death(child)
@@ -97,7 +121,7 @@ class Children:
             self._executed(child)
             return
         child.report = birth.report
-        self._reactor.register(birth.report, lambda _events: self._read_report(child), reactor.EXEC)
+        self._reactor.register(birth.report, child.on_report, reactor.EXEC)
 
     def add_guest(self, pid: int, ended: Callable[[os.waitid_result], None]) -> None:
         """A child that is no job's: `ended` is told when it has been reaped."""
@@ -108,6 +132,13 @@ class Children:
         """All living processes of a job's run, as far as they can be known."""
         child = self._by_job.get(job)
         return [] if child is None else child.crowd.pids()
+
+    def left(self, job: str) -> str:
+        """The same in words, and why one is not killed: "pid 12 (nfsd, hangs in the kernel)"."""
+        pids = self.pids(job)
+        facts = [fact for fact in map(procfs.stat, pids[:NAMED]) if fact is not None]
+        words = [f"pid {fact.pid} ({fact.comm}{_why_alive(fact)})" for fact in facts]
+        return ", ".join(words) + (f" and {len(pids) - NAMED} more" if len(pids) > NAMED else "")
 
     def stop(self, job: str, run: int, number: int) -> None:
         """Send a run its stop signal, then SIGCONT (a stopped process would never act on it)."""
@@ -124,7 +155,7 @@ class Children:
         if child is None:
             return
         child.hunted = True
-        child.crowd.kill()
+        self._hunt(child)
         if child.dead:
             self._interval = FIRST_LOOK
             self._look_later(FIRST_LOOK)
@@ -174,11 +205,12 @@ class Children:
             return
         try:
             child.pidfd = os.pidfd_open(child.pid)
-            self._reactor.register(child.pidfd, lambda _events: self._reap(child), reactor.CHILD)
+            self._reactor.register(child.pidfd, child.on_death, reactor.CHILD)
         except OSError:  # no descriptor left: SIGCHLD tells of this one
             self._close_pidfd(child)
 
-    def _reap(self, child: Child) -> None:
+    def reap(self, child: Child) -> None:
+        """The leader is dead: take its status."""
         try:
             info = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
@@ -189,7 +221,7 @@ class Children:
 
     def _leader_dead(self, child: Child, status: Status) -> None:
         """The leader is reaped. First what it reported, then its death, then what it left."""
-        self._read_report(child, final=True)
+        self.read_report(child, final=True)
         if child.pidfd >= 0:
             self._reactor.unregister(child.pidfd)
         del self._by_pid[child.pid]
@@ -211,8 +243,9 @@ class Children:
 
     def _reap_orphans(self) -> None:
         """Reap dead orphans; deaths of leaders are left to their own events."""
-        while (info := _peek_any()) is not None:
-            if info.si_pid in self._by_pid or info.si_pid in self._guests:
+        for _ in range(REAPS_PER_SWEEP):  # a storm of them may go on for ever
+            info = _peek_any()
+            if info is None or info.si_pid in self._by_pid or info.si_pid in self._guests:
                 return
             os.waitid(os.P_PID, info.si_pid, os.WEXITED | os.WNOHANG)
             self.orphans += 1
@@ -228,10 +261,21 @@ class Children:
             self._interval = FIRST_LOOK
             self._look_later(FIRST_LOOK)
 
+    def _hunt(self, child: Child) -> None:
+        if child.crowd.kill():
+            self._hunting.pop(child.job, None)
+        else:
+            self._hunting[child.job] = child
+            self._look_later(0.0)
+
     def _look(self) -> None:
+        for child in [child for child in self._hunting.values() if not child.dead]:
+            self._hunt(child)
         for child in list(self._draining.values()):
             self._look_at(child)
-        if any(child.watch < 0 for child in self._draining.values()):
+        if self._hunting:
+            self._look_later(0.0)
+        elif any(child.watch < 0 for child in self._draining.values()):
             self._look_later(self._interval)
             self._interval = min(self._interval * 2, LAST_LOOK)
 
@@ -239,11 +283,13 @@ class Children:
         if not child.crowd.others():
             self._gone(child)
         elif child.hunted and child.watch < 0:
-            child.crowd.kill()
+            self._hunt(child)
 
     def _gone(self, child: Child) -> None:
         self._draining.pop(child.job, None)
+        self._hunting.pop(child.job, None)
         del self._by_job[child.job]
+        self._reap_orphans()  # no zombie of it either
         if child.watch >= 0:
             self._reactor.unregister(child.watch)
             os.close(child.watch)
@@ -262,7 +308,8 @@ class Children:
             os.close(child.pidfd)
             child.pidfd = -1
 
-    def _read_report(self, child: Child, *, final: bool = False) -> None:
+    def read_report(self, child: Child, *, final: bool = False) -> None:
+        """What became of the exec, if that is known; `final`: nothing more will come."""
         if child.report < 0:
             return
         try:
@@ -295,6 +342,19 @@ def spawn_failed(run: int, stage: str, number: int, what: str) -> SpawnFailed:
     where = f" {what}" if what else ""
     reason = f"{stage}{where}: {errno.errorcode.get(number, number)} ({os.strerror(number)})"
     return SpawnFailed(run, stage, number, reason)
+
+
+def _why_alive(fact: procfs.Stat) -> str:
+    """Why SIGKILL may not have ended it."""
+    if fact.state == "D":
+        return ", hangs in the kernel"
+    try:
+        os.kill(fact.pid, 0)
+    except PermissionError:
+        return ", belongs to another user"
+    except OSError:
+        pass
+    return ""
 
 
 def _status(info: os.waitid_result) -> Status:

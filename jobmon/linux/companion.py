@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 
+from jobmon.linux.csignal import signal
 from jobmon.linux.init import CAUGHT, DIED, NOT_EXECUTABLE, Command
 from jobmon.linux.spawn import PRIVATE
 

@@ -10,12 +10,11 @@ import errno
 import gc
 import os
 import resource
-import signal
 import sys
 import time
 
-from jobmon.config import load
 from jobmon.errors import ConfigError, StartupError
+from jobmon.linux.csignal import signal
 from jobmon.linux.notify import Notifier, passed_sockets, watchdog_seconds
 from jobmon.records import Record
 
@@ -61,6 +60,8 @@ def load_config(path: str) -> Config:
     Raises:
         ConfigError: with everything that is wrong with it.
     """
+    from jobmon.config import load
+
     tmp = next((os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)), "/tmp")
     return load(path, Disk(), os.environ, os.getcwd(), tmp)
 
@@ -172,9 +173,9 @@ def _be_the_daemon(config: Config, writer: int) -> None:
         code = _serve(config, setting)
     except StartupError as error:
         _tell(writer, "failed", str(error))
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - said, and the end
         _tell(writer, "failed", f"the daemon cannot start: {error!r}")
-        raise
+        sys.excepthook(type(error), error, error.__traceback__)  # standard error is the log by now
     finally:
         os._exit(code)
 
@@ -222,6 +223,10 @@ def _serve(config: Config, setting: Setting) -> int:
     """Build the engine and run it. Raises StartupError."""
     import prctl
 
+    from jobmon.linux.engine import SIGNALS
+
+    # From here on there is something to tidy up: the engine reads what comes before it is there.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     spec = config.supervisor
     try:
         os.chdir(spec.working_dir)
@@ -268,10 +273,10 @@ def _listen(spec: SupervisorSpec, setting: Setting, listeners: list[Listener]) -
 
 
 def _engine(config: Config, setting: Setting, log: Log, listeners: list[Listener]) -> Engine:
-    from jobmon.linux.crowds import Tree
     from jobmon.linux.engine import Engine
     from jobmon.linux.peers import Access
     from jobmon.linux.spawn import Spawner
+    from jobmon.linux.tree import Tree
     from jobmon.supervisor import Supervisor
 
     spec = config.supervisor
@@ -320,9 +325,20 @@ def _run(engine: Engine, listeners: list[Listener]) -> int:
 
     for listener, role in zip(listeners, (protocol.CONTROL, protocol.EVENTS), strict=True):
         engine.sessions.listen(listener, role)
+    _forget_the_start()
     gc.collect()
     gc.freeze()  # what is there now stays: later collections need not look at it
     return engine.run()
+
+
+def _forget_the_start() -> None:
+    """What only the start needs is a quarter of a megabyte. Whoever needs it again imports it again."""
+    for name in [name for name in sys.modules if name.startswith(("jobmon.config", "jobmon.jsontext"))]:
+        del sys.modules[name]
+    sys.modules.pop("prctl", None)
+    package = sys.modules["jobmon"]
+    for name in ("config", "config_keys", "config_kinds", "jsontext"):
+        package.__dict__.pop(name, None)
 
 
 def _raise_nofile() -> tuple[tuple[int, int], int]:

@@ -8,7 +8,6 @@ client waiting. While nothing happens it sleeps in epoll_wait without a timeout.
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 from jobmon import __version__, events
@@ -17,6 +16,7 @@ from jobmon.events import State
 from jobmon.linux import logfile, peers, reactor, signals
 from jobmon.linux.attendants import Attendants
 from jobmon.linux.children import Children, spawn_failed
+from jobmon.linux.csignal import signal
 from jobmon.linux.lastwords import LastWords
 from jobmon.linux.notify import Herald
 from jobmon.linux.reactor import Reactor
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
     from jobmon.linux.cgroup import Cgroup, Hierarchy
     from jobmon.linux.companion import Companion
-    from jobmon.linux.crowds import Tree
     from jobmon.linux.logfile import Log
     from jobmon.linux.notify import Notifier
     from jobmon.linux.peers import Access, Peer
     from jobmon.linux.sockets import Stream
     from jobmon.linux.spawn import Spawner
+    from jobmon.linux.tree import Tree
     from jobmon.spec import JobSpec
     from jobmon.supervisor import Supervisor
 
@@ -126,6 +126,7 @@ class Engine:
             self.children.tree.forget()
             self.reactor.turn(block=not self._births)
             self._act()
+            self._tell_strays()
             if self._herald is not None:
                 self._herald.turn()
             if self._may_leave():
@@ -156,6 +157,11 @@ class Engine:
     def info(self) -> dict[str, Any]:
         """What a client may know of this daemon."""
         return {"pid": self.pid, "version": __version__, **self._about}
+
+    def strays(self) -> list[int]:
+        """Who lives below us and cannot be told whose it is; where there are cgroups, nobody."""
+        tree = self.children.tree
+        return [fact.pid for fact in tree.strays()] if self._hierarchy is None and tree.orphaned() else []
 
     def peer_of(self, stream: Stream) -> Peer | None:
         """Who is at the other end of a connection; None when the kernel does not say."""
@@ -348,11 +354,12 @@ class Engine:
 
     def _leave(self, _token: int) -> None:
         """Whoever has not taken the last event by now has had his time; what lives on is killed."""
-        if self._remnants is not None and not self._remnants.gone():
-            self._remnants.kill()
-            self.timers.arm(self._leave, 0, time.monotonic() + FAREWELL_SECONDS)
-        else:
+        remnants = self._remnants
+        if remnants is None or remnants.gone() or remnants.give_up():
             self._over = True
+        else:
+            moment = FAREWELL_SECONDS if remnants.kill() else 0.0
+            self.timers.arm(self._leave, 0, time.monotonic() + moment)
 
     def _may_leave(self) -> bool:
         if self._remnants is None or self.sessions.unsent():
@@ -397,8 +404,15 @@ class Engine:
         )
 
     def _log_warning(self, action: events.Warn) -> None:
-        pids = ",".join(map(str, self.children.pids(action.job)))
-        self.log.write(logfile.WARNING, action.text, job=action.job, run=action.run, pids=pids)
+        left = self.children.left(action.job)
+        self.log.write(logfile.WARNING, action.text, job=action.job, run=action.run, left=left)
+
+    def _tell_strays(self) -> None:
+        """Who was found in this turn to be nobody's. (With cgroups nobody is looked for.)"""
+        if self._hierarchy is None and (strays := self.children.tree.new_strays()):
+            pids = ",".join(str(fact.pid) for fact in strays)
+            text = "no job's, as far as can be told: they end with the daemon"
+            self.log.write(logfile.WARNING, text, pids=pids)
 
 
 _LEVEL_OF = {State.FAILED: logfile.ERROR, State.BACKOFF: logfile.WARNING, State.KILLING: logfile.WARNING}

@@ -23,6 +23,7 @@ _SHOWN = 72  # characters of a command line in a message
 _COMMAND_BYTES = 4096  # of a command line in a tree
 
 DEAD = ("Z", "X")  # the states of what has ended: zombie, dead
+HEADLESS = "H"  # ours: the first thread has ended, others live; the kernel says "Z"
 TCP_ESTABLISHED = 1
 TCP_LISTEN = 10
 
@@ -114,13 +115,19 @@ def stat(pid: int) -> Stat | None:
 
 
 def parse_stat(line: bytes) -> Stat:
-    """The line of /proc/PID/stat. The name may hold anything, ")" too: only the last one ends it."""
+    """The line of /proc/PID/stat. The name may hold anything, ")" too: only the last one ends it.
+
+    A process whose first thread alone has ended looks like a zombie there, and lives: it is HEADLESS.
+    """
     start, end = line.index(b"("), line.rindex(b")")
     field = line[end + 2 :].split(None, 20)
+    state = field[0].decode("ascii")
+    if state in DEAD and int(field[17]) > 1:
+        state = HEADLESS
     return Stat(
         int(line[:start]),
         line[start + 1 : end].decode("utf-8", "replace"),
-        field[0].decode("ascii"),
+        state,
         int(field[1]),
         int(field[2]),
         int(field[3]),

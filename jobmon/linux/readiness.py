@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
 from _socket import (
     AF_INET,
@@ -31,6 +30,7 @@ from _socket import (
 
 from jobmon.errors import SpawnError
 from jobmon.linux import procfs, reactor
+from jobmon.linux.csignal import signal
 from jobmon.linux.spawn import Gift
 from jobmon.spec import JobSpec
 

@@ -7,16 +7,20 @@ get SIGTERM, a moment, SIGKILL.
 from __future__ import annotations
 
 import os
-import signal
 
 from jobmon.linux import logfile
+from jobmon.linux.crowds import Hunt
+from jobmon.linux.csignal import signal
 from jobmon.linux.signals import send_checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from jobmon.linux.crowds import Tree
     from jobmon.linux.logfile import Log
     from jobmon.linux.procfs import Stat
+    from jobmon.linux.tree import Tree
+
+
+GOES = 2  # after so many rounds of SIGKILL the daemon leaves without them
 
 
 class Remnants:
@@ -26,27 +30,45 @@ class Remnants:
         self._tree = tree
         self._log = log
         self._is_init = os.getpid() == 1
-        self._tell("ending what no job owns", signal.SIGTERM)
+        self._hunt = Hunt(tree, self._left)
+        self._goes = 0
+        self._ask()
 
     def gone(self) -> bool:
         """Whether nothing is left."""
-        return not self._left()
+        if not self._is_init and not self._tree.orphaned():
+            return True
+        self._tree.forget()
+        return self._tree.is_empty(self._left)
 
-    def kill(self) -> None:
-        """The moment is over."""
-        self._tell("killing what no job owns", signal.SIGKILL)
+    def kill(self) -> bool:
+        """The moment is over; whether all were sent SIGKILL. Else call it again soon."""
+        if not self._hunt.is_on:
+            self._goes += 1
+            self._tell("killing what no job owns")
+        return self._hunt.go_on()
+
+    def give_up(self) -> bool:
+        """Whether it is no use to wait for them any longer."""
+        if self._goes < GOES:
+            return False
+        self._tell("leaving what cannot be killed")
+        return True
 
     def _left(self) -> list[Stat]:
-        self._tree.forget()
         if self._is_init:
             return [fact for fact in self._tree.alive() if fact.pid != 1]
-        return self._tree.strays() if self._tree.orphaned() else []
+        return self._tree.strays()
 
-    def _tell(self, what: str, number: int) -> None:
-        left = self._left()
-        if not left:
+    def _ask(self) -> None:
+        if not self._is_init and not self._tree.orphaned():
             return
-        self._log.write(logfile.WARNING, what, pids=",".join(str(fact.pid) for fact in left))
-        for fact in left:
-            for each in (number, signal.SIGCONT):
-                send_checked(fact.pid, each, fact.still_lives)
+        self._tell("ending what no job owns")
+        for fact in self._left():
+            for number in (signal.SIGTERM, signal.SIGCONT):
+                send_checked(fact.pid, number, fact.still_lives)
+
+    def _tell(self, what: str) -> None:
+        left = self._left()
+        if left:
+            self._log.write(logfile.WARNING, what, pids=",".join(str(fact.pid) for fact in left))

@@ -7,11 +7,13 @@ that misbehaves, or whose reader is too slow, ends alone.
 from __future__ import annotations
 
 import time
-from collections import deque
 
 from jobmon import protocol, waits
 from jobmon.errors import LocalProtocolError
+from jobmon.events import LEAVING, State
+from jobmon.lean import deque
 from jobmon.linux import answers, logfile, reactor, signals
+from jobmon.linux.children import NAMED
 from jobmon.linux.sockets import Refused
 
 TYPE_CHECKING = False
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobmon.eventlog import Event
-    from jobmon.events import Reply
+    from jobmon.events import JobResult, Reply
     from jobmon.linux.engine import Engine
     from jobmon.linux.peers import Access, Peer
     from jobmon.linux.sockets import Listener, Stream
@@ -152,7 +154,7 @@ class Sessions:
         self._counts[peer.uid] = self._counts.get(peer.uid, 0) + 1
         session = Session(self, stream, peer, self._listeners[listener])
         self._sessions[stream.fileno()] = session
-        session.begin()
+        session.guard(session.begin)
 
     def _objection(self, peer: Peer | None) -> str:
         if peer is None:
@@ -264,7 +266,7 @@ class Session:
                 self._inbox = deque(messages)
             else:
                 self._inbox.extend(messages)
-        self._mind_frame()
+        self._mind_frame(anew=bool(messages))
         return True
 
     def _work(self) -> None:
@@ -371,10 +373,19 @@ class Session:
         room = MAX_TREE
         jobs = []
         for name in names:
-            status = self._job_status(name, room if request.tree else None)
+            shown = self._shown(name)
+            status = self._job_status(name, room if request.tree else shown)
             room -= len(status.tree or ())
             jobs.append(status.body())
-        self.send(protocol.ReplyMessage(request.id, True, {"jobs": jobs, "token": supervisor.log.last}))
+        rest: dict[str, Any] = {"jobs": jobs, "token": supervisor.log.last}
+        if request.jobs is None:
+            rest["strays"] = self._sessions.engine.strays()
+        self.send(protocol.ReplyMessage(request.id, True, rest))
+
+    def _shown(self, name: str) -> int | None:
+        """What does not die of SIGKILL is named without being asked for."""
+        engine = self._sessions.engine
+        return NAMED if engine.supervisor.jobs[name].state is State.KILLING else None
 
     def _list(self, request: protocol.Request) -> None:
         jobs = self._sessions.engine.supervisor.jobs
@@ -444,12 +455,14 @@ class Session:
 
     def send(self, message: Message) -> None:
         """Send a message, or say that it cannot be sent."""
+        # what came in one piece with the bytes that broke the connection is answered all the same
+        encode = protocol.encode if self._connection.broken else self._connection.send
         try:
-            data = self._connection.send(message)
+            data = encode(message)
         except LocalProtocolError as error:
             if not isinstance(message, protocol.ReplyMessage):
                 raise
-            data = self._connection.send(protocol.failed(message.id, "failed", str(error)))
+            data = encode(protocol.failed(message.id, "failed", str(error)))
         self._stream.send(data)
 
     def answer(self, ticket: Ticket, reply: Reply) -> None:
@@ -464,7 +477,7 @@ class Session:
             self.guard(lambda: self._send_and_settle(self._answer(request_id, ticket, reply)))
 
     def _answer(self, request_id: int, ticket: Ticket, reply: Reply) -> protocol.ReplyMessage:
-        message = answers.answer(request_id, reply)
+        message = answers.answer(request_id, self._explained(reply))
         for told in message.rest.get("results", ()):
             self._tell_more(told, ticket)
         return message
@@ -479,6 +492,22 @@ class Session:
         lines = self._sessions.engine.last_words.of(job.spec)
         if lines:
             told["stderr"] = lines
+
+    def _explained(self, reply: Reply) -> Reply:
+        """Who has waited in vain for the end of a job is told what of it is left."""
+        if reply.code != "timeout":
+            return reply
+        results = tuple(map(self._with_what_is_left, reply.results))
+        message = next(result.message for result in results if result.code == reply.code)
+        return reply.replace(results=results, message=message)
+
+    def _with_what_is_left(self, result: JobResult) -> JobResult:
+        engine = self._sessions.engine
+        job = engine.supervisor.jobs.get(result.job)
+        if result.code != "timeout" or job is None or job.state not in LEAVING:
+            return result
+        left = engine.children.left(result.job)
+        return result.replace(message=f"timed out: it is still {job.state.value}: {left}") if left else result
 
     def _send_and_settle(self, message: Message) -> None:
         self.send(message)
@@ -531,18 +560,22 @@ class Session:
         if interest != self._interest:
             self._sessions.engine.reactor.modify(stream.fileno(), interest)
             self._interest = interest
+            self._mind_frame()
         self._mind_output()
 
-    def _mind_frame(self) -> None:
-        """The clock for a frame runs from its first byte to its last, however many come between."""
-        unfinished = not self._connection.broken and self._connection.unfinished
-        if unfinished != self._late:
-            self._late = unfinished
-            timers = self._sessions.engine.timers
-            if unfinished:
-                timers.arm(self._frame_late, 0, time.monotonic() + FRAME_SECONDS)
-            else:
-                timers.disarm(self._frame_late)
+    def _mind_frame(self, *, anew: bool = False) -> None:
+        """The clock for a frame runs from its first byte to its last, however many come between, and
+        only while we read. `anew`: the frame that has begun is not the one that had begun before."""
+        reads = self._interest & reactor.READ and not self._connection.broken
+        unfinished = bool(reads and self._connection.unfinished)
+        if unfinished == self._late and not (unfinished and anew):
+            return
+        self._late = unfinished
+        timers = self._sessions.engine.timers
+        if unfinished:
+            timers.arm(self._frame_late, 0, time.monotonic() + FRAME_SECONDS)
+        else:
+            timers.disarm(self._frame_late)
 
     def _mind_output(self) -> None:
         waiting = self._stream.pending > 0

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 
 from jobmon.linux import syscalls
-from jobmon.spec import canonical_signal
+from jobmon.linux.csignal import signal
+from jobmon.spec import SIGNALS, canonical_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _FORBIDDEN = (errno.ENOSYS, errno.EPERM)
+_NAMES = {int(getattr(signal, name)): name for name in SIGNALS if hasattr(signal, name)}
 _READ_SIZE = 64 * syscalls.SIGINFO_SIZE
 
 
@@ -39,10 +40,7 @@ def name_of(number: int) -> str:
     if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
         offset = number - signal.SIGRTMIN
         return f"SIGRTMIN+{offset}" if offset else "SIGRTMIN"
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIG{number}"
+    return _NAMES.get(number, f"SIG{number}")
 
 
 def parse(text: str | int) -> int:

@@ -13,11 +13,11 @@ import errno
 import fcntl
 import os
 import resource
-import signal
 import stat
 
 from jobmon.errors import SpawnError
 from jobmon.linux import lastwords, signals, syscalls
+from jobmon.linux.csignal import signal
 from jobmon.records import Record
 
 TYPE_CHECKING = False
@@ -234,7 +234,12 @@ class Spawner:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             os.setsid()
-            writer = self._let_go(streams, writer, gift)
+            for index, fd in enumerate(streams):
+                os.dup2(self._null[_READ_FLAGS] if fd is None else fd, index)
+            if gift.fd >= 0:
+                writer = self._hand_over(gift, writer)
+            if None in streams:
+                self._let_go(writer, gift)
             for index, fd in enumerate(streams):
                 if fd is None:
                     stage = STREAMS[index]
@@ -248,19 +253,22 @@ class Spawner:
         finally:
             os._exit(127)
 
-    def _let_go(self, streams: list[int | None], writer: int, gift: Gift) -> int:
+    def _hand_over(self, gift: Gift, writer: int) -> int:
+        """Put the gift where it belongs; the pipe makes room if it stands there."""
+        if writer == gift.target:
+            writer = fcntl.fcntl(writer, fcntl.F_DUPFD_CLOEXEC, gift.target + 1)
+        os.dup2(gift.fd, gift.target)
+        return writer
+
+    def _let_go(self, writer: int, gift: Gift) -> None:
         """Keep 0-2, the gift and the pipe only: while it waits for a FIFO, the child must hold none of the
-        daemon's locks, no connection that the daemon may want to close, and not its streams."""
-        for index, fd in enumerate(streams):
-            os.dup2(self._null[_READ_FLAGS] if fd is None else fd, index)
-        kept = max(gift.target, 2)
-        report = fcntl.fcntl(writer, fcntl.F_DUPFD_CLOEXEC, kept + 1)
-        if gift.fd >= 0:
-            os.dup2(gift.fd, gift.target)
-            os.closerange(3, gift.target)
-        os.closerange(kept + 1, report)
-        os.closerange(report + 1, self._own_nofile[0])
-        return report
+        daemon's locks, no connection that the daemon may want to close, and not its streams. (All of
+        them are close-on-exec, so a child that executes at once need not.)"""
+        edge = 3
+        for kept in sorted({writer, gift.target} - {-1}):
+            os.closerange(edge, kept)
+            edge = kept + 1
+        os.closerange(edge, self._own_nofile[0])
 
 
 _KEEP_LOOKING = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)

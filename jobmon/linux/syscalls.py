@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import sys
+
+from jobmon.linux.csignal import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,4 +1,6 @@
-"""Stands between a client and the daemon, so that a test knows what the daemon has heard already.
+"""What the end-to-end tests share beside kit.py: ports, another user, a crash, and a relay.
+
+A relay stands between a client and the daemon, so that a test knows what the daemon has heard already:
 
     relay = Relay(one)                              # one: a kit.Daemon
     waiting = relay.start_cli("wait", "web")        # connects to the relay instead
@@ -6,16 +8,18 @@
     one.pipe().start("web")
     assert waiting.end().code == 0
 
-Neither guesses nor sleeps: behind the client's own request it sends one of its own, whose reply tells
-that the daemon has been there.
+It neither guesses nor sleeps: behind the client's own request it sends another, whose reply tells that
+the daemon has been there.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import socket
+import sys
 import tempfile
 
 import kit
@@ -27,7 +31,53 @@ if TYPE_CHECKING:
     import subprocess
     from typing import Any
 
+NOBODY = 65534
+# A job that only SIGKILL ends, from its first moment on: what it is stopped by is ignored by default.
+STUBBORN = {"command": kit.FOR_EVER, "signal": "SIGWINCH", "kill-timeout": 1000}
+
 _PROBE = 1 << 40  # a number that no client gets to
+
+# Becomes nobody when all that it may need is loaded: nobody may not be allowed to read this tree.
+_AS_NOBODY = f"""
+import os, sys
+import jobmon.cli, jobmon.cli.ask, jobmon.cli.control, jobmon.cli.listen, jobmon.cli.local
+import jobmon.cli.text, jobmon.cli.verbs, jobmon.client, jobmon.config, jobmon.linux.daemon
+os.setgroups([])
+os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
+os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
+sys.exit(jobmon.cli.main(sys.argv[1:]))
+"""
+
+
+def as_nobody(*words: str) -> list[str]:
+    """The command that is `jobmon WORDS` of the user nobody."""
+    return [sys.executable, "-c", _AS_NOBODY, *words]
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports that nobody uses at this moment."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports: list[int] = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def crash(one: kit.Daemon) -> None:
+    """Kill a daemon, which has no job running, by SIGKILL, and tidy up what it could not."""
+    one.process.kill()
+    one.wait()
+    for name in ("control", "event"):
+        os.unlink(one.path(name))
+        os.unlink(one.path(f"{name}.lock"))
+    remove_cgroup(one.log)
+
+
+def remove_cgroup(log: str) -> None:
+    """Remove what a killed daemon, whose log (INFO) this is, had made for the cgroups of its jobs."""
+    cgroup = re.search(r'a cgroup of its own below="(.*)"', log)
+    if cgroup is not None:
+        os.rmdir(cgroup[1])
 
 
 class Relay:
