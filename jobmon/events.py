@@ -240,7 +240,7 @@ class Happened(JobAction):
     cause: str
 
 
-HAPPENINGS = ("launched", "died", "restarting", "state", "removed", "terminated")
+HAPPENINGS = ("launched", "died", "restarting", "state", "signalled", "removed", "terminated")
 
 
 class Warn(JobAction):

@@ -92,6 +92,7 @@ class Job:
         "state",
         "status",
         "token",
+        "wanted",
     )
 
     def __init__(self, spec: JobSpec, now: float = 0.0) -> None:
@@ -121,6 +122,7 @@ class Job:
         self._restarts_itself = False
         self._last: tuple[int, int | None] = (0, None)  # run and pid of the last process
         self.held = ""  # for what it has to wait before it may be launched
+        self.wanted = ""  # who or what asked for the launch that it waits for
         self._actions: list[Action] = []
 
     @property
@@ -188,6 +190,7 @@ class Job:
     def _spawn(self, now: float, cause: str, kind: str = "state") -> None:
         self.spawn_error = ""
         if self.held:
+            self.wanted = cause
             self._enter(State.WAITING, now, self.held, kind)
             return
         self.run += 1
@@ -306,7 +309,8 @@ def release(job: Job, what: Release, now: float) -> None:
 def go(job: Job, what: Release, now: float) -> None:
     """spawn"""
     job.held = ""
-    job._spawn(now, "its requirements are ready")
+    wanted, job.wanted = job.wanted, ""
+    job._spawn(now, f"{wanted}; its requirements are ready")
 
 
 def lose(job: Job, what: RequirementLost, now: float) -> None:

@@ -60,7 +60,7 @@ class Supervisor:
     def __init__(self, specs: Iterable[JobSpec], now: float = 0.0, wall: float = 0.0) -> None:
         self.jobs = {spec.name: Job(spec, now) for spec in specs}
         self.order = Order(job.spec for job in self.jobs.values())
-        self.log = EventLog()
+        self.log = EventLog(self.jobs)
         self.wall = wall
         self.terminating = False
         self.waiters = Waiters(self.jobs, self._do)
@@ -248,7 +248,16 @@ class Supervisor:
                 self._fail_at_the_end(name)
         self._see(waiter, now)
 
-    def signal(self, names: Sequence[str], signal: str, to: Hashable, *, every: bool = False) -> None:
+    def signal(
+        self,
+        names: Sequence[str],
+        signal: str,
+        to: Hashable,
+        now: float = 0.0,
+        *,
+        every: bool = False,
+        by: str = "signal",
+    ) -> None:
         """Send a signal to the leaders of jobs, or to every process of theirs."""
         if self._unknown(names, to):
             return
@@ -259,6 +268,8 @@ class Supervisor:
                 results.append(JobResult(name, "not-running", "is not running"))
             else:
                 self._actions.append(Deliver(name, job.run, signal, every))
+                cause = f"{signal}, {by}"
+                self._record(Happened(name, "signalled", job.state, job.run, job.pid, cause), now)
                 results.append(JobResult(name))
         self.waiters.reply(to, results, self.log.last)
 
@@ -529,6 +540,7 @@ class Supervisor:
     def _forget(self, job: Job, now: float) -> None:
         self._look(job, now)  # its end may be what somebody waits for
         del self.jobs[job.spec.name]
+        self.log.forget(job.spec.name)
         self.waiters.give_up(job.spec.name, "failed", "was removed", lambda _: True)
 
     def _look(self, job: Job, now: float) -> None:

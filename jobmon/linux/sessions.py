@@ -360,7 +360,12 @@ class Session:
             self.send(protocol.failed(request.id, "bad-request", str(error)))
             return
         self._sessions.engine.supervisor.signal(
-            request.jobs or (), name, self._ticket(request.id), every=request.all
+            request.jobs or (),
+            name,
+            self._ticket(request.id),
+            time.monotonic(),
+            every=request.all,
+            by=self._by("signal"),
         )
 
     def _show(self, request: protocol.Request) -> None:
