@@ -210,7 +210,7 @@ class Supervisor:
         for name in dict.fromkeys(names):
             self._expect(waiter, name, self._refuse_stop(self.jobs[name]), waits.STOP)
         self.waiters.register(waiter, timeout, now)
-        for name in dict.fromkeys(names):
+        for name in reversed(self.order.sort(names)):  # else the end of one could be the start of the next
             self._stay_down(name)
             self._stop_in_order(name, Stop(at_once, by), now)
         self._see(waiter, now)
@@ -336,7 +336,7 @@ class Supervisor:
     def _refresh(self, name: str, now: float) -> None:
         """See whether a job has to wait for what it comes after."""
         job = self.jobs.get(name)
-        if job is None:
+        if job is None or self.terminating:  # nothing is launched any more
             return
         reason = self._reason_to_wait(job)
         if reason and reason != job.held:
