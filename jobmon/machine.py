@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     Cell = Callable[["Job", Any, float], None]
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as a shell says it
+LATE, SILENT, IMPATIENT = "start-timeout", "watchdog", "kill-timeout"  # causes that are known by name
 MAX_KILL_INTERVAL = 60.0  # seconds between SIGKILLs to a process that does not die
 
 
@@ -346,7 +347,7 @@ def halt_decide(job: Job, what: LeaderDied | WatchdogExpired | Timer, now: float
         job.leader = None
         kept = _Kept(job._death(what.status), describe(what.status), what.status)
     else:
-        kept = _Kept(Death(False), "start-timeout" if isinstance(what, Timer) else "watchdog", 1)
+        kept = _Kept(Death(False), LATE if isinstance(what, Timer) else SILENT, 1)
     job._halt(Next.DECIDE, now, kept.cause)
     job._kept = kept
 
@@ -448,7 +449,7 @@ def leave(job: Job, what: Exited, now: float) -> None:
 
 def out_of_patience(job: Job, what: Timer, now: float) -> None:
     """kill(next)"""
-    job._kill(job.next or Next.STOP, now, "kill-timeout")
+    job._kill(job.next or Next.STOP, now, IMPATIENT)
 
 
 def kill_again(job: Job, what: Timer, now: float) -> None:
