@@ -24,6 +24,7 @@ from jobmon.linux.readiness import Tools
 from jobmon.linux.remnants import Remnants
 from jobmon.linux.sessions import Sessions
 from jobmon.linux.timers import Timers
+from jobmon.machine import LATE
 from jobmon.spec import KillScope
 
 TYPE_CHECKING = False
@@ -86,7 +87,7 @@ class Engine:
         self._hierarchy = hierarchy
         self.children = Children(self.reactor, self._feed, self._look_later, tree)
         tools = Tools(self.reactor, self.timers, self.children, spawner)
-        self.attendants = Attendants(tools, os.getuid(), self._feed)
+        self.attendants = Attendants(tools, self._feed)
         self.last_words = LastWords()
         self._births: dict[str, events.Spawn] = {}
         self._exit_code = 0
@@ -362,7 +363,7 @@ class Engine:
             self.timers.arm(self._leave, 0, time.monotonic() + moment)
 
     def _may_leave(self) -> bool:
-        if self._remnants is None or self.sessions.unsent():
+        if self._remnants is None or self.sessions.unsent() or self.children.guests:
             return False
         if self._remnants.gone():
             return True
@@ -372,8 +373,9 @@ class Engine:
     # ---- the log --------------------------------------------------------------------------
 
     def _log_change(self, change: events.Changed) -> None:
+        late = change.cause == LATE
         if change.after in events.LEAVING:
-            self.attendants.leaving(change.job)
+            self.attendants.leaving(change.job, late=late)
         if self._herald is not None:
             self._herald.changed(change)
         level = _LEVEL_OF.get(change.after, logfile.INFO)
@@ -387,6 +389,7 @@ class Engine:
             pid=change.pid,
             **{"from": change.before.value, "to": change.after.value},
             cause=change.cause,
+            readiness=self.attendants.why_not(change.job) or None if late else None,
         )
 
     def _waits(self, name: str) -> bool:

@@ -1,7 +1,7 @@
 """How the daemon learns that a run is ready: it is told, or it asks.
 
-Told: by sd_notify(3) on a socket of the run's own, by a newline on a descriptor, by a line of the
-job's own output. Asked: by a command, a TCP connection, an HTTP request; one at a time, each with
+Told: by sd_notify(3) (see `runsocket`), by a newline on a descriptor, by a line of the job's own
+output. Asked: by a command, a TCP connection, an HTTP request; one at a time, each with
 a timeout, never waiting for any of them. What is learnt goes to `ready()`; the start-timeout is
 not kept here but by the job's machine.
 """
@@ -14,23 +14,19 @@ import time
 from _socket import (
     AF_INET,
     AF_INET6,
-    AF_UNIX,
-    MSG_CTRUNC,
-    SCM_CREDENTIALS,
-    SCM_RIGHTS,
     SO_ERROR,
-    SO_PASSCRED,
     SOCK_CLOEXEC,
-    SOCK_DGRAM,
     SOCK_NONBLOCK,
     SOCK_STREAM,
     SOL_SOCKET,
+    inet_pton,
     socket,
 )
 
 from jobmon.errors import SpawnError
-from jobmon.linux import procfs, reactor
-from jobmon.linux.csignal import signal
+from jobmon.linux import procfs, reactor, signals
+from jobmon.linux.crowds import GroupCrowd, Leader
+from jobmon.linux.output import Finder, Output
 from jobmon.linux.spawn import Gift
 from jobmon.spec import JobSpec
 
@@ -44,11 +40,8 @@ if TYPE_CHECKING:
     from jobmon.linux.timers import Timers
     from jobmon.spec import Readiness
 
-DATAGRAM_BYTES = 65536
-ANCILLARY_BYTES = 4096
-LOG_CHUNK = 65536
-LONGEST_LINE = 8192  # of output that a pattern is tried on
 ANSWER_BYTES = 4096
+PIPE_BYTES = 65536  # all that a pipe holds, pipe(7)
 
 
 class Tools:
@@ -66,7 +59,12 @@ class Tools:
 
 
 class Probe:
-    """One way for one run. `begin` when its program is being executed, `close` whenever it is over."""
+    """One way for one run. `begin` when its program is being executed, `close` whenever it is over.
+
+    `trouble` is why it is not known to be ready yet, where that is known.
+    """
+
+    trouble = ""
 
     def __init__(self, tools: Tools, spec: JobSpec, how: Readiness, ready: Callable[[], None]) -> None:
         self.tools = tools
@@ -103,7 +101,7 @@ class FdProbe(Probe):
 
     def _read(self, _events: int) -> None:
         try:
-            data = os.read(self._reader, 4096)
+            data = os.read(self._reader, PIPE_BYTES)
         except BlockingIOError:
             return
         if b"\n" in data:
@@ -129,15 +127,20 @@ class FdProbe(Probe):
 class Poll(Probe):
     """Something that is tried again and again, one try at a time."""
 
+    _failures = 0
+
     def begin(self) -> None:
         self._try(0)
 
     def _try(self, _token: int) -> None:
         self.tools.after(self.how.timeout, self._late)
-        self.attempt()
+        try:
+            self.attempt()
+        except OSError as error:  # no descriptor left, perhaps: the next try may have one
+            self.failed(error.strerror or str(error))
 
     def attempt(self) -> None:
-        """Begin one try; `passed` or `failed` follows, maybe at once."""
+        """Begin one try; `passed` or `failed` follows, maybe at once. Raises OSError: failed."""
         raise NotImplementedError
 
     def abandon(self) -> None:
@@ -149,14 +152,16 @@ class Poll(Probe):
         self.abandon()
         self.ready()
 
-    def failed(self) -> None:
+    def failed(self, why: str) -> None:
         """Not yet."""
         self.tools.timers.disarm(self._late)
         self.abandon()
+        self._failures += 1
+        self.trouble = f"{why} ({self._failures} {'try' if self._failures == 1 else 'tries'})"
         self.tools.after(self.how.interval, self._try)
 
     def _late(self, _token: int) -> None:
-        self.failed()
+        self.failed(f"nothing within {self.how.timeout:g} s")
 
     def close(self) -> None:
         self.tools.timers.disarm(self._late)
@@ -175,28 +180,25 @@ class TcpProbe(Poll):
 
     def attempt(self) -> None:
         host, port = self.place()
-        if self.how.owned and not self._is_owned(port):
-            self.failed()
+        if self.how.owned and not self._is_owned(host, port):
+            self.failed(f"no process of the job listens on port {port}")
             return
-        family = AF_INET6 if ":" in host else AF_INET
-        try:
-            self._socket = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
-            self._socket.setblocking(False)
-            code = self._socket.connect_ex((host, port))
-        except OSError:
-            self.failed()
-            return
+        self._socket = socket(_family(host), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
+        self._socket.setblocking(False)
+        code = self._socket.connect_ex((host, port))
         if code in (0, errno.EINPROGRESS):
-            self.tools.reactor.register(
-                self._socket.fileno(), self._connected, reactor.COMMAND, reactor.WRITE
-            )
+            fd = self._socket.fileno()
+            self.tools.reactor.register(fd, self._connected, reactor.COMMAND, reactor.WRITE)
         else:
-            self.failed()
+            self.failed(os.strerror(code))
 
     def _connected(self, _events: int) -> None:
         assert self._socket is not None
-        if self._socket.getsockopt(SOL_SOCKET, SO_ERROR):
-            self.failed()
+        code = self._socket.getsockopt(SOL_SOCKET, SO_ERROR)
+        if not code and _is_itself(self._socket):
+            code = errno.ECONNREFUSED
+        if code:
+            self.failed(os.strerror(code))
         else:
             self.talk(self._socket)
 
@@ -204,9 +206,9 @@ class TcpProbe(Poll):
         """There is a connection."""
         self.passed()
 
-    def _is_owned(self, port: int) -> bool:
-        inodes = procfs.listeners(port)
-        pids = self.tools.children.pids(self.spec.name)
+    def _is_owned(self, host: str, port: int) -> bool:
+        inodes = procfs.listeners(inet_pton(_family(host), host), port)
+        pids = self.tools.children.pids(self.spec.name) if inodes else ()
         return any(inodes & set(procfs.fd_inodes(pid).values()) for pid in pids)
 
     def abandon(self) -> None:
@@ -214,6 +216,19 @@ class TcpProbe(Poll):
             self.tools.reactor.unregister(self._socket.fileno())
             self._socket.close()
             self._socket = None
+
+
+def _family(host: str) -> int:
+    return AF_INET6 if ":" in host else AF_INET
+
+
+def _is_itself(connected: socket) -> bool:
+    """Whether nobody listens, but the kernel has chosen the very port to connect from: then a TCP
+    socket is its own peer."""
+    try:
+        return bool(connected.getsockname() == connected.getpeername())
+    except OSError:
+        return False  # it has been reset: somebody was there
 
 
 class HttpProbe(TcpProbe):
@@ -232,8 +247,8 @@ class HttpProbe(TcpProbe):
         head = f"GET {path} HTTP/1.0\r\nHost: {shown}:{port}\r\n"
         try:
             connected.send(f"{head}User-Agent: jobmon\r\nConnection: close\r\n\r\n".encode())
-        except OSError:
-            self.failed()
+        except OSError as error:
+            self.failed(error.strerror or "")
             return
         self.tools.reactor.unregister(connected.fileno())
         self.tools.reactor.register(connected.fileno(), self._read, reactor.COMMAND)
@@ -251,83 +266,106 @@ class HttpProbe(TcpProbe):
             self._judge()
 
     def _judge(self) -> None:
-        words = self._answer.split(b"\n", 1)[0].split()
-        good = len(words) > 1 and words[0].startswith(b"HTTP/") and words[1][:1] in (b"2", b"3")
-        if good and len(words[1]) == 3:
+        words = [*self._answer.split(b"\n", 1)[0].split(), b"", b""]
+        status = words[1]
+        if not words[0].startswith(b"HTTP/") or len(status) != 3 or not status.isdigit():
+            self.failed("no answer in HTTP")
+        elif status[:1] in (b"2", b"3"):
             self.passed()
         else:
-            self.failed()
+            self.failed(f"HTTP status {status.decode()}")
 
 
 class ExecProbe(Poll):
-    """A command ends with exit code 0."""
+    """A command ends with exit code 0. What it leaves of its process group is killed."""
 
-    _pid: int | None = None
+    _asked: _Asked | None = None
 
     def attempt(self) -> None:
+        if self._asked is not None:
+            self.failed("the last try does not die of SIGKILL")
+            return
         command = self.how.target
         assert isinstance(command, (str, tuple))
-        spec = self.spec.replace(command=command, stdin="/dev/null", stdout="/dev/null", stderr="/dev/null")
+        spec = self.spec.replace(command=command, stdin=os.devnull, stdout=os.devnull, stderr=os.devnull)
         try:
             birth = self.tools.spawner.spawn(spec, 0)
-        except SpawnError:
-            self.failed()
+        except SpawnError as error:
+            self.failed(f"{error.what}: {os.strerror(error.errno)}")
             return
-        pid = self._pid = birth.pid
-        self.tools.children.add_guest(pid, lambda info: self._ended(pid, info))
+        self._asked = asked = _Asked(birth.pid, self.tools.children)
+        self.tools.children.add_guest(birth.pid, lambda info: self._ended(asked, info))
 
-    def _ended(self, pid: int, info: os.waitid_result) -> None:
-        if pid != self._pid:
+    def _ended(self, asked: _Asked, info: os.waitid_result) -> None:
+        self._asked = None
+        asked.bury()
+        if asked.killed:
             return  # it was too late
-        self._pid = None
-        if info.si_code == os.CLD_EXITED and info.si_status == 0:
-            self.passed()
+        if info.si_code != os.CLD_EXITED:
+            self.failed(signals.name_of(info.si_status))
+        elif info.si_status:
+            self.failed(f"exit {info.si_status}")
         else:
-            self.failed()
+            self.passed()
 
     def abandon(self) -> None:
-        if self._pid is not None:
+        if self._asked is not None:
+            self._asked.kill()
+
+
+class _Asked:
+    """A running command of a probe, with its process group."""
+
+    def __init__(self, pid: int, children: Children) -> None:
+        self.killed = False
+        self._tree = children.tree
+        self._leader = Leader(pid)
+        if children.has_pidfd:
             try:
-                os.killpg(self._pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
+                self._leader.pidfd = os.pidfd_open(pid)
             except OSError:
-                pass
-            self._pid = None
+                pass  # no descriptor left: it is our child, so its number is its own until it is reaped
+        self._group = GroupCrowd(self._leader, self._tree, children.has_group_flag)
 
+    def kill(self) -> None:
+        """End it now; `bury` follows when it is dead."""
+        if not self.killed:
+            self.killed = True
+            self._group.kill()
 
-class _Tail:
-    """A file of output, and how far it has been looked at."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._offset = _size(path)
-        self._rest = b""
-
-    def lines(self) -> list[bytes]:
-        """The lines that were finished since the last time."""
-        data = _read_at(self._path, self._offset)
-        self._offset += len(data)
-        *lines, rest = (self._rest + data).split(b"\n")
-        self._rest = rest[-LONGEST_LINE:]
-        return [line[:LONGEST_LINE] for line in lines]
+    def bury(self) -> None:
+        """It is reaped; those whom it left in its group go after it."""
+        self._leader.dead = True
+        if self._tree.orphaned():
+            self._tree.forget()
+            self._group.kill()
+        if self._leader.pidfd >= 0:
+            os.close(self._leader.pidfd)
 
 
 class LogProbe(Poll):
     """A line of the run's output matches. Only what is written from its launch on counts."""
 
-    def gift(self) -> Gift:
-        import re
+    _outputs: tuple[Output, ...] = ()
 
-        self._pattern = re.compile(str(self.how.target).encode())
-        paths = {self.spec.stdout, self.spec.stderr} - {"inherit", os.devnull}
-        self._tails = [_Tail(path) for path in paths]
+    def gift(self) -> Gift:
+        self._finder = Finder(str(self.how.target))
+        paths = dict.fromkeys((self.spec.stdout, self.spec.stderr))
+        self._outputs = tuple(Output(path) for path in paths if path not in ("inherit", os.devnull))
         return Gift()
 
     def attempt(self) -> None:
-        lines = [line for tail in self._tails for line in tail.lines()]
-        if any(self._pattern.search(line) for line in lines):
+        for output in self._outputs:
+            self._finder.add(output.lines())
+        if self._finder.found():
             self.passed()
         else:
-            self.failed()
+            self.failed(self._finder.trouble or "no line matches")
+
+    def close(self) -> None:
+        super().close()
+        for output in self._outputs:
+            output.close()
 
 
 PROBES: dict[str, type[Probe]] = {
@@ -337,57 +375,6 @@ PROBES: dict[str, type[Probe]] = {
     "http": HttpProbe,
     "log": LogProbe,
 }
-
-
-class NotifySocket:
-    """The run's own $NOTIFY_SOCKET. `heard(words)` gets what a process of the run has said.
-
-    Whoever has died may have said it; whoever lives must be of the run. Descriptors that come along
-    are closed after the datagrams before them have been read, which answers BARRIER=1.
-    """
-
-    def __init__(
-        self, tools: Tools, job: str, uid: int, heard: Callable[[dict[str, str]], None]
-    ) -> None:
-        self._tools = tools
-        self._job = job
-        self._uid = uid
-        self._heard = heard
-        self._socket = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
-        self._socket.setblocking(False)
-        self._socket.setsockopt(SOL_SOCKET, SO_PASSCRED, 1)
-        self._socket.bind("")  # the kernel chooses an abstract name that nobody has, unix(7)
-        name = self._socket.getsockname()
-        self.address = "@" + bytes(name)[1:].decode("ascii")
-        tools.reactor.register(self._socket.fileno(), self._read, reactor.EXEC)
-
-    def _read(self, _events: int) -> None:
-        self.drain()
-
-    def drain(self) -> None:
-        """Read all that has come."""
-        while self._socket.fileno() >= 0:
-            try:
-                data, ancillary, flags, _ = self._socket.recvmsg(DATAGRAM_BYTES, ANCILLARY_BYTES)
-            except OSError:  # EAGAIN: that was all
-                return
-            fds, sender = _unpack(ancillary)
-            if sender is not None and not flags & MSG_CTRUNC and self._may(*sender):
-                self._heard(_words(data))
-            for fd in fds:
-                os.close(fd)
-
-    def _may(self, pid: int, uid: int) -> bool:
-        if uid not in (self._uid, 0):
-            return False
-        fact = procfs.stat(pid)
-        return fact is None or fact.state in procfs.DEAD or pid in self._tools.children.pids(self._job)
-
-    def close(self) -> None:
-        """Nobody listens any more."""
-        if self._socket.fileno() >= 0:
-            self._tools.reactor.unregister(self._socket.fileno())
-            self._socket.close()
 
 
 def address(target: str) -> tuple[str, int]:
@@ -404,40 +391,3 @@ def url(target: str) -> tuple[str, int, str]:
     has_port = place.rpartition("]")[2].count(":") == 1 or (place.count(":") == 1)
     host, port = address(place if has_port else place + ":80")
     return host, port, slash + path if slash else "/"
-
-
-def _unpack(ancillary: list[tuple[int, int, bytes]]) -> tuple[list[int], tuple[int, int] | None]:
-    fds: list[int] = []
-    sender = None
-    for level, kind, data in ancillary:
-        if level == SOL_SOCKET and kind == SCM_RIGHTS:
-            fds += memoryview(data[: len(data) // 4 * 4]).cast("i")
-        elif level == SOL_SOCKET and kind == SCM_CREDENTIALS:
-            pid, uid, _gid = memoryview(data[:12]).cast("i")
-            sender = (pid, uid)
-    return fds, sender
-
-
-def _words(data: bytes) -> dict[str, str]:
-    lines = data.decode(errors="replace").split("\n")
-    return dict(line.split("=", 1) for line in lines if "=" in line)
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
-
-
-def _read_at(path: str, offset: int) -> bytes:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.pread(fd, LOG_CHUNK, offset)
-    except OSError:
-        return b""
-    finally:
-        os.close(fd)

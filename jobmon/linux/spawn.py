@@ -258,6 +258,7 @@ class Spawner:
         if writer == gift.target:
             writer = fcntl.fcntl(writer, fcntl.F_DUPFD_CLOEXEC, gift.target + 1)
         os.dup2(gift.fd, gift.target)
+        os.set_inheritable(gift.target, True)  # dup2 onto itself leaves it close-on-exec
         return writer
 
     def _let_go(self, writer: int, gift: Gift) -> None:
