@@ -330,7 +330,23 @@ class _Loader:
             fields.setdefault("working_dir", self._context.base)
             if fields.get("type") is not spec.JobType.ONESHOT:
                 fields.setdefault("start_timeout", spec.START_TIMEOUT)
+            self._check_readiness(source, path, fields)
             self._jobs[name] = spec.JobSpec(name=name, **fields)
+
+    def _check_readiness(self, source: _Source, path: Path, fields: dict[str, Any]) -> None:
+        """Ways to be ready that this job cannot go."""
+        how = fields.get("ready")
+        if fields.get("type") is spec.JobType.ONESHOT:
+            if how is not None:
+                message = "a oneshot is ready when it has succeeded, and can have no other way"
+                self._wrong(source, (*path, "ready"), message)
+            if fields.get("watchdog") is not None:
+                self._wrong(source, (*path, "watchdog"), "is for services; a oneshot has its start-timeout")
+        elif how is not None and how.kind == "log":
+            streams = {fields.get(stream, "/dev/null") for stream in ("stdout", "stderr")}
+            if streams <= {"/dev/null", "inherit"}:
+                message = "needs a stdout or stderr that is a file, to look for the line in"
+                self._wrong(source, (*path, "ready", "log"), message)
 
     # ---- order ----
 

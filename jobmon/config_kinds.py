@@ -704,7 +704,7 @@ class _Pattern(Kind):
             raise self.not_this(value)
         try:
             re.compile(TEXT.read(value, context).encode())
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise Wrong(f"is no regular expression: {error}") from None
         return value
 
@@ -714,13 +714,35 @@ class _Pattern(Kind):
 
 def _is_place(text: str) -> bool:
     host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 65536:
+    if not colon or not _is_number(port, 65535) or not int(port):
         return False
     if host.startswith("[") and host.endswith("]"):
-        return ":" in host and all(char in "0123456789abcdefABCDEF:." for char in host[1:-1])
+        return _is_ipv6(host[1:-1])
+    return _is_ipv4(host) or host in ("localhost", "")
+
+
+def _is_number(text: str, most: int) -> bool:
+    return len(text) <= 5 and text.isascii() and text.isdecimal() and int(text) <= most
+
+
+def _is_ipv4(host: str) -> bool:
+    """Four numbers, none with a leading zero, which some take for octal."""
     parts = host.split(".")
-    numbers = [part.isascii() and part.isdecimal() and int(part) < 256 for part in parts]
-    return (len(parts) == 4 and all(numbers)) or host in ("localhost", "")
+    return len(parts) == 4 and all(_is_number(part, 255) and str(int(part)) == part for part in parts)
+
+
+def _is_ipv6(host: str) -> bool:
+    """Eight groups of up to four hex digits; one "::" stands for any number of zeros, the last two may be an
+    IPv4 address (RFC 4291, 2.2)."""
+    head, gap, tail = host.partition("::")
+    groups = [*(head.split(":") if head else ()), *(tail.split(":") if tail else ())]
+    count = len(groups)
+    if groups and "." in groups[-1] and (tail or not gap):
+        if not _is_ipv4(groups.pop()):
+            return False
+        count += 1
+    known = frozenset("0123456789abcdefABCDEF")
+    return (count < 8 if gap else count == 8) and all(0 < len(g) <= 4 and known.issuperset(g) for g in groups)
 
 
 TEXT = Text()
