@@ -270,7 +270,7 @@ JOB = (
     Key(
         "ready",
         Ready(Number(0.01, spec.MAX_SECONDS, "a number of seconds")),
-        {},
+        None,
         'How it shows that it is ready (without it, being launched is enough): `{"notify": true}` by '
         'sd_notify(3); `{"fd": N}` by a newline on descriptor N; `{"exec": CMD}`, '
         '`{"tcp": "HOST:PORT"}`, `{"http": URL}` when that succeeds, tried every `interval` (1) seconds '

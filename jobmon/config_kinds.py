@@ -602,7 +602,7 @@ class JobNames(Kind):
 class Ready(Kind):
     """How a job shows that it is ready: one way, with how often and how long a probe tries."""
 
-    expects = 'a hash that names one way, as {"tcp": "127.0.0.1:8080"}'
+    expects = 'a hash that names one way, as {"tcp": "127.0.0.1:8080"}, or null'
     words = "hash"
 
     def __init__(self, seconds: Kind) -> None:
@@ -616,7 +616,9 @@ class Ready(Kind):
         }
         self._more: dict[str, Kind] = {"interval": seconds, "timeout": seconds, "owned": Flag()}
 
-    def read(self, value: Any, context: Context) -> spec.Readiness:
+    def read(self, value: Any, context: Context) -> spec.Readiness | None:
+        if value is None:
+            return None
         if not isinstance(value, dict):
             raise self.not_this(value)
         found: dict[str, Any] = {}
@@ -645,12 +647,18 @@ class Ready(Kind):
 
     def schema(self) -> Schema:
         kinds = {**self._ways, **self._more}
-        return {
+        way = {
             "type": "object",
             "properties": {name: kind.schema() for name, kind in kinds.items()},
             "additionalProperties": False,
             "oneOf": [{"required": [name]} for name in self._ways],
         }
+        return {"anyOf": [{"type": "null"}, way]}
+
+
+# As near as a pattern comes to what `_is_place` says.
+_HOST = r"(localhost|([0-9]{1,3}\.){3}[0-9]{1,3}|\[[0-9A-Fa-f:.]+\])?"
+_PLACE = rf"{_HOST}:[0-9]{{1,5}}"
 
 
 class _Yes(Kind):
@@ -662,7 +670,7 @@ class _Yes(Kind):
         return True
 
     def schema(self) -> Schema:
-        return {"const": True}
+        return {"type": "boolean", "enum": [True]}
 
 
 class _Address(Kind):
@@ -676,7 +684,7 @@ class _Address(Kind):
         return context.same(value)
 
     def schema(self) -> Schema:
-        return {"type": "string", "pattern": ":[0-9]{1,5}$"}
+        return {"type": "string", "pattern": rf"^{_PLACE}$"}
 
 
 class _Url(Kind):
@@ -691,7 +699,7 @@ class _Url(Kind):
         return context.same(value)
 
     def schema(self) -> Schema:
-        return {"type": "string", "pattern": "^http://[^\\s]+$"}
+        return {"type": "string", "pattern": rf"^http://({_PLACE}|{_HOST})(/[!-~]*)?$"}
 
 
 class _Pattern(Kind):
@@ -709,7 +717,7 @@ class _Pattern(Kind):
         return value
 
     def schema(self) -> Schema:
-        return {"type": "string", "minLength": 1, "format": "regex"}
+        return {"type": "string", "pattern": "^[^\\u0000]+$"}
 
 
 def _is_place(text: str) -> bool:
