@@ -962,7 +962,10 @@ def test_a_way_to_be_ready(ready: object, expected: Readiness | None) -> None:
     assert agrees({"jobs": {"a": {"command": "true", "ready": ready}}})
 
 
-@pytest.mark.parametrize("host", [":::", "1::2::3", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "12345::", "::1.2.3"])
+NO_IPV6 = [":::", "1::2::3", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "12345::", "::1.2.3"]
+
+
+@pytest.mark.parametrize("host", NO_IPV6)
 def test_no_ipv6_address(host: str) -> None:
     """What the kernel would not take for an address is refused: it would be looked up as a name."""
     assert wrong("ready", {"tcp": f"[{host}]:80"}) == [f'jobs.a.ready.tcp: {ADDRESS}"[{host}]:80"']
@@ -984,7 +987,7 @@ def test_a_oneshot_is_ready_when_it_has_succeeded() -> None:
     assert job(start_timeout=None).start_timeout is None
     assert problems({"jobs": {"a": oneshot}}) == [
         "main.json:1:61: jobs.a.ready: a oneshot is ready when it has succeeded, and can have no other way",
-        "main.json:1:88: jobs.a.watchdog: is for services; a oneshot has its start-timeout",
+        "main.json:1:91: jobs.a.watchdog: is for services; a oneshot has its start-timeout",
     ]
 
 

@@ -65,6 +65,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.logfile",
         "linux.notify",
         "linux.remnants",
+        "linux.output",
+        "linux.runsocket",
         "linux.readiness",
         "linux.attendants",
         "linux.answers",
