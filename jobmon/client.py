@@ -368,6 +368,21 @@ class CommandPipe:
         """Send a signal, by name or number, to the first process of jobs, or to `all` of theirs."""
         self._command("signal", jobs, signal=str(signal), all=all)
 
+    def graph(self) -> dict[str, dict[str, Any]]:
+        """Each job with "state", "ready", and the jobs that it "requires" or comes "after"."""
+        jobs = self.request("graph").get("jobs")
+        if type(jobs) is not dict or not all(type(job) is dict for job in jobs.values()):
+            raise RemoteProtocolError('a reply to graph has no "jobs"')
+        return jobs
+
+    def why(self, job: str) -> dict[str, Any]:
+        """Why a job is as it is: "causes", the nearest first, and the last "events" of it."""
+        try:
+            (told,) = self.request("why", (job,))["jobs"]
+            return dict(told)
+        except (KeyError, TypeError, ValueError):
+            raise RemoteProtocolError("a reply to why makes no sense") from None
+
     def info(self) -> dict[str, Any]:
         """What the daemon says of itself: pid, version, config, control, event, started."""
         return dict(self.request("info"))

@@ -529,8 +529,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "signal": ("jobs", "signal", "all"),
     "terminate": (),
     "info": (),
+    "graph": (),
+    "why": ("jobs",),
 }
-_REQUIRED = {"start": 1, "stop": 1, "restart": 1, "wait": 1, "signal": 2}
+_REQUIRED = {"why": 1, "start": 1, "stop": 1, "restart": 1, "wait": 1, "signal": 2}
 _FIELDS = {"for": "condition"}
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "jobs": _names,

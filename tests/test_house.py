@@ -36,6 +36,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "waits",
         "waiters",
         "supervisor",
+        "why",
         "jsontext",
         "config_kinds",
         "config_keys",
@@ -281,7 +282,7 @@ def test_ctypes_stands_in_one_module() -> None:
 
 
 CLIENT_VERBS = (["help"], ["--version"], ["status", "web"], ["list-jobs"], ["start", "web"], ["listen"])
-CLIENT_VERBS += (["wait", "web"], ["wait", "web", "--", "true"])
+CLIENT_VERBS += (["wait", "web"], ["wait", "web", "--", "true"], ["graph"], ["why", "web"])
 
 
 @pytest.mark.parametrize("arguments", CLIENT_VERBS, ids=" ".join)

@@ -7,6 +7,8 @@ from jobmon.protocol import CONDITIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from jobmon.protocol import JobStatus
 
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -156,9 +158,13 @@ COLUMNS = ("JOB", "STATE", "PID", "PROCESSES", "SINCE", "RESTARTS", "RESULT")
 
 def table(jobs: list[JobStatus], now: float) -> list[str]:
     """All jobs, a line each under a heading, in columns."""
-    rows = [COLUMNS, *(_row(job, now) for job in jobs)]
+    return list(columns([COLUMNS, *(_row(job, now) for job in jobs)]))
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Each row as a line, its cells below those of the others."""
     widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
-    return [_aligned(row, widths) for row in rows]
+    return (_aligned(row, widths) for row in rows)
 
 
 def _row(job: JobStatus, now: float) -> tuple[str, ...]:

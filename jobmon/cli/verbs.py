@@ -139,6 +139,26 @@ VERBS = {
             "With JOB the exit code is the answer: 0 a process of it lives, 1 none does, 255 error.",
         ),
         Verb(
+            "why",
+            "explain",
+            "JOB",
+            1,
+            1,
+            "say why a job is as it is, and the last ten things that happened to it",
+            (("--json", "", "as JSON, for programs"),),
+            "The nearest cause first, then those of the jobs that it is due to.",
+        ),
+        Verb(
+            "graph",
+            "explain",
+            "",
+            0,
+            0,
+            "show in which order jobs start: what stands in one step starts together",
+            (("--dot", "", "for graphviz: jobmon graph --dot | dot -Tsvg"), ("--json", "", "as JSON, for programs")),
+            "They are stopped in the reverse order.",
+        ),
+        Verb(
             "pid",
             "ask",
             "JOB",
@@ -298,6 +318,8 @@ def _check(verb: Verb, arguments: Arguments) -> None:
         raise UsageError("--timeout means nothing with --no-wait")
     if "--wait" in options and "--no-wait" in options:
         raise UsageError("--wait and --no-wait exclude each other")
+    if "--dot" in options and "--json" in options:
+        raise UsageError("--dot and --json exclude each other")
     if "--foreground" in options and "--background" in options:
         raise UsageError("--foreground and --background exclude each other")
     for word in (*given, *options.values()):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from jobmon import protocol, waits
 from jobmon.linux import procfs
 from jobmon.supervisor import PENDING
+from jobmon.why import why as causes_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
     from jobmon.events import JobResult, Reply
     from jobmon.machine import Job
@@ -105,3 +107,39 @@ def stopped_first(supervisor: Supervisor, name: str) -> list[str]:
     return supervisor.order.needed_by(
         name, lambda other: other in jobs and (jobs[other].alive or jobs[other].state in PENDING)
     )
+
+
+def graph(supervisor: Supervisor) -> dict[str, dict[str, Any]]:
+    """Each job with its state and the jobs that it comes after, as far as there are such."""
+    jobs = supervisor.jobs
+    return {
+        name: {
+            "state": job.state.value,
+            "ready": job.ready,
+            "requires": [other for other in job.spec.requires if other in jobs],
+            "after": [other for other in job.spec.after if other in jobs],
+        }
+        for name, job in jobs.items()
+    }
+
+
+def why(supervisor: Supervisor, name: str, now: float, trouble: Callable[[str], str]) -> dict[str, Any]:
+    """Why a job is as it is, and what has happened to it."""
+    causes = causes_of(supervisor, name, now, trouble)
+    return {
+        "job": name,
+        "state": supervisor.jobs[name].state.value,
+        "causes": [{"job": one.job, "text": one.text, "since": one.since} for one in causes],
+        "events": [
+            {
+                "seq": seq or None,
+                "time": when,
+                "event": kind,
+                "state": state.value,
+                "run": run,
+                "pid": pid,
+                "cause": cause,
+            }
+            for seq, when, _, kind, state, run, pid, cause in supervisor.log.of(name)
+        ],
+    }

@@ -405,6 +405,22 @@ class Session:
     def _info(self, request: protocol.Request) -> None:
         self.send(protocol.ReplyMessage(request.id, True, self._sessions.engine.info()))
 
+    def _graph(self, request: protocol.Request) -> None:
+        supervisor = self._sessions.engine.supervisor
+        rest = {"jobs": answers.graph(supervisor), "token": supervisor.log.last}
+        self.send(protocol.ReplyMessage(request.id, True, rest))
+
+    def _why(self, request: protocol.Request) -> None:
+        engine = self._sessions.engine
+        told = []
+        for name in request.jobs or ():
+            if name not in engine.supervisor.jobs:
+                self.send(protocol.failed(request.id, "no-such-job", "no such job", job=name))
+                return
+            told.append(answers.why(engine.supervisor, name, time.monotonic(), engine.attendants.why_not))
+        rest = {"jobs": told, "token": engine.supervisor.log.last}
+        self.send(protocol.ReplyMessage(request.id, True, rest))
+
     def _subscribe(self, message: protocol.Subscribe) -> None:
         supervisor = self._sessions.engine.supervisor
         log = supervisor.log
@@ -616,6 +632,8 @@ _VERBS: dict[str, Callable[[Session, protocol.Request], None]] = {
     "list": Session._list,
     "terminate": Session._terminate,
     "info": Session._info,
+    "graph": Session._graph,
+    "why": Session._why,
 }
 
 _TURNED_AWAY = protocol.encode(protocol.Failure("", protocol.ERR_NOT_PERMITTED))
