@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_DEPTH = 100
+MAX_FAULTS = 1000  # in one text: whoever has made more has another kind of file
 BOM = "\ufeff"
 
 _ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
@@ -212,6 +213,9 @@ class Scanner:
         return self._root
 
     def _fault(self, offset: int, message: str, guess: bool = False) -> None:
+        if len(self.faults) == MAX_FAULTS:
+            self.faults.append(Fault(offset, f"more than {MAX_FAULTS} mistakes: the rest is not looked at"))
+            raise _Stop
         self.faults.append(Fault(offset, message))
         if guess:
             self.sound = False
@@ -243,26 +247,28 @@ class Scanner:
     # ---- between the values ----
 
     def _space(self) -> None:
-        text, at, end = self.text, self.at, len(self.text)
-        while at < end and text[at] in SPACE:
-            at += 1
-        self.at = at
-        if at < end and (text[at] in "#/" or not text[at].isprintable()):
-            self._no_space()
+        text, end = self.text, len(self.text)
+        while True:
+            at = self.at
+            while at < end and text[at] in SPACE:
+                at += 1
+            self.at = at
+            if at == end or (text[at] not in "#/" and text[at].isprintable()) or not self._no_space():
+                return
 
-    def _no_space(self) -> None:
-        """At a comment or an invisible character: says so, goes behind it."""
+    def _no_space(self) -> bool:
+        """At a comment or an invisible character: says so, goes behind it. False at anything else."""
         char = self.text[self.at]
         start = self.at
         if char in "#/":
             if char == "/" and self.text[start + 1 : start + 2] not in ("/", "*"):
-                return
+                return False
             self._fault(start, "a comment: JSON has none, remove it")
             self.at = self._comment_end(start)
         else:
             self._fault(start, f"an invisible character (U+{ord(char):04X}): remove it")
             self.at = start + 1
-        self._space()
+        return True
 
     def _comment_end(self, start: int) -> int:
         ends = "*/" if self.text.startswith("/*", start) else "\n"

@@ -26,12 +26,14 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { STORM = 10000 };
+enum { STORM = 10000, LIFE = 40 /* seconds: should a test be killed, its monsters end by themselves */ };
 
 static int lifeline;
 static int lock;
+static struct timespec born;
 static char **words; /* argv */
 
 static void tell(const char *mode)
@@ -42,8 +44,17 @@ static void tell(const char *mode)
         _exit(90);
 }
 
+static void end_when_old(void)
+{
+    struct timespec now;
+    if (clock_gettime(CLOCK_MONOTONIC, &now) || now.tv_sec > born.tv_sec + LIFE)
+        _exit(97);
+}
+
 static void wait_for_ever(void)
 {
+    signal(SIGALRM, SIG_DFL);
+    alarm(2 * LIFE);
     for (;;)
         pause();
 }
@@ -105,6 +116,7 @@ static void hop(const char *mode, int own_session)
     tell(mode);
     for (;;) {
         pid_t pid = fork();
+        end_when_old();
         if (pid > 0)
             _exit(0);
         if (pid == 0 && own_session)
@@ -116,11 +128,13 @@ static void bomb(const char *mode)
 {
     become(54321, 60);
     int told = 0;
-    for (;;)
+    for (;;) {
+        end_when_old();
         if (fork() < 0 && !told) { /* it is as big as it can be */
             tell(mode);
             told = 1;
         }
+    }
 }
 
 static void *live_on(void *mode)
@@ -244,6 +258,7 @@ int main(int argc, char **argv)
 {
     char path[4096];
     words = argv;
+    clock_gettime(CLOCK_MONOTONIC, &born);
     if (argc == 6 && !strcmp(argv[3], "BARE")) {
         lifeline = atoi(argv[5]);
         if (!strcmp(argv[4], "stray-hop"))

@@ -253,6 +253,18 @@ def test_without_a_descriptor_for_it_a_death_is_seen_all_the_same(
     assert ward.until("web", Exited) == Exited(1, 7)
 
 
+def test_pidfds_leave_descriptors_for_everything_else(ward: Ward) -> None:
+    """However many jobs there are: what is left is enough to start, to look at and to end processes."""
+    ward.children._fds = max(kit.fds_of(os.getpid())) + 3
+    for number in range(20):
+        ward.start(f"web{number}", SLEEP, KillScope.JOB)
+
+    assert max(kit.fds_of(os.getpid())) < ward.children._fds
+    for number in range(20):
+        ward.children.kill(f"web{number}", 1)
+        assert ward.until(f"web{number}", Exited) == Exited(1, "SIGKILL")
+
+
 # ---- orphans ----------------------------------------------------------------------------------
 
 
@@ -401,6 +413,31 @@ def test_a_run_is_over_when_the_last_of_it_is(ward: Ward, scope: KillScope) -> N
     assert survivor not in kit.processes()
 
 
+def assert_blind_is_patient(ward: Ward, scope: KillScope) -> None:
+    """The leader dies while no descriptor is left to look with; later there is one again."""
+    pid = ward.start("web", LEAVES_ONE, scope)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        ward.until("web", LeaderDied)
+        ward.children.kill("web", 1)
+        ward.children.sweep()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "Exited" not in ward.kinds("web")
+
+    ward.children.kill("web", 1)
+    assert ward.until("web", Exited) == Exited(1, 3)
+    assert left_by(ward) not in kit.processes()
+
+
+@pytest.mark.parametrize("scope", [KillScope.GROUP, KillScope.JOB])
+def test_who_cannot_look_does_not_say_gone(ward: Ward, scope: KillScope) -> None:
+    """Or the next run would be started beside what is left of this one."""
+    assert_blind_is_patient(ward, scope)
+
+
 def test_with_kill_scope_process_the_leader_is_all(ward: Ward) -> None:
     """The run is over with its first process; what else lives is let go."""
     ward.start("web", LEAVES_ONE, KillScope.PROCESS)
@@ -462,6 +499,11 @@ def test_in_a_cgroup_a_run_is_over_when_the_cgroup_is_empty(cgroup_ward: Ward) -
     assert ward.kinds("web") == ["Launched", "Spawned", "LeaderDied", "Exited"]
 
 
+def test_who_cannot_look_into_a_cgroup_does_not_say_gone(cgroup_ward: Ward) -> None:
+    """What cannot be read is not empty."""
+    assert_blind_is_patient(cgroup_ward, KillScope.JOB)
+
+
 def test_while_the_rest_of_a_cgroup_lives_the_loop_sleeps(cgroup_ward: Ward) -> None:
     """What does not die on its signal costs no processor time: its end wakes the loop, nothing before."""
     ward = cgroup_ward
@@ -518,7 +560,9 @@ def test_a_daemon_lives_without(daemon: Callable[..., kit.Daemon], rule: str) ->
     watch, pipe = one.watch(), one.pipe()
     pipe.start("plain", "stubborn", "process")
     up.line()
-    os.kill(pipe.get_pid("plain") or 0, signal.SIGKILL)
+    plain = pipe.get_pid("plain")
+    assert plain
+    os.kill(plain, signal.SIGKILL)
     assert watch.until("plain", "died").cause == "SIGKILL"
     pipe.stop("process")
     assert watch.until("process", "died").cause == "SIGTERM"

@@ -86,9 +86,18 @@ class Place:
         """What lives of all that was started here."""
         return kit.marked(self.mark)
 
+    def lasting(self) -> dict[int, str]:
+        """What lives and is not just about to end: who has told of its failure may take a moment to go."""
+        for pid in self.living():
+            try:
+                kit.wait_gone(pid, 2.0)
+            except AssertionError:
+                continue
+        return {pid: name for pid, name in self.living().items() if "(Z)" not in name}
+
     def end(self) -> dict[int, str]:
         """Remove everything; returns what still lived, and should not have."""
-        left = {pid: name for pid, name in self.living().items() if "(Z)" not in name}
+        left = self.lasting()
         while orphans := self.living():
             for pid in orphans:
                 kit.end_orphan(pid)
@@ -349,13 +358,14 @@ def test_what_cannot_be_is_said_at_once(place: Place, supervisor: dict[str, Any]
     assert (code, out) == (1, "")
     assert err.startswith("jobmon: ")
     assert says in err
-    assert place.living() == {}
+    assert place.lasting() == {}
     assert sorted(os.listdir(place.directory)) == before
 
 
 STRANGE = {
     "empty": b"",
-    "nul": b"\0\0\0\0",
+    "nul": b"\0" * 5000,
+    "comments": b"{\n" + b"# none of this is JSON\n" * 5000 + b"}",
     "latin-1": '{"jobs":{"é":1}}'.encode("latin-1"),
     "utf-16": '{"jobs":{}}'.encode("utf-16"),
     "bom": b"\xef\xbb\xbf{}x",
@@ -397,6 +407,7 @@ def test_files_that_cannot_be_read(place: Place) -> None:
         (place.path("jobmon.json/x"), "Not a directory"),
         ("", "No such file or directory"),
         ("x" * 5000, "File name too long"),
+        ("/dev/zero", "it has more than 16 MiB"),
     ):
         for verb in ("check", "daemon"):
             code, out, err = place.run("jobmon", verb, path)

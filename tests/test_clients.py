@@ -236,6 +236,28 @@ def test_who_leaves_while_waiting_is_not_waited_for(served: kit.Daemon, client: 
     assert "a bug in jobmon" not in served.log
 
 
+def test_one_connection_cannot_wait_a_million_times(served: kit.Daemon, client: Callable[..., Raw]) -> None:
+    """What waits costs memory and a look at every change: past a bound more is refused, not kept."""
+    one = client()
+    wait = {"type": "request", "command": "wait", "jobs": ["web"]}
+    one.send(b"".join(frame({**wait, "id": n}) for n in range(sessions.MAX_UNANSWERED + 2)))
+    refused = [one.receive() for _ in range(2)]
+
+    assert [(reply["id"], reply["error"]["code"]) for reply in refused] == [
+        (sessions.MAX_UNANSWERED, "failed"),
+        (sessions.MAX_UNANSWERED + 1, "failed"),
+    ]
+    assert "wait already" in refused[0]["error"]["message"]
+
+    served.pipe().restart("web")
+
+    assert {one.receive()["id"] for _ in range(sessions.MAX_UNANSWERED)} == set(
+        range(sessions.MAX_UNANSWERED)
+    )
+    one.send(frame(STATUS))
+    assert one.receive()["ok"]
+
+
 def test_half_closed_is_closed(served: kit.Daemon, client: Callable[..., Raw]) -> None:
     """A client that has said all gets the answers to what it said at once, then the end."""
     one = client()

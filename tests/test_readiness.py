@@ -1,4 +1,4 @@
-"""A job is ready when it has told so or a probe has found it so, and never by what somebody else says or does.
+"""A job is ready when it has said so or a probe has found it so, and never by what somebody else says or does.
 
 Real processes, the real systemd-notify, real sockets. What is not to happen is checked after the daemon
 has answered something that came later, or at the end of a start-timeout, which is real time (0.3 s).
@@ -30,7 +30,7 @@ NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 
 NOTIFY = {"ready": {"notify": True}}
-# Says words to an address (or to its own), waits until the daemon has heard them, and writes "heard" to a file.
+# Says words to an address (or to its own), waits until the daemon has heard them, writes "heard" to a file.
 TALK = """
 import array, os, socket, sys
 address, out, *words = sys.argv[1:]
@@ -477,7 +477,7 @@ def test_a_port(single: Any, host: str, listens: str, owned: bool) -> None:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_an_old_copy(single: Any, host: str) -> None:
-    """With `owned`, another who listens at that address does not count, though the job has its port elsewhere."""
+    """With `owned`, another who listens there does not count, though the job has that port elsewhere."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     elsewhere = "127.0.0.2" if family == socket.AF_INET else "127.0.0.1"
     with socket.create_server((host, 0), family=family) as old:

@@ -155,7 +155,10 @@ VERBS = {
             0,
             0,
             "show in which order jobs start: what stands in one step starts together",
-            (("--dot", "", "for graphviz: jobmon graph --dot | dot -Tsvg"), ("--json", "", "as JSON, for programs")),
+            (
+                ("--dot", "", "for graphviz: jobmon graph --dot | dot -Tsvg"),
+                ("--json", "", "as JSON, for programs"),
+            ),
             "They are stopped in the reverse order.",
         ),
         Verb(

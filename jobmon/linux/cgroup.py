@@ -110,9 +110,17 @@ class Cgroup:
         return os.open(f"{self.path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
 
     def populated(self) -> bool:
-        """Whether a process lives in it or below it; zombies do not count."""
-        data = _read(f"{self.path}/cgroup.events")
-        return data is not None and b"populated 1" in data
+        """Whether a process lives in it or below it; zombies do not count.
+
+        Raises:
+            OSError: it could not be looked at, which is not to be taken for an empty one.
+        """
+        try:
+            return b"populated 1" in _content(f"{self.path}/cgroup.events")
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENODEV):  # it was removed
+                return False
+            raise
 
     def pids(self) -> list[int]:
         """The processes in it and below it, as far as this PID namespace sees them."""
@@ -170,6 +178,8 @@ def _folders(path: str) -> list[str]:
     found = [path]
     for folder in found:
         try:
+            if os.stat(folder).st_nlink == 2:  # its own two names: nothing below it, and mostly it is so
+                continue
             with os.scandir(folder) as entries:
                 found += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         except OSError:
@@ -242,16 +252,18 @@ def _clear_away(own: str) -> None:
 
 def _read(path: str) -> bytes | None:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return _content(path)
     except OSError:
         return None
+
+
+def _content(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         pieces = []
         while chunk := os.read(fd, 65536):
             pieces.append(chunk)
         return b"".join(pieces)
-    except OSError:
-        return None
     finally:
         os.close(fd)
 

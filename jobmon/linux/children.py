@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import select
 
 from jobmon.events import Exited, Launched, LeaderDied, Spawned, SpawnFailed
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 FIRST_LOOK = 0.01
 LAST_LOOK = 1.0
 REAPS_PER_SWEEP = 1000
+SPARE_FDS = 32  # no pidfd takes these: without them nobody could be started, looked at or signalled
 NAMED = 10  # processes of a job in a message
 
 
@@ -87,9 +89,7 @@ class Children:
     `look_later(seconds)` must lead to a call of `sweep` after that time.
     """
 
-    def __init__(
-        self, watch: Reactor, feed: Feed, look_later: Callable[[float], None], tree: Tree
-    ) -> None:
+    def __init__(self, watch: Reactor, feed: Feed, look_later: Callable[[float], None], tree: Tree) -> None:
         self._reactor = watch
         self._feed = feed
         self._look_later = look_later
@@ -104,6 +104,7 @@ class Children:
         self.has_pidfd = _probe_pidfd()
         self.has_group_flag = self.has_pidfd and _probe_group_flag()
         self.orphans = 0  # reaped so far
+        self._fds = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FDS
 
     def __len__(self) -> int:
         return len(self._by_job)
@@ -210,9 +211,12 @@ class Children:
             return
         try:
             child.pidfd = os.pidfd_open(child.pid)
-            self._reactor.register(child.pidfd, child.on_death, reactor.CHILD)
-        except OSError:  # no descriptor left: SIGCHLD tells of this one
-            self._close_pidfd(child)
+            if child.pidfd < self._fds:
+                self._reactor.register(child.pidfd, child.on_death, reactor.CHILD)
+                return
+        except OSError:
+            pass
+        self._close_pidfd(child)  # too few descriptors are left: SIGCHLD tells of this one
 
     def reap(self, child: Child) -> None:
         """The leader is dead: take its status."""
@@ -241,10 +245,19 @@ class Children:
         self._feed(child.job, LeaderDied(child.run, status))
 
     def _has_survivors(self, child: Child) -> bool:
-        if not child.crowd.others():
+        if not self._others(child):
             return False
         self._reap_orphans()  # zombies may count as members until they are reaped
-        return child.crowd.others()
+        return self._others(child)
+
+    def _others(self, child: Child) -> bool:
+        """Whether anybody else of its run lives. Who cannot look (no descriptor left) says yes, and looks
+        again later: to say no would be to start the next run beside this one."""
+        try:
+            return child.crowd.others()
+        except OSError:
+            self._look_later(LAST_LOOK)
+            return True
 
     def _reap_orphans(self) -> None:
         """Reap dead orphans; deaths of leaders are left to their own events."""
@@ -267,7 +280,12 @@ class Children:
             self._look_later(FIRST_LOOK)
 
     def _hunt(self, child: Child) -> None:
-        if child.crowd.kill():
+        try:
+            done = child.crowd.kill()
+        except OSError:  # nobody could be looked for: not the moment to go on at once
+            self._look_later(LAST_LOOK)
+            done = True
+        if done:
             self._hunting.pop(child.job, None)
         else:
             self._hunting[child.job] = child
@@ -285,7 +303,7 @@ class Children:
             self._interval = min(self._interval * 2, LAST_LOOK)
 
     def _look_at(self, child: Child) -> None:
-        if not child.crowd.others():
+        if not self._others(child):
             self._gone(child)
         elif child.hunted and child.watch < 0:
             self._hunt(child)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 RESERVED_FDS = 64  # for streams while spawning, the log, /proc, refusing politely
 MAX_CONNECTIONS = 1024  # of one user
+MAX_CONFIG_BYTES = 16 << 20  # of one file; ten thousand jobs need a few
 _NO_PRCTL = (
     "the daemon needs the package python-prctl, which is not installed for {python}.\n"
     "        Install it with: {python} -m pip install python-prctl\n"
@@ -45,7 +46,10 @@ class Disk:
     def read(self, path: str) -> bytes:
         """The content of a file."""
         with open(path, "rb") as file:
-            return file.read()
+            data = file.read(MAX_CONFIG_BYTES + 1)
+        if len(data) > MAX_CONFIG_BYTES:  # a device, or the wrong file: it could be without end
+            raise OSError(errno.EFBIG, f"it has more than {MAX_CONFIG_BYTES >> 20} MiB")
+        return data
 
     def glob(self, pattern: str) -> list[str]:
         """The paths that match a pattern."""

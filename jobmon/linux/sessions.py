@@ -35,6 +35,7 @@ RETRY_ACCEPT_SECONDS = 0.5
 EVENT_BATCH_BYTES = 32_768
 MIN_CONNECTIONS_PER_UID = 16
 MAX_REASON = 1000  # characters: what is kept 10,000 times is to be short
+MAX_UNANSWERED = 1000  # requests of one connection that wait: each costs memory, and a look at every change
 MAX_TREE = 2000  # processes of which one request is told what they run: some tens of milliseconds
 
 _CODES_07 = {"launched": 0, "died": 1, "restarting": 2, "terminated": 3}
@@ -313,6 +314,9 @@ class Session:
         act = _VERBS.get(request.command)
         if act is None:
             self.send(protocol.failed(request.id, "unknown-command", f"this daemon cannot {request.command}"))
+        elif len(self.tickets) >= MAX_UNANSWERED:
+            why = f"{MAX_UNANSWERED} requests of this connection wait already"
+            self.send(protocol.failed(request.id, "failed", why))
         else:
             act(self, request)
 

@@ -222,21 +222,22 @@ class Listener:
         family, kind, protocol = self._protocol
         return socket(family, kind, protocol, fd)
 
-    def _refuse(self, errno: int | None, farewell: bytes) -> Refused:
-        """Gives up the spare descriptor to take the connection and close it: left there, it would wake us."""
+    def _refuse(self, errno: int | None, farewell: bytes) -> Refused | None:
+        """Gives up the spare descriptor to take the connection and close it: left there, it would wake us.
+        None when nobody waits: accept(2) looks for a free descriptor before it looks for a connection."""
         self._release()
-        dropped = True
         try:
             fd, _ = self._take()
             refused = Stream(self._wrap(fd))
             refused.send(farewell)
             refused.close()
         except BlockingIOError:
-            pass  # it has gone by itself
+            return None
         except OSError:
-            dropped = False
-        self._reserve = _reserve()
-        return Refused(errno or 0, dropped)
+            return Refused(errno or 0, False)
+        finally:
+            self._reserve = _reserve()
+        return Refused(errno or 0, True)
 
     def _release(self) -> None:
         if self._reserve is not None:
