@@ -382,8 +382,8 @@ JOB_ERRORS: list[tuple[str, object, list[str]]] = [
     ("ready", {"interval": 1}, [f"jobs.a.ready: names no way: {ONE_WAY}"]),
     ("ready", {"fd": 3, "notify": True}, [f"jobs.a.ready: names notify and fd: {ONE_WAY}"]),
     ("ready", {"tpc": "x"}, [
-        "jobs.a.ready.tpc: unknown key; a way to be ready can have notify, fd, exec, tcp, http, log, "
-        "interval, timeout, owned"
+        ("jobs.a.ready.tpc: unknown key; a way to be ready can have notify, fd, exec, tcp, http, log, "
+        "interval, timeout, owned")
     ]),
     ("ready", {"notify": False}, ["jobs.a.ready.notify: must be true, not false"]),
     ("ready", {"fd": 2}, ["jobs.a.ready.fd: must be a number of a descriptor from 3 to 255, not 2"]),

@@ -300,7 +300,7 @@ def test_odd_datagrams(single: Any) -> None:
         "one = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
         'one.connect("\\0" + os.environ["NOTIFY_SOCKET"][1:])\n'
         "fds = array.array('i', [0] * 253)\n"
-        "for data in (b'', b'\\xff\\n=\\n==', b'READY=0', b'READY=1\\n' + b'x' * 70000, b'WATCHDOG=trigger'):\n"
+        "for data in (b'', b'\\xff\\n=\\n==', b'READY=0', b'READY=1\\n' + b'x' * 70000):\n"
         "    one.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])\n"
     )
     program += TALK + "import signal; signal.pause()"
@@ -460,7 +460,7 @@ def test_a_command_that_is_not_there(single: Any) -> None:
 @pytest.mark.parametrize("owned", [False, True])
 @pytest.mark.parametrize(
     ("host", "listens"),
-    [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("127.0.0.1", "0.0.0.0"), ("::1", "::"), ("127.0.0.1", "::")],
+    [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("127.0.0.1", "0.0.0.0"), ("127.0.0.1", "::")],
 )
 def test_a_port(single: Any, host: str, listens: str, owned: bool) -> None:
     """Refused connections are no harm; ready is who accepts them at last, wherever he listens."""
