@@ -1,4 +1,4 @@
-"""A job is ready when it has said so or a probe has found it so, and never by what somebody else says or does.
+"""A job is ready when it has said so or a probe has found it so, never by what somebody else says or does.
 
 Real processes, the real systemd-notify, real sockets. What is not to happen is checked after the daemon
 has answered something that came later, or at the end of a start-timeout, which is real time (0.3 s).
