@@ -411,6 +411,7 @@ class Supervisor:
         for other in names:
             if at_once or type(self._leaving.get(other)) not in (Stop, Shutdown):
                 self._leaving[other] = Stop(at_once, by)
+                self._bring_back.pop(other, None)  # that is now the business of `name`
         self._leaving[name] = what
         for other in (*names, name):
             self._refresh_after(other, now)
