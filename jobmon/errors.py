@@ -45,7 +45,11 @@ class SpawnError(JobMonError):
 
 
 class StartupError(JobMonError):
-    """The daemon cannot start; the text is for the person who tried."""
+    """The daemon cannot start; the text is for the person who tried, `errno` for the program."""
+
+    def __init__(self, text: str, errno: int = 22) -> None:  # EINVAL
+        super().__init__(text)
+        self.errno = errno
 
 
 class AddressError(JobMonError, ValueError):

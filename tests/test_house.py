@@ -65,6 +65,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.children",
         "linux.logfile",
         "linux.notify",
+        "linux.leftovers",
         "linux.remnants",
         "linux.output",
         "linux.runsocket",

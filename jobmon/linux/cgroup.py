@@ -5,8 +5,9 @@ it forks or makes a session of its own, and cgroup.kill (Linux 5.14) reaches all
 The daemon makes one directory below its own cgroup, and a cgroup in it for each run. No
 controller is enabled, so nothing of the cgroup that the daemon lives in is written to.
 
-The directory is locked as long as its daemon lives: what a killed daemon left is told by that,
-and removed where it is empty. Knows nothing of jobs.
+The directory is locked as long as its daemon lives: what a killed daemon left is told by that, and
+removed where it is empty. Its name begins with the family of the daemon, so that a successor finds
+what still lives of its own predecessors, and touches nobody else's. Knows nothing of jobs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from jobmon.linux.signals import send_checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PREFIX = "jobmon."
 CLAIMS = 1000  # how often a new directory may be in somebody else's hands
@@ -77,9 +78,18 @@ class Hierarchy:
                 os.close(fd)
             if pid == 0:
                 os._exit(0)
-            os.waitpid(pid, 0)
+            if os.waitpid(pid, 0)[1] != 0:
+                raise PermissionError(errno.EACCES, "a process may not go into it")
         finally:
             trial.remove()
+
+
+class _Ruin:
+    """The directory of a daemon that is dead."""
+
+    def __init__(self, path: str, name: str) -> None:
+        self.path = path
+        self.name = name
 
 
 class Cgroup:
@@ -87,7 +97,7 @@ class Cgroup:
 
     __slots__ = ("_parent", "_serial")
 
-    def __init__(self, parent: Hierarchy, serial: int) -> None:
+    def __init__(self, parent: Hierarchy | _Ruin, serial: int) -> None:
         self._parent = parent
         self._serial = serial
 
@@ -206,6 +216,28 @@ def _remove_from_below(path: str) -> bool:
     return not os.path.isdir(path)
 
 
+def abandoned(family: str) -> list[Cgroup]:
+    """The cgroups, below our own, in which something lives that dead daemons of this family started."""
+    own = procfs.cgroup2_path(os.getpid())
+    if own is None:
+        return []
+    base = _name_of(os.getpid()).rstrip("/")
+    found = []
+    for name in _dead(own, f"{PREFIX}{family}."):
+        for serial in _listed(f"{own}/{name}"):
+            if serial.isdigit():
+                cgroup = Cgroup(_Ruin(f"{own}/{name}", f"{base}/{name}"), int(serial))
+                found += [cgroup] if cgroup.populated() else []
+    return found
+
+
+def own_pids() -> list[int]:
+    """The processes in our own cgroup itself, as far as this PID namespace sees them."""
+    own = procfs.cgroup2_path(os.getpid())
+    data = _read(f"{own}/cgroup.procs") if own is not None else None
+    return [int(word) for word in (data or b"").split() if word != b"0"]
+
+
 def _claim(path: str) -> int:
     """Make a directory and lock it. Until then another daemon may take it for one that is left over: it
     holds the lock for a moment then, and the directory may be gone."""
@@ -230,24 +262,36 @@ def _claim(path: str) -> int:
 
 
 def _clear_away(own: str) -> None:
-    """Remove what dead daemons left empty. A living one holds the lock of its directory."""
+    """Remove what dead daemons left empty."""
+    for name in _dead(own, PREFIX):
+        _remove_tree(os.path.join(own, name))
+
+
+def _dead(own: str, prefix: str) -> Iterator[str]:
+    """The directories of daemons that are dead: a living one holds the lock of its own. Each is locked
+    until the next is asked for, so that nobody makes it his meanwhile."""
+    for name in _listed(own):
+        if name.startswith(prefix):
+            try:
+                fd = os.open(os.path.join(own, name), _DIRECTORY)
+            except OSError:
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(fd)
+                continue
+            try:
+                yield name
+            finally:
+                os.close(fd)
+
+
+def _listed(path: str) -> list[str]:
     try:
-        names = [name for name in os.listdir(own) if name.startswith(PREFIX)]
+        return os.listdir(path)
     except OSError:
-        return
-    for name in names:
-        path = os.path.join(own, name)
-        try:
-            fd = os.open(path, _DIRECTORY)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove_tree(path)
-        except OSError:
-            pass
-        finally:
-            os.close(fd)
+        return []
 
 
 def _read(path: str) -> bytes | None:

@@ -15,6 +15,7 @@ import time
 
 from jobmon.errors import ConfigError, StartupError
 from jobmon.linux.csignal import signal
+from jobmon.linux.logfile import ERROR, INFO, WARNING, is_journal, journal_mark
 from jobmon.linux.notify import Notifier, passed_sockets, watchdog_seconds
 from jobmon.records import Record
 
@@ -75,16 +76,19 @@ def main(path: str, mode: str, companion: Companion | None = None) -> int:
     under $NOTIFY_SOCKET). A companion is a command that runs beside its jobs, in the foreground.
     Returns the exit code."""
     _make_good()
+    foreground = mode == "foreground" or (
+        mode == "auto" and (os.getpid() == 1 or "NOTIFY_SOCKET" in os.environ)
+    )
+    # In the background, the service's own processes speak for it, not this one.
+    notifier = Notifier(os.environ if foreground else {})
     try:
         _need_prctl()
         config = load_config(path)
     except (ConfigError, StartupError) as error:
-        return _complain(str(error))
+        return _fail(notifier, error)
     for warning in config.warnings:
-        print(f"jobmon: {warning}", file=sys.stderr)
-    if mode == "foreground" or (mode == "auto" and (os.getpid() == 1 or "NOTIFY_SOCKET" in os.environ)):
-        return _in_foreground(config, companion)
-    return _in_background(config)
+        _say(WARNING, f"{warning}")
+    return _in_foreground(config, notifier, companion) if foreground else _in_background(config)
 
 
 def _make_good() -> None:
@@ -99,22 +103,35 @@ def _make_good() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
+def _fail(notifier: Notifier, error: ConfigError | StartupError) -> int:
+    """The start has failed: tell the manager and the person who tried. Returns the exit code."""
+    notifier.failed(error, error.errno if isinstance(error, StartupError) else errno.EINVAL)
+    return _complain(str(error))
+
+
 def _complain(text: str) -> int:
-    print("\n".join(f"jobmon: {line}" for line in text.splitlines()), file=sys.stderr)
+    _say(ERROR, text)
     return 1
+
+
+def _say(level: str, text: str) -> None:
+    """A message to standard error, in the journal with its level."""
+    mark = journal_mark(level) if is_journal(os.environ.get("JOURNAL_STREAM", "")) else ""
+    print("\n".join(f"{mark}jobmon: {line}" for line in text.splitlines()), file=sys.stderr)
 
 
 def _need_prctl() -> None:
     try:
         import prctl  # noqa: F401
     except ImportError:
-        raise StartupError(_NO_PRCTL.format(python=sys.executable or "this Python")) from None
+        text = _NO_PRCTL.format(python=sys.executable or "this Python")
+        raise StartupError(text, errno.ENOPKG) from None
 
 
 # ---- where it runs ----------------------------------------------------------------------------
 
 
-def _in_foreground(config: Config, companion: Companion | None) -> int:
+def _in_foreground(config: Config, notifier: Notifier, companion: Companion | None) -> int:
     for name in os.listdir("/proc/self/fd"):
         try:
             os.set_inheritable(int(name), int(name) < 3)
@@ -123,8 +140,8 @@ def _in_foreground(config: Config, companion: Companion | None) -> int:
 
     pid = os.getpid()
     setting = Setting(
-        announce=_print if companion is None else lambda _: None,  # standard output is the companion's
-        notifier=Notifier(os.environ),
+        announce=_announcer(companion),
+        notifier=notifier,
         watchdog=watchdog_seconds(os.environ, pid),
         passed=passed_sockets(os.environ, pid),
         companion=companion,
@@ -134,8 +151,14 @@ def _in_foreground(config: Config, companion: Companion | None) -> int:
     try:
         return _serve(config, setting)
     except StartupError as error:
-        setting.notifier.tell(STATUS=str(error).splitlines()[0], ERRNO=errno.EINVAL)
-        return _complain(str(error))
+        return _fail(notifier, error)
+
+
+def _announcer(companion: Companion | None) -> Callable[[str], None]:
+    """Standard output is for whoever waits for the address: nobody does where it is a companion's, or
+    the journal."""
+    journal = is_journal(os.environ.get("JOURNAL_STREAM", ""), 1)
+    return _print if companion is None and not journal else lambda _: None
 
 
 def _print(text: str) -> None:
@@ -170,7 +193,7 @@ def _be_the_daemon(config: Config, writer: int) -> None:
         _let_go(writer)
         setting = Setting(
             announce=lambda text: _tell(writer, "up", text),
-            notifier=Notifier({}),  # the service's own processes speak for it, not this one
+            notifier=Notifier({}),
             log_path=os.devnull,
             owns_stderr=True,
         )
@@ -212,14 +235,15 @@ def _tell(writer: int, verdict: str, text: str) -> None:
 
 class Setting(Record):
     """Where the daemon runs. `log_path` is for a configuration without log-file (None: standard
-    error), `passed` are listening sockets that it was started with, `watchdog` is seconds or 0."""
+    error), `passed` are sockets that it was started with (descriptor: control, event or nothing),
+    `watchdog` is seconds or 0."""
 
     announce: Callable[[str], None]
     notifier: Notifier
     log_path: str | None = None
     owns_stderr: bool = False
     watchdog: float = 0.0
-    passed: Mapping[str, int] = {}
+    passed: Mapping[int, str] = {}
     companion: Companion | None = None
 
 
@@ -235,11 +259,13 @@ def _serve(config: Config, setting: Setting) -> int:
     try:
         os.chdir(spec.working_dir)
     except OSError as error:
-        raise StartupError(f"working-dir {spec.working_dir}: {error.strerror}") from None
+        raise StartupError(f"working-dir {spec.working_dir}: {error.strerror}", error.errno or 0) from None
     log = _open_log(spec, setting)
     listeners: list[Listener] = []
     try:
-        _listen(spec, setting, listeners)
+        if not _succeed(config, setting, log):
+            return 0
+        _listen(spec, setting, log, listeners)
         prctl.set_child_subreaper(1)
         engine = _engine(config, setting, log, listeners)
     except BaseException:
@@ -254,7 +280,7 @@ def _serve(config: Config, setting: Setting) -> int:
 
 
 def _open_log(spec: SupervisorSpec, setting: Setting) -> Log:
-    from jobmon.linux.logfile import Log, is_journal
+    from jobmon.linux.logfile import Log
 
     path = spec.log_file or setting.log_path
     try:
@@ -262,18 +288,50 @@ def _open_log(spec: SupervisorSpec, setting: Setting) -> Log:
         if setting.owns_stderr:
             log.take_stderr()
     except OSError as error:
-        raise StartupError(f"log-file {path}: {error.strerror}") from None
+        raise StartupError(f"log-file {path}: {error.strerror}", error.errno or 0) from None
     return log
 
 
-def _listen(spec: SupervisorSpec, setting: Setting, listeners: list[Listener]) -> None:
+def _family(config: Config) -> str:
+    """What the daemons of one configuration have in common."""
+    from _blake2 import blake2s
+
+    return blake2s(os.fsencode(os.path.realpath(config.path)), digest_size=8).hexdigest()
+
+
+def _succeed(config: Config, setting: Setting, log: Log) -> bool:
+    """Take the place of a daemon that died: what it left is ended. Whether to go on."""
+    from jobmon.linux.cgroup import abandoned, own_pids
+    from jobmon.linux.engine import SHUTDOWN
+
+    def tell(jobs: list[str], seconds: float) -> None:
+        setting.notifier.waits("stopping what a daemon that died has left", jobs, seconds)
+
+    family = _family(config)
+    left = abandoned(family)
+    # Without a manager our cgroup may be everybody's, and too long to read.
+    others = own_pids() if setting.notifier else []
+    if left or len(others) > 1:
+        from jobmon.linux import leftovers
+
+        if left and not leftovers.clear(left, config.jobs, log, SHUTDOWN, tell):
+            log.write(INFO, "told to end before it began")
+            return False
+        leftovers.name_survivors(others, family, log)
+    return True
+
+
+def _listen(spec: SupervisorSpec, setting: Setting, log: Log, listeners: list[Listener]) -> None:
     """Open (or take over) the control and the event listener, in this order."""
     from jobmon.linux.sockets import adopt, listen
 
     public = bool(spec.allow_users or spec.allow_groups)
-    for name, address in (("control", spec.control_port), ("event", spec.event_port)):
-        fd = setting.passed.get(name)
-        listeners.append(listen(address, public=public) if fd is None else adopt(fd))
+    given = {role: fd for fd, role in setting.passed.items() if role}
+    for role, address in (("control", spec.control_port), ("event", spec.event_port)):
+        listeners.append(adopt(given[role]) if role in given else listen(address, public=public))
+    for fd in (fd for fd, role in setting.passed.items() if not role):
+        log.write(WARNING, "a socket that was handed over is neither control nor event: closed", fd=fd)
+        os.close(fd)
 
 
 def _engine(config: Config, setting: Setting, log: Log, listeners: list[Listener]) -> Engine:
@@ -288,7 +346,7 @@ def _engine(config: Config, setting: Setting, log: Log, listeners: list[Listener
     before, room = _raise_nofile()
     now = time.monotonic()
     wall = time.time() - now
-    marker = os.urandom(8).hex()
+    marker = f"{_family(config)}.{os.urandom(8).hex()}"
     control, event = (listener.address for listener in listeners)
     return Engine(
         Supervisor(config.jobs.values(), now, wall),
@@ -312,15 +370,14 @@ def _engine(config: Config, setting: Setting, log: Log, listeners: list[Listener
 
 
 def _hierarchy(marker: str, log: Log) -> Hierarchy | None:
-    from jobmon.linux import logfile
     from jobmon.linux.cgroup import Hierarchy, Unavailable
 
     try:
         hierarchy = Hierarchy(marker)
     except Unavailable as error:
-        log.write(logfile.INFO, "jobs are told apart by /proc, not by cgroups", why=str(error))
+        log.write(INFO, "jobs are told apart by /proc, not by cgroups", why=str(error))
         return None
-    log.write(logfile.INFO, "every run gets a cgroup of its own", below=hierarchy.path)
+    log.write(INFO, "every run gets a cgroup of its own", below=hierarchy.path)
     return hierarchy
 
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 SHUTDOWN = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGPWR, signal.SIGRTMIN + 3)
 SIGNALS = (signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, *SHUTDOWN)
 BIRTH_SECONDS = 0.005  # how long one turn may spend on starting processes
+OPENING_SECONDS = 1.0  # how long clients wait for the autostart jobs to be launched, at most
 FAREWELL_SECONDS = 2.0  # how long the end waits for readers of the last event, and for strays
 REMNANTS_LOOK_SECONDS = 0.02
 WALL_SLACK = 0.001  # seconds that unix time may drift before it is set right
@@ -80,7 +81,7 @@ class Engine:
         self._spawner = spawner
         self._announce = announce
         self._about = about
-        self._herald = Herald(notifier, supervisor, self.timers, watchdog) if notifier else None
+        self._herald = Herald(notifier, supervisor, self.timers, self.reactor, watchdog) if notifier else None
         self._companion = companion
         self._signals = signals.SignalSource(companion.signals if companion is not None else SIGNALS)
         self._peers = peers.Peers()
@@ -107,7 +108,7 @@ class Engine:
             events.Warn: self._log_warning,
             events.Publish: lambda _: self.sessions.publish(),
             events.Reply: self.sessions.reply,
-            events.Announce: lambda _: self._announce(),
+            events.Announce: self._up,
             events.AllReady: self._all_ready,
             events.Finish: self._finish,
         }
@@ -119,7 +120,10 @@ class Engine:
         self._set_wall()
         if self._herald is not None:
             self._herald.begin()
-        self.supervisor.begin(time.monotonic())
+        now = time.monotonic()
+        # Who connects to a socket of systemd's, or while we begin, is not told that all is down.
+        self.timers.arm(self._open, 0, now + OPENING_SECONDS)
+        self.supervisor.begin(now)
         self._act()
         while not self._over:
             self._give_birth()
@@ -141,6 +145,8 @@ class Engine:
         self.attendants.close()
         for fd in (self._signals.fileno(), self.timers.fileno()):
             self.reactor.unregister(fd)
+        if self._herald is not None:
+            self._herald.close()
         self._signals.close()
         self._peers.close()
         self.timers.close()
@@ -204,6 +210,8 @@ class Engine:
             self.log.reopen()
         elif number == signal.SIGHUP:
             self.log.write(logfile.WARNING, "SIGHUP: this version cannot reload its configuration")
+            if self._herald is not None:
+                self._herald.cannot_reload()
 
     def _on_timer(self, _events: int) -> None:
         self.timers.drain()
@@ -233,24 +241,26 @@ class Engine:
     def _act(self) -> None:
         while actions := self.supervisor.take():
             self._set_wall()
-            if self.supervisor.terminating:
-                self._stopping()
+            if self.supervisor.terminating and self._companion is not None:
+                self._companion.end()
             for action in actions:
                 try:
                     self._do[type(action)](action)
                 except Exception as error:  # noqa: BLE001 - a supervisor lives on
                     self.bug(type(action).__name__, error)
-
-    def _stopping(self) -> None:
-        if self._herald is not None:
-            self._herald.stopping()
-        if self._companion is not None:
-            self._companion.end()
+            # After the actions: a job whose end is the daemon's may end in the very turn that brings it
+            # up, and without READY=1 before it, systemd takes a good end for a failed start.
+            if self.supervisor.terminating and self._herald is not None:
+                self._herald.stopping()
 
     def _set_wall(self) -> None:
         wall = time.time() - time.monotonic()
         if abs(wall - self.supervisor.wall) > WALL_SLACK:
             self.supervisor.wall = wall
+
+    def _up(self, _action: events.Announce) -> None:
+        self.sessions.open()
+        self._announce()
 
     def _all_ready(self, _action: events.AllReady) -> None:
         if self._herald is not None:
@@ -275,6 +285,9 @@ class Engine:
             return
         self.children.add_guest(pid, ended)
         self.log.write(logfile.INFO, "the command is started", pid=pid)
+
+    def _open(self, _token: int) -> None:
+        self.sessions.open()
 
     def _enqueue(self, action: events.Spawn) -> None:
         self._births[action.job] = action
@@ -377,7 +390,7 @@ class Engine:
         if change.after in events.LEAVING:
             self.attendants.leaving(change.job, late=late)
         if self._herald is not None:
-            self._herald.changed(change)
+            self._herald.changed()
         level = _LEVEL_OF.get(change.after, logfile.INFO)
         if change.after is State.BACKOFF and not self._waits(change.job):
             level = logfile.INFO

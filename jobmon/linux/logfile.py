@@ -72,7 +72,7 @@ class Log:
     def _put(self, level: str, what: str, facts: dict[str, object]) -> bool:
         """Write a line; whether all of it was taken. It begins anew after one that was cut off."""
         words = [f"{key}={_shown(value)}" for key, value in facts.items() if value is not None]
-        head = (f"<{_PRIORITIES[level]}>{what}",) if self._journal else (_stamp(time.time()), level, what)
+        head = (f"{journal_mark(level)}{what}",) if self._journal else (_stamp(time.time()), level, what)
         line = " ".join((*head, *words)) + "\n"
         data = ("\n" + line if self._torn else line).encode()
         written = _write(self._fd, data)
@@ -105,9 +105,15 @@ def _write(fd: int, data: bytes) -> int:
     return written
 
 
-def is_journal(stream: str) -> bool:
-    """Whether standard error is what $JOURNAL_STREAM names (device:inode), systemd.exec(5)."""
-    found = os.fstat(2)
+def journal_mark(level: str) -> str:
+    """How a line begins that the journal is to give this level, sd-daemon(3)."""
+    return f"<{_PRIORITIES[level]}>"
+
+
+def is_journal(stream: str, fd: int = 2) -> bool:
+    """Whether standard error (or another descriptor) is what $JOURNAL_STREAM names (device:inode),
+    systemd.exec(5)."""
+    found = os.fstat(fd)
     return stream == f"{found.st_dev}:{found.st_ino}"
 
 

@@ -1,140 +1,273 @@
 """What systemd is told of the daemon, by the protocol of sd_notify(3), and what it gives it.
 
-Datagrams to $NOTIFY_SOCKET, sent without ever blocking; a word that does not fit is lost and the
-next one says more. Also the sockets that it hands over, sd_listen_fds(3).
+Datagrams to $NOTIFY_SOCKET, sent without ever blocking. The queue at the other end is the whole
+system's and may be full, at boot above all: what does not fit is kept and sent when there is room,
+because a lost READY=1 would be a failed start. Also the sockets that systemd hands over,
+sd_listen_fds(3).
 """
 
 from __future__ import annotations
 
+import errno
 import time
-from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, socket
+from _socket import AF_UNIX, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, socket
 
 from jobmon.events import State
+from jobmon.linux import reactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from jobmon.events import Changed
+    from jobmon.linux.reactor import Reactor
     from jobmon.linux.timers import Timers
+    from jobmon.machine import Job
     from jobmon.supervisor import Supervisor
 
 FIRST_PASSED_FD = 3
 SHOWN_NAMES = 3
-STOP_SLACK = 10.0  # seconds that a stop may take beyond the longest patience
-_TRANSIENT = (State.STARTING, State.STOPPING, State.KILLING, State.BACKOFF)
+SHOWN_CHARACTERS = 60  # of a job's name: systemd drops a datagram of more than 4096 bytes
+SHOWN_TROUBLE = 500  # characters of why a start failed
+STATUS_SECONDS = 0.5  # between two tellings of what is not urgent: each makes systemd tell its own clients
+SLACK_SECONDS = 10.0  # beyond the jobs' own deadlines, for what comes after them
+_ROLES = ("control", "event")
 
 
 class Notifier:
-    """A way to tell the service manager something; None of it where nobody asked."""
+    """A way to tell the service manager something; false, and mute, where nobody asked.
+
+    Words that cannot be sent at once wait, at most two datagrams: `unsent`, `flush`.
+    """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._socket = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC) if address else None
+        self._socket: socket | None = None
+        self._connected = False
+        self._waiting: list[dict[str, object]] = []
+        if address.startswith(("/", "@")):
+            self._socket = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK)
 
     def __bool__(self) -> bool:
         return self._socket is not None
 
+    def fileno(self) -> int:
+        """The descriptor: writable when `flush` may have more luck."""
+        return self._socket.fileno() if self._socket is not None else -1
+
+    @property
+    def unsent(self) -> bool:
+        """Whether words wait for room."""
+        return bool(self._waiting)
+
     def tell(self, **words: object) -> None:
-        """Send words as NAME=value lines."""
+        """Send words as NAME=value lines, after those that wait already."""
         if self._socket is None:
             return
-        text = "\n".join(f"{name}={value}" for name, value in words.items())
+        # systemd reads one thing in a datagram with READY and STOPPING in it: that it stops.
+        if self._waiting and "STOPPING" not in words:
+            self._waiting[-1].update(words)
+        else:
+            self._waiting.append(words)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, as far as there is room."""
         try:
-            self._socket.sendto(text.encode(errors="replace"), MSG_DONTWAIT | MSG_NOSIGNAL, self._address)
+            while self._waiting:
+                self._send("\n".join(f"{name}={value}" for name, value in self._waiting[0].items()))
+                del self._waiting[0]
+        except BlockingIOError:
+            return
         except OSError:
-            pass  # it has gone, or its queue is full: nothing that a supervisor may wait for
+            self._waiting.clear()  # whoever listened has gone, and nobody else is meant
+
+    def _send(self, text: str) -> None:
+        assert self._socket is not None
+        data = text.encode(errors="replace")
+        for attempt in (1, 2):
+            if not self._connected:  # connected, epoll can tell when the other end has room
+                self._socket.connect(self._address)
+                self._connected = True
+            try:
+                self._socket.send(data, MSG_NOSIGNAL)
+            except OSError as error:
+                if error.errno not in _GONE or attempt == 2:
+                    raise
+                self._connected = False  # it may listen anew, at the same place
+            else:
+                return
+
+    def waits(self, what: str, names: Sequence[str], seconds: float) -> None:
+        """The start goes on, and takes up to so many seconds more."""
+        usec = int((seconds + SLACK_SECONDS) * 1_000_000)
+        self.tell(STATUS=f"{what}: {_listed(names)}", EXTEND_TIMEOUT_USEC=usec)
+
+    def failed(self, error: Exception, number: int) -> None:
+        """The start has failed: why, and as errno."""
+        lines = str(error).splitlines() or [repr(error)]
+        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+        self.tell(STATUS=_clean(lines[0], SHOWN_TROUBLE) + more, ERRNO=number)
 
     def close(self) -> None:
         """Close the socket."""
         if self._socket is not None:
             self._socket.close()
+            self._socket = None
+
+
+_GONE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN)
 
 
 class Herald:
     """Keeps the service manager informed of one daemon: ready, status, stopping, alive."""
 
-    def __init__(self, notifier: Notifier, supervisor: Supervisor, timers: Timers, watchdog: float) -> None:
+    def __init__(
+        self, notifier: Notifier, supervisor: Supervisor, timers: Timers, reactor: Reactor, watchdog: float
+    ) -> None:
         self._notifier = notifier
         self._supervisor = supervisor
         self._timers = timers
+        self._reactor = reactor
         self._half = watchdog / 2
-        self._ready = False
-        self._stopping = False
-        self._told = ""
+        self._is_ready = False
+        self._is_stopping = False
         self._dirty = True
-        self._counts = dict.fromkeys(State, 0) | {State.STOPPED: len(supervisor.jobs)}
-        self._moving: dict[State, dict[str, None]] = {state: {} for state in _TRANSIENT}
+        self._pet_due = False
+        self._told_at = 0.0
+        self._told = ""
+        self._watched = False
 
     def begin(self) -> None:
         """The loop begins to turn."""
         if self._half:
-            self._pet(0)
+            self._timers.arm(self._pet, 0, time.monotonic() + self._half)
 
     def ready(self) -> None:
-        """The autostart jobs are up."""
-        self._ready = True
-        self._told = self._status()
-        self._notifier.tell(READY=1, STATUS=self._told)
+        """The autostart jobs are up. Too late when the end has begun: STOPPING=1 was the last word."""
+        if not self._is_stopping:
+            self._is_ready = True
+            self._tell(time.monotonic(), READY=1)
+
+    def cannot_reload(self) -> None:
+        """Somebody asked for a reload, and with Type=notify-reload waits for the end of it."""
+        if self._is_ready and not self._is_stopping:
+            self._send({"RELOADING": 1, "MONOTONIC_USEC": int(time.monotonic() * 1_000_000)})
+            self._told = "cannot reload: this version reads its configuration once, so restart it"
+            self._send({"READY": 1, "STATUS": self._told})
 
     def stopping(self) -> None:
         """The shutdown has begun."""
-        if not self._stopping:
-            self._stopping = True
-            self._told = self._status()
-            self._notifier.tell(STOPPING=1, STATUS=self._told, EXTEND_TIMEOUT_USEC=self._patience())
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._tell(time.monotonic(), STOPPING=1)
 
-    def changed(self, change: Changed) -> None:
+    def changed(self) -> None:
         """A job went from one state to another."""
-        self._counts[change.before] -= 1
-        self._counts[change.after] += 1
-        if change.before in self._moving:
-            self._moving[change.before].pop(change.job, None)
-        if change.after in self._moving:
-            self._moving[change.after][change.job] = None
         self._dirty = True
 
     def turn(self) -> None:
-        """The end of a turn of the loop: tell what has changed, once."""
-        if not self._dirty:
-            return
-        self._dirty = False
-        status = self._status()
-        if status == self._told:
-            return
-        self._told = status
-        if self._stopping:
-            self._notifier.tell(STATUS=status, EXTEND_TIMEOUT_USEC=self._patience())
-        else:
-            self._notifier.tell(STATUS=status)
+        """The end of a full turn of the loop, and only of one: it lives. Tell what has changed."""
+        if self._pet_due:
+            self._pet_due = False
+            self._send({"WATCHDOG": 1})
+        if self._dirty:
+            now = time.monotonic()
+            if now - self._told_at < STATUS_SECONDS:
+                self._dirty = False
+                self._timers.arm(self._later, 0, self._told_at + STATUS_SECONDS)
+            else:
+                self._tell(now)
+
+    def _later(self, _token: int) -> None:
+        self._dirty = True
 
     def _pet(self, _token: int) -> None:
-        self._notifier.tell(WATCHDOG=1)
+        self._pet_due = True
         self._timers.arm(self._pet, 0, time.monotonic() + self._half)
 
-    def _patience(self) -> int:
-        """How long the stop may legitimately still take, in microseconds."""
+    def _tell(self, now: float, **words: object) -> None:
+        self._dirty = False
+        self._told_at = now
         jobs = self._supervisor.jobs.values()
-        longest = max((job.spec.kill_timeout for job in jobs if job.alive), default=0.0)
-        return int((longest + STOP_SLACK) * 1_000_000)
+        status = _status(jobs, self._moving(jobs))
+        if status != self._told:
+            self._told = words["STATUS"] = status
+        patience = self._patience(jobs, now)
+        if patience:
+            words["EXTEND_TIMEOUT_USEC"] = patience
+        if words:
+            self._send(words)
 
-    def _status(self) -> str:
-        parts = [f"{count} {state.value}" for state, count in self._counts.items() if count]
-        text = f"{len(self._supervisor.jobs)} jobs: {', '.join(parts) or 'none'}"
-        waited = self._waited_for()
-        if waited:
-            text += f"; waiting for {waited}"
-        return text
+    def _send(self, words: dict[str, object]) -> None:
+        self._notifier.tell(**words)
+        self._watch()
 
-    def _waited_for(self) -> str:
-        if self._stopping:
-            names = [*self._moving[State.STOPPING], *self._moving[State.KILLING]]
+    def _watch(self) -> None:
+        """Words that wait want to know of room; else nothing is to wake us."""
+        if self._notifier.unsent == self._watched:
+            return
+        self._watched = self._notifier.unsent
+        if self._watched:
+            self._reactor.register(self._notifier.fileno(), self._room, reactor.COMMAND, reactor.WRITE)
         else:
-            names = list(self._moving[State.STARTING])
-        shown = [_clean(name) for name in names[:SHOWN_NAMES]]
-        more = len(names) - len(shown)
-        return ", ".join(shown) + (f" and {more} more" if more else "")
+            self._reactor.unregister(self._notifier.fileno())
+
+    def _room(self, _events: int) -> None:
+        self._notifier.flush()
+        self._watch()
+
+    def _moving(self, jobs: Iterable[Job]) -> list[Job]:
+        """The jobs that are being waited for."""
+        going, coming = (State.STOPPING, State.KILLING), (State.STARTING, State.WAITING)
+        states: tuple[State, ...] = going if self._is_stopping else coming
+        if not self._is_ready and not self._is_stopping:
+            states = (*states, State.BACKOFF)
+        return [job for job in jobs if job.state in states]
+
+    def _patience(self, jobs: Iterable[Job], now: float) -> int:
+        """How many microseconds the start, or the stop, may still legitimately take; 0 for no matter.
+
+        Up to the deadlines that are running, which are the jobs' own; nothing extends them in turn,
+        so what SIGKILL does not end is systemd's to judge.
+        """
+        if self._is_ready and not self._is_stopping:
+            return 0
+        deadlines = [job.armed for job in self._moving(jobs) if job.armed is not None]
+        return int((max(deadlines, default=now) - now + SLACK_SECONDS) * 1_000_000)
+
+    def close(self) -> None:
+        """Nobody is told anything more."""
+        if self._watched:
+            self._reactor.unregister(self._notifier.fileno())
+        self._notifier.close()
+
+
+def _status(jobs: Iterable[Job], moving: Sequence[Job]) -> str:
+    """Counts, and what is being waited for."""
+    counts = dict.fromkeys(State, 0)
+    for job in jobs:
+        counts[job.state] += 1
+    parts = [f"{count} {state.value}" for state, count in counts.items() if count]
+    total = sum(counts.values())
+    text = f"{total} job{'' if total == 1 else 's'}"
+    if parts:
+        text += f": {', '.join(parts)}"
+    if moving:
+        text += f"; waiting for {_listed([job.spec.name for job in moving])}"
+    return text
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN_NAMES
+    shown = ", ".join(_clean(name, SHOWN_CHARACTERS) for name in names[:SHOWN_NAMES])
+    return shown + (f" and {more} more" if more > 0 else "")
+
+
+def _clean(text: str, most: int) -> str:
+    """One line, and no longer than `most` characters."""
+    shown = text if len(text) <= most else text[: most - 3] + "..."
+    return "".join(char if char.isprintable() else "?" for char in shown)
 
 
 def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float:
@@ -145,19 +278,22 @@ def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float:
     return int(usec) / 1_000_000 if usec.isascii() and usec.isdecimal() else 0.0
 
 
-def passed_sockets(environ: Mapping[str, str], pid: int) -> dict[str, int]:
-    """The listening sockets that were handed over: {"control": fd, "event": fd}, each if there.
+def passed_sockets(environ: Mapping[str, str], pid: int) -> dict[int, str]:
+    """The sockets that were handed over to process `pid`: descriptor -> "control", "event", or "" for
+    one that nobody asked for.
 
-    By their names ($LISTEN_FDNAMES); where none is named so, the first is control, the second event.
+    By their names ($LISTEN_FDNAMES); where none has one of ours, the first is control, the second event.
     """
     count = environ.get("LISTEN_FDS", "")
-    if environ.get("LISTEN_PID") != str(pid) or not (count.isascii() and count.isdecimal()):
+    is_number = count.isascii() and count.isdecimal() and len(count) < 6
+    if environ.get("LISTEN_PID") != str(pid) or not is_number:
         return {}
     fds = range(FIRST_PASSED_FD, FIRST_PASSED_FD + int(count))
     names = environ.get("LISTEN_FDNAMES", "").split(":")
-    named = {name: fd for name, fd in zip(names, fds, strict=False) if name in ("control", "event")}
-    return named or dict(zip(("control", "event"), fds, strict=False))
-
-
-def _clean(name: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in name)
+    if not any(name in _ROLES for name in names):
+        names = list(_ROLES)
+    roles = dict.fromkeys(fds, "")
+    for fd, name in zip(fds, names, strict=False):
+        if name in _ROLES and name not in roles.values():
+            roles[fd] = name
+    return roles

@@ -66,6 +66,7 @@ class Sessions:
         self._access = access
         self._per_uid = max(MIN_CONNECTIONS_PER_UID, connections)
         self._listeners: dict[Listener, str] = {}
+        self._is_open = False
         self._sessions: dict[int, Session] = {}
         self._counts: dict[int, int] = {}
         self.listening: set[Session] = set()
@@ -74,9 +75,15 @@ class Sessions:
         return len(self._sessions)
 
     def listen(self, listener: Listener, role: str) -> None:
-        """Serve a listener: `role` is protocol.CONTROL or protocol.EVENTS."""
+        """A listener to serve from `open` on: `role` is protocol.CONTROL or protocol.EVENTS."""
         self._listeners[listener] = role
-        self._open(listener)
+
+    def open(self) -> None:
+        """Serve those who connect; who came earlier has been waiting in the kernel's queue."""
+        if not self._is_open:
+            self._is_open = True
+            for listener in self._listeners:
+                self._open(listener)
 
     def reply(self, reply: Reply) -> None:
         """Hand the supervisor's answer to whoever asked."""

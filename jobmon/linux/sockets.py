@@ -33,6 +33,8 @@ from errno import (
     EADDRINUSE,
     EADDRNOTAVAIL,
     ECONNREFUSED,
+    EINVAL,
+    EIO,
     EISDIR,
     ELOOP,
     EMFILE,
@@ -42,6 +44,7 @@ from errno import (
     ENOMEM,
     ENOSPC,
     ENOTDIR,
+    ENOTSOCK,
     EPERM,
     EROFS,
     EWOULDBLOCK,
@@ -279,7 +282,7 @@ def listen(address: int | str, *, public: bool, backlog: int = BACKLOG) -> Liste
             return _listen_tcp(address, backlog)
         return _listen_unix(address, PUBLIC_MODE if public else PRIVATE_MODE, backlog)
     except OSError as error:  # what nobody foresaw: no descriptors, no memory
-        raise StartupError(f"cannot listen on {address}: {_words(error)}") from None
+        raise StartupError(f"cannot listen on {address}: {_words(error)}", error.errno or EIO) from None
 
 
 def adopt(fd: int, backlog: int = BACKLOG) -> Listener:
@@ -293,10 +296,11 @@ def adopt(fd: int, backlog: int = BACKLOG) -> Listener:
     try:
         listening = socket(fileno=fd)
     except OSError as error:
-        raise StartupError(f"cannot listen on descriptor {fd}: {_words(error)}") from None
+        raise StartupError(f"cannot listen on descriptor {fd}: {_words(error)}", error.errno or EIO) from None
     if not _listens(listening):
         listening.detach()
-        raise StartupError(f"cannot listen on descriptor {fd}: it is no listening TCP or UNIX socket")
+        text = f"cannot listen on descriptor {fd}: it is no listening TCP or UNIX socket"
+        raise StartupError(text, ENOTSOCK)
     os.set_inheritable(fd, False)
     if listening.family != AF_UNIX:
         listening.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
@@ -322,7 +326,9 @@ def _listen_tcp(port: int, backlog: int) -> Listener:
         listening.listen(backlog)
     except (OSError, OverflowError) as error:
         _close(listening)
-        raise StartupError(f"cannot listen on 127.0.0.1:{port}: {_tcp_reason(error, port)}") from None
+        number = error.errno if isinstance(error, OSError) else None
+        text = f"cannot listen on 127.0.0.1:{port}: {_tcp_reason(error, port)}"
+        raise StartupError(text, number or EINVAL) from None
     return Listener(listening, listening.getsockname()[1])
 
 
@@ -510,7 +516,7 @@ def _unlock(path: str, lock: int, unlink: bool) -> None:
 def _taken(path: str, pid: int | None) -> StartupError:
     who = procfs.describe(pid) if pid else "another daemon"
     return StartupError(
-        f"cannot listen on {path}: {who} listens there already: stop it or choose another path"
+        f"cannot listen on {path}: {who} listens there already: stop it or choose another path", EADDRINUSE
     )
 
 
@@ -528,7 +534,7 @@ def _cannot(path: str, error: OSError, why: str = "") -> StartupError:
         EISDIR: "a directory is there: choose another path",
     }
     reason = known.get(error.errno or 0) or _words(error)
-    return StartupError(f"cannot listen on {path}: {why + ': ' if why else ''}{reason}")
+    return StartupError(f"cannot listen on {path}: {why + ': ' if why else ''}{reason}", error.errno or EIO)
 
 
 def _tcp_reason(error: OSError | OverflowError, port: int) -> str:

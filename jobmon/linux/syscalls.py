@@ -6,6 +6,7 @@ Each raises OSError with the call's name. Constants are those of the kernel's he
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
 
@@ -30,6 +31,7 @@ PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2  # pidfd_send_signal(2), Linux 6.9
 
 _SYS_CLONE3 = 435  # the same on all architectures, clone(2); Linux 5.3
 _CLONE_INTO_CGROUP = 0x200000000  # Linux 5.7
+_FILTERED = (errno.ENOSYS, errno.EPERM)  # what a seccomp filter answers, commonly
 
 _END_OF_TIME = 9e9  # seconds, 285 years
 _SIGSET_BYTES = 128  # sigset_t of glibc and musl
@@ -102,7 +104,25 @@ def fork_into(cgroup: int) -> int:
 
     For a process with one thread, and a child that soon executes or exits: what os.fork does
     around the call for the sake of other threads is not done.
+
+    A filter that is to forbid namespaces must forbid all of clone3, whose flags it cannot see
+    (RestrictNamespaces=, many containers). Then the child goes there by itself, and if it may not,
+    it exits with 127 before anything else.
     """
     args = _CloneArgs(flags=_CLONE_INTO_CGROUP, exit_signal=signal.SIGCHLD, cgroup=cgroup)
-    pid = _libc_locked.syscall(_SYS_CLONE3, ctypes.byref(args), ctypes.sizeof(args))
+    pid = int(_libc_locked.syscall(_SYS_CLONE3, ctypes.byref(args), ctypes.sizeof(args)))
+    if pid < 0 and ctypes.get_errno() in _FILTERED:
+        return _fork_and_go(cgroup)
     return _check(pid, "clone3")
+
+
+def _fork_and_go(cgroup: int) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            fd = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=cgroup)
+            os.write(fd, b"0")
+            os.close(fd)
+        except OSError:
+            os._exit(127)
+    return pid
