@@ -16,7 +16,7 @@ WAITS = "exec sleep 1000000"
 
 
 def test_requirements_come_up_first_and_each_waits_for_the_last(daemon: Make) -> None:
-    """migrate is launched when db is ready, web when migrate has succeeded, and not before."""
+    """What waits: migrate is launched when db is ready, web when migrate has succeeded, and not before."""
     jobs = {
         "db": {"command": f"read line < go; echo >&3; exec 3>&-; {WAITS}", "ready": {"fd": 3}},
         "migrate": {"command": "exit 0", "type": "oneshot", "requires": ["db"]},
@@ -39,7 +39,7 @@ def test_requirements_come_up_first_and_each_waits_for_the_last(daemon: Make) ->
 
 
 def test_stopping_a_requirement_stops_first_what_requires_it(daemon: Make) -> None:
-    """stop db: web is gone before db is asked to go; restart db brings web back."""
+    """With stop db, web is gone before db is asked to go; restart db brings web back."""
     one = daemon({"jobs": {"db": {"command": WAITS}, "web": {"command": WAITS, "requires": ["db"]}}})
     pipe, watch = one.pipe(), one.watch()
     pipe.start("web")
