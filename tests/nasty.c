@@ -195,7 +195,10 @@ static void child(const char *mode)
         keep_zombie();
     else if (!strcmp(mode, "hop"))
         hop(mode, 0);
-    else if (!strcmp(mode, "hop-setsid"))
+    else if (!strcmp(mode, "setsid-hop")) {
+        setsid();
+        hop(mode, 0);
+    } else if (!strcmp(mode, "hop-setsid"))
         hop(mode, 1);
     else if (!strcmp(mode, "bomb"))
         bomb(mode);

@@ -415,6 +415,17 @@ def test_files_that_cannot_be_read(place: Place) -> None:
             assert says in err
 
 
+@pytest.mark.parametrize("verb", ["check", "daemon"])
+def test_a_directory_that_is_gone(place: Place, verb: str) -> None:
+    """Who stands in a directory that has been removed is told so, and not that some file is missing."""
+    config = place.config()
+    code, out, err = place.shell(f"mkdir gone && cd gone && rmdir ../gone && jobmon {verb} {config}")
+
+    assert (code, out) == (1, "")
+    *_, last = err.splitlines()  # the shell has something to say before
+    assert last == "jobmon: the current directory: No such file or directory: go to one that is there"
+
+
 @as_root
 @pytest.mark.parametrize("verb", ["check", "daemon"])
 def test_a_file_that_one_may_not_read(place: Place, verb: str) -> None:

@@ -352,7 +352,7 @@ def test_every_transition_is_a_line(daemon: Factory) -> None:
         f'INFO job job="web" run=1 from="stopped" to="starting" cause="start {who}: release 7"',
         f'INFO job job="web" run=1 pid={pid} from="starting" to="running" cause="launched"',
         f'INFO job job="web" run=1 pid={pid} from="running" to="stopping" cause="stop {who}"',
-        'INFO job job="web" run=1 from="stopping" to="stopped" cause="SIGTERM"',
+        f'INFO job job="web" run=1 pid={pid} from="stopping" to="stopped" cause="SIGTERM"',
     ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -36,6 +38,7 @@ ALONE = {
     "hop": ("hop",),
     "hop-setsid": ("hop-setsid",),
     "deaf hop": ("DEAF", "hop-setsid"),
+    "herd": ("DEAF", *["hop-setsid"] * 8, *["setsid-hop"] * 8),
     "bomb": ("bomb",),
     "bare": ("bare",),
     "bare-setsid": ("bare-setsid",),
@@ -444,3 +447,67 @@ def check_foreign(daemon: Make, program: str) -> None:
         os.kill(pid, signal.SIGKILL)
     it.watch.until("it", "stopped")
     it.assert_gone()
+
+
+# ---- numbers that are somebody else's by now -------------------------------------------------------
+
+RECYCLED = """
+import os, signal
+from jobmon.linux.crowds import GroupCrowd, Leader, TreeCrowd
+from jobmon.linux.tree import Tree
+
+def start(mark):
+    ours, its = os.pipe()
+    os.set_inheritable(its, True)
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        words = ["sh", "-c", f"echo up >&{its}; exec sleep 1000"]
+        os.execve("/bin/sh", words, {"JOBMON_RUN": mark} if mark else {})
+    os.close(its)
+    assert os.read(ours, 3) == b"up\\n"
+    return pid
+
+def end(pid):
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+tree = Tree("us")
+leader = Leader(start("us:it:1"))
+crowds = TreeCrowd(leader, tree, b"it:1"), GroupCrowd(leader, tree, False)
+member = start("us:it:1")
+end(leader.pid)
+leader.dead = True
+with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+    file.write(str(leader.pid - 1))
+stranger = start("")
+assert stranger == leader.pid, (stranger, leader.pid)
+tree.forget()
+assert [crowd.pids() for crowd in crowds] == [[member], []]
+for crowd in crowds:
+    crowd.signal(signal.SIGTERM)
+    while not crowd.kill():
+        pass
+try:
+    os.waitpid(member, 0)
+except ChildProcessError:
+    pass  # reaped by the hunt
+assert os.waitid(os.P_PID, stranger, os.WEXITED | os.WSTOPPED | os.WNOHANG) is None
+tree.forget()
+print(leader.pid, [crowd.others() for crowd in crowds])
+end(stranger)
+"""
+
+
+def test_a_recycled_number_is_never_signalled() -> None:
+    """When the number of a dead leader is a stranger's, session and group too, he is no member and gets
+    no signal."""
+    spare_root = [] if os.geteuid() == 0 else ["--map-root-user"]
+    command = ["unshare", *spare_root, "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable]
+    done = subprocess.run(
+        [*command, "-c", RECYCLED], cwd=kit.SOURCES, capture_output=True, text=True, check=False
+    )
+    if "ns_last_pid" in done.stderr:
+        pytest.skip("this kernel does not let us choose a number: CONFIG_CHECKPOINT_RESTORE")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("[False, False]\n")

@@ -497,7 +497,7 @@ def test_a_waiter_that_was_stopped_for_a_while_has_missed_nothing(daemon: Make) 
     os.waitid(os.P_PID, link.process.pid, os.WSTOPPED | os.WNOWAIT)
     watch = one.watch()
     one.pipe().signal("KILL", "web")
-    watch.until("web", "running")
+    watch.find(lambda event: event.run == 2 and event.state == "running")
     one.pipe().stop("web")  # and it is over again
     link.process.send_signal(signal.SIGCONT)
 

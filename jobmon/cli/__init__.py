@@ -130,7 +130,8 @@ def _explain(error: Exception) -> int:
         for job, bad, message in error.results:
             if bad:
                 hint = _near(job) if bad == "no-such-job" else ""
-                complain(f"{escape(job)}: {escape(message)}{hint}{_last_words(error, job)}")
+                shown = escape(job) or "''"  # as `jobmon start "$UNSET"` names it
+                complain(f"{shown}: {escape(message)}{hint}{_last_words(error, job)}")
     elif isinstance(error, errors.JobMonError):
         complain(escape(str(error)))
     elif isinstance(error, OSError):

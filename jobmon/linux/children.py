@@ -15,6 +15,7 @@ import errno
 import os
 import resource
 import select
+import time
 
 from jobmon.events import Exited, Launched, LeaderDied, Spawned, SpawnFailed
 from jobmon.linux import procfs, reactor, spawn, syscalls
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 # Where only looking tells whether the rest is gone: look soon, then ever more rarely (seconds).
 FIRST_LOOK = 0.01
 LAST_LOOK = 1.0
+REST = 3  # and after each look rest for so many times as long as it took, whoever dies meanwhile
 REAPS_PER_SWEEP = 1000
 SPARE_FDS = 32  # no pidfd takes these: without them nobody could be started, looked at or signalled
 NAMED = 10  # processes of a job in a message
@@ -100,6 +102,7 @@ class Children:
         self._unclosed: list[Crowd] = []
         self._guests: dict[int, Callable[[os.waitid_result], None]] = {}
         self._interval = FIRST_LOOK
+        self._rest_until = 0.0
         self.tree = tree
         self.has_pidfd = _probe_pidfd()
         self.has_group_flag = self.has_pidfd and _probe_group_flag()
@@ -294,11 +297,18 @@ class Children:
     def _look(self) -> None:
         for child in [child for child in self._hunting.values() if not child.dead]:
             self._hunt(child)
+        begin = time.monotonic()
+        polled = [child for child in self._draining.values() if child.watch < 0]
+        if polled and begin < self._rest_until and not self._hunting:
+            self._look_later(self._rest_until - begin)
+            return
         for child in list(self._draining.values()):
             self._look_at(child)
+        end = time.monotonic()
+        self._rest_until = end + REST * (end - begin)
         if self._hunting:
             self._look_later(0.0)
-        elif any(child.watch < 0 for child in self._draining.values()):
+        elif polled:
             self._look_later(self._interval)
             self._interval = min(self._interval * 2, LAST_LOOK)
 

@@ -56,6 +56,16 @@ class Leader:
             pass
 
 
+    def send_group(self, number: int) -> None:
+        """Signal its process group, in one moment that nobody can fork away from."""
+        if self.dead:
+            return  # the number may be somebody else's
+        try:
+            os.killpg(self.pid, number)
+        except OSError:
+            pass
+
+
 class Crowd:
     """Nobody but the leader counts. `polls`: only looking tells when the others are gone."""
 
@@ -220,6 +230,8 @@ class TreeCrowd(Crowd):
                 send_checked(fact.pid, number, fact.still_lives)
 
     def kill(self) -> bool:
+        if not self._hunt.is_on:
+            self.leader.send_group(signal.SIGSTOP)
         return self._hunt.go_on()
 
     def close(self) -> bool:
@@ -228,9 +240,9 @@ class TreeCrowd(Crowd):
 
 
 class Hunt:
-    """SIGKILL for those who fork faster than one can look: first all are stopped, until two looks find
-    nobody new, and then killed. Who is stopped has no more children, and keeps his place under a limit
-    of processes, so that nobody else can have a child there.
+    """SIGKILL for those who fork faster than one can look: first all are stopped, until nobody new is
+    found, and then killed. Who is stopped has no more children, and keeps his place under a limit of
+    processes, so that nobody else can have a child there.
 
     `prey` says who it is about, by the tree's present scan.
     """
@@ -251,24 +263,43 @@ class Hunt:
     def go_on(self) -> bool:
         """Hunt for a moment; whether all were sent SIGKILL. Else call it again soon."""
         self._goes += 1
-        if not self._stop_all() and self._goes < HUNT_GOES:
+        done = self._try() or (self._goes >= HUNT_GOES and self._end())
+        self._tree.forget()
+        return done
+
+    def _try(self) -> bool:
+        until = time.monotonic() + HUNT_SECONDS
+        if not self._tree.reap_orphans(until):
             return False
+        self._tree.look_at_nobody()
+        while self._chase(until):
+            self._tree.forget()
+            if not self._stop_known():
+                return self._end()
+        return False
+
+    def _end(self) -> bool:
         for fact in self._prey():
             send_checked(fact.pid, signal.SIGKILL, fact.still_lives)
         self._stopped.clear()
         self._goes = 0
         return True
 
-    def _stop_all(self) -> bool:
-        until = time.monotonic() + HUNT_SECONDS
+    def _stop_known(self) -> bool:
+        """Stop whom the present scan shows; whether there was anybody new."""
+        fresh = [fact for fact in self._prey() if (fact.pid, fact.starttime) not in self._stopped]
+        for fact in fresh:
+            send_checked(fact.pid, signal.SIGSTOP, fact.still_lives)
+            self._stopped.add((fact.pid, fact.starttime))
+        return bool(fresh)
+
+    def _chase(self, until: float) -> bool:
+        """Those who fork and exit all the time are our children before they fork again, so look at
+        those alone, and quickly. Whether two looks in a row found nobody new."""
         quiet = 0
         while quiet < 2:
-            fresh = [fact for fact in self._prey() if (fact.pid, fact.starttime) not in self._stopped]
-            for fact in fresh:
-                send_checked(fact.pid, signal.SIGSTOP, fact.still_lives)
-                self._stopped.add((fact.pid, fact.starttime))
-            if fresh and time.monotonic() > until:
+            is_sure = self._tree.take_in_orphans(until)
+            quiet = 0 if self._stop_known() or not is_sure else quiet + 1
+            if time.monotonic() > until:
                 return False
-            quiet = 0 if fresh else quiet + 1
-            self._tree.look_again()
         return True

@@ -64,11 +64,16 @@ def load_config(path: str) -> Config:
 
     Raises:
         ConfigError: with everything that is wrong with it.
+        StartupError: this process's directory has been removed.
     """
     from jobmon.config import load
 
+    try:
+        here = os.getcwd()
+    except OSError as error:
+        raise StartupError(f"the current directory: {error.strerror}: go to one that is there") from None
     tmp = next((os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)), "/tmp")
-    return load(path, Disk(), os.environ, os.getcwd(), tmp)
+    return load(path, Disk(), os.environ, here, tmp)
 
 
 def main(path: str, mode: str, companion: Companion | None = None) -> int:

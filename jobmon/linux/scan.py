@@ -10,6 +10,7 @@ which one lives. It only reads.
 from __future__ import annotations
 
 import os
+import time
 from errno import EACCES, ENOENT, EPERM, ESRCH
 
 from jobmon.linux import procfs
@@ -20,73 +21,66 @@ if TYPE_CHECKING:
 
     from jobmon.linux.procfs import Stat
 
-PASSES = 64  # how often in a row one look follows those who are born meanwhile
+MOST_SECONDS = 0.5  # what one scan may take: some 30,000 processes
+FOLLOW_SECONDS = 0.01  # how long it follows those who are born meanwhile
+AT_A_TIME = 100  # numbers between two looks at the clock
 _LAST_PID = "/proc/sys/kernel/ns_last_pid"  # CONFIG_CHECKPOINT_RESTORE
 
 
 class Scan:
-    """The processes by pid, in `table`, zombies too.
+    """The processes by pid, in `table`, zombies too; or nobody yet, if it is not `of_all`.
 
     `complete`: nobody was born during the last pass, so nobody is missing. `certain`: the kernel says
     which number was the last, so `complete` may be believed. Raises OSError where /proc cannot be read.
     """
 
-    __slots__ = ("_last", "_unseen", "certain", "complete", "table")
+    __slots__ = ("_last", "certain", "complete", "table")
 
-    def __init__(self) -> None:
+    def __init__(self, *, of_all: bool = True) -> None:
         self.table: dict[int, Stat] = {}
-        self._last = 0
-        self._unseen: list[int] = []
-        self._begin()
-        self.extend()
+        last = last_pid()
+        self._last = last or 0
+        self.certain = last is not None
+        self.complete = of_all and self._list() and (not self.certain or self._follow())
 
-    def extend(self) -> list[Stat]:
-        """Look for those who were born since; returns them."""
-        if not self.certain:
-            return []
-        again, self._unseen = self._unseen, []
-        fresh = self._look_at(again, [])
-        for _ in range(PASSES):
+    def _list(self) -> bool:
+        """Look at all there are; whether there was time for it."""
+        until = time.monotonic() + MOST_SECONDS
+        for pid in procfs.pids():
+            fact = procfs.stat(pid)
+            if fact is not None:
+                self.table[pid] = fact
+            if time.monotonic() > until:
+                return False
+        self._mind_parents(list(self.table.values()))
+        return True
+
+    def _follow(self) -> bool:
+        """Look for those who were born meanwhile, and for those who were then, until there are none."""
+        until = time.monotonic() + FOLLOW_SECONDS
+        while time.monotonic() < until:
             last = last_pid()
             if last == self._last:
-                self.complete = True
-                return fresh
-            if last is None or last < self._last:  # the numbers have begun anew
-                self._begin()
-                fresh = list(self.table.values())
-            else:
-                fresh += self._look_at(range(self._last + 1, last + 1), self._unseen)
-                self._last = last
-        self.complete = False
-        return fresh
+                return True
+            if last is None or last < self._last:
+                return False  # the numbers have begun anew
+            last = min(last, self._last + AT_A_TIME)
+            self._look_at(range(self._last + 1, last + 1))
+            self._last = last
+        return False
 
-    def _begin(self) -> None:
-        last = last_pid()
-        self.certain = last is not None
-        self.complete = not self.certain
-        self._last = last or 0
-        self._unseen = []
-        self.table = {}
-        for pid in procfs.pids():
-            if (fact := procfs.stat(pid)) is not None:
-                self.table[pid] = fact
-        self._with_parents(list(self.table.values()))
-
-    def _look_at(self, pids: Iterable[int], unseen: list[int]) -> list[Stat]:
+    def _look_at(self, pids: Iterable[int]) -> None:
         fresh = []
         for pid in pids:
-            if pid in self.table:
-                continue
-            line = _line(pid)
-            if not line:
-                unseen.append(pid)
-            elif not _is_thread(line):
+            line = b"" if pid in self.table else _read(f"/proc/{pid}/stat")
+            if line and not _is_thread(line):
                 self.table[pid] = fact = procfs.parse_stat(line)
                 fresh.append(fact)
-        return self._with_parents(fresh)
+        self._mind_parents(fresh)
 
-    def _with_parents(self, fresh: list[Stat]) -> list[Stat]:
-        """Who has a parent that nobody saw: either he came between, or he is gone, and there is a new one."""
+    def _mind_parents(self, fresh: list[Stat]) -> None:
+        """Who has a parent that nobody saw: either that one came between, or it is gone, and there is a
+        new one."""
         table = self.table
         pending = [fact for fact in fresh if fact.ppid not in table]
         while pending:
@@ -96,24 +90,17 @@ class Scan:
             parent = procfs.stat(fact.ppid)
             found = parent or procfs.stat(fact.pid)
             if found is None:
-                del table[fact.pid]
+                table.pop(fact.pid, None)
                 continue
             table[found.pid] = found
-            if parent is not None:
-                fresh.append(found)
             if parent is not None or found.ppid != fact.ppid:
                 pending.append(found)
-        return [table[fact.pid] for fact in fresh if fact.pid in table]
 
 
 def last_pid() -> int | None:
     """The number that was given out last in our PID namespace; None where the kernel does not say."""
     data = _read(_LAST_PID)
     return int(data) if data else None
-
-
-def _line(pid: int) -> bytes:
-    return _read(f"/proc/{pid}/stat")
 
 
 def _is_thread(line: bytes) -> bool:

@@ -5,6 +5,7 @@ run, or to nobody. Signals nobody, decides nothing.
 from __future__ import annotations
 
 import os
+import time
 
 from jobmon.linux import procfs
 from jobmon.linux.scan import Scan
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
             """Its first process."""
 
 
+PAUSE = 5.0  # seconds between two tellings of strays: some fork and exit all the time
 LOOKS = 3  # how many scans one question may cost
 DOUBTS = 100  # so many looks may find no environment, nor arguments, of a process before it has none
 
@@ -55,6 +57,7 @@ class Tree:
         self._seen: dict[tuple[int, int], Family] = {}  # (pid, start time)
         self._markers: dict[tuple[int, int], bytes] = {}
         self._doubts: dict[tuple[int, int], int] = {}
+        self._tell_from = 0.0
         self._told: set[tuple[int, int]] = set()
         self._scan: Scan | None = None
         self._owners: dict[int, Family | None] = {}  # who is below us, in this scan
@@ -88,12 +91,39 @@ class Tree:
         """What was seen is old."""
         self._scan = None
 
-    def look_again(self) -> None:
-        """Add who was born since the scan. Who has died meanwhile stays in it."""
-        if self._scan is None or not self._scan.certain:
-            self.forget()
-        else:
-            self._attribute(self._scan.extend())
+    def look_at_nobody(self) -> None:
+        """Begin a scan that shows nobody but those who are taken in."""
+        self._begin(Scan(of_all=False))
+
+    def reap_orphans(self, until: float) -> bool:
+        """Reap our dead children but leaders, until then (CLOCK_MONOTONIC) at most; whether that was all."""
+        while time.monotonic() < until:
+            try:
+                info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return True
+            if info is None or info.si_pid in self._leaders:
+                return True  # a leader's own event is about to reap it
+            os.waitid(os.P_PID, info.si_pid, os.WEXITED | os.WNOHANG)
+        return False
+
+    def take_in_orphans(self, until: float) -> bool:
+        """Add our new children to what was seen, the youngest first, and reap those who have died; until
+        then (CLOCK_MONOTONIC) at most. Whether it could be told of each whose it is."""
+        self._is_sure = True
+        table = self._looked().table
+        fresh = []
+        for pid in reversed(self._children()):
+            if pid in self._leaders or os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
+                continue
+            fact = procfs.stat(pid)
+            if fact is not None and (pid not in table or table[pid].starttime != fact.starttime):
+                table[pid] = fact
+                fresh.append(fact)
+            if time.monotonic() > until:
+                break
+        self._attribute(fresh)
+        return self._is_sure
 
     def alive(self) -> Iterator[Stat]:
         """Everything that lives."""
@@ -117,8 +147,10 @@ class Tree:
         """The strays of the last look that were not told before. Looks at nothing by itself."""
         strays = [] if self._scan is None else self._strays
         new = [fact for fact in strays if (fact.pid, fact.starttime) not in self._told]
-        if new:
-            self._told = {(fact.pid, fact.starttime) for fact in strays}
+        if not new or time.monotonic() < self._tell_from:
+            return []
+        self._tell_from = time.monotonic() + PAUSE
+        self._told = {(fact.pid, fact.starttime) for fact in strays}
         return new
 
     def is_empty(self, find: Callable[[], list[Stat]]) -> bool:
@@ -138,17 +170,19 @@ class Tree:
     def orphaned(self) -> bool:
         """Whether the daemon may have children that are no leaders. Cheap; and asked twice, because
         the kernel may leave out a child while another one exits (proc(5))."""
-        return self._children() > len(self._leaders) or self._children() > len(self._leaders)
+        most = len(self._leaders)
+        return self._listed().count(b" ") > most or self._listed().count(b" ") > most
 
-    def _children(self) -> int:
+    def _children(self) -> list[int]:
+        return list(map(int, self._listed().split()))
+
+    def _listed(self) -> bytes:
+        """Our children's numbers, each with a space behind it."""
         try:
-            with open(f"/proc/self/task/{self._me}/children", "rb", buffering=0) as file:
-                count = 0
-                while chunk := file.read(65536):
-                    count += chunk.count(b" ")
-                return count
+            with open(f"/proc/self/task/{self._me}/children", "rb") as file:
+                return file.read()
         except OSError:  # CONFIG_PROC_CHILDREN is optional
-            return len(procfs.children(self._me))
+            return b"".join(b"%d " % pid for pid in procfs.children(self._me))
 
     # ---- the look ---------------------------------------------------------------------------
 
@@ -156,15 +190,20 @@ class Tree:
         return self._looked().complete and self._is_sure
 
     def _looked(self) -> Scan:
-        if self._scan is None:
-            self._scan = Scan()
-            self._owners = {self._me: None}
-            self._members = {}
-            self._strays = []
-            self._is_sure = True
-            self._attribute(self._scan.table.values())
-            self._prune(self._scan.table)
-        return self._scan
+        if self._scan is not None:
+            return self._scan
+        scan = self._begin(Scan())
+        self._attribute(scan.table.values())
+        self._prune(scan.table)
+        return scan
+
+    def _begin(self, scan: Scan) -> Scan:
+        self._scan = scan
+        self._owners = {self._me: None}
+        self._members = {}
+        self._strays = []
+        self._is_sure = True
+        return scan
 
     def _attribute(self, fresh: Iterable[Stat]) -> None:
         """Attribute processes, parents first."""
@@ -179,11 +218,12 @@ class Tree:
 
     def _place(self, fact: Stat, inherited: Family | None) -> bool:
         """Put it where it belongs; False when it, and what is below it, concerns nobody."""
-        owner = inherited or self._owner(fact)
-        if owner is None and (fact.pid in self._leaders or self._marker(fact)):
+        is_dead = fact.state in procfs.DEAD
+        owner = inherited or self._owner(fact, is_dead)
+        if owner is None and (fact.pid in self._leaders or (not is_dead and self._marker(fact))):
             return False  # of a run that does not ask
         self._owners[fact.pid] = owner
-        if fact.state in procfs.DEAD:
+        if is_dead:
             return True
         if owner is not None:
             self._members.setdefault(owner, []).append(fact)
@@ -200,12 +240,13 @@ class Tree:
         self._markers = {key: value for key, value in self._markers.items() if _is_in(table, key)}
         self._doubts = {key: count for key, count in self._doubts.items() if _is_in(table, key)}
 
-    def _owner(self, fact: Stat) -> Family | None:
+    def _owner(self, fact: Stat, is_dead: bool) -> Family | None:
         for number in (fact.pid, fact.session, fact.pgrp):
             family = self._by_pid.get(number)
             if family is not None and not self._is_taken(family.leader):
                 return family
-        return self._seen.get((fact.pid, fact.starttime)) or self._runs.get(self._marker(fact))
+        known = self._seen.get((fact.pid, fact.starttime))
+        return known or (None if is_dead else self._runs.get(self._marker(fact)))  # the dead have no marker
 
     def _is_taken(self, leader: Leader) -> bool:
         """Whether the number of a dead leader, which sessions and groups may still have, is somebody
@@ -219,14 +260,14 @@ class Tree:
         if known is None:
             environ = procfs.environ(fact.pid)
             known = _marker_in(environ or b"", self._prefix)
-            if environ or (environ is None and fact.still_lives(fact.pid)):  # else it has none now
+            if environ or (environ is None and _is_hidden(fact.pid)):  # else it has none at this moment
                 self._markers[key] = known
         return known
 
     def _is_doubtful(self, fact: Stat) -> bool:
         """Whether it cannot be told yet whose it is. Who is just executing a program has neither
-        environment nor arguments for a moment; and who has died since he was looked at may have left a
-        child that was not looked at."""
+        environment nor arguments for a moment, and who is just ending neither, for good: he may have left
+        a child that was not looked at."""
         key = (fact.pid, fact.starttime)
         if self._markers.get(key) is not None:
             return False
@@ -236,6 +277,17 @@ class Tree:
             return True
         self._doubts[key] = self._doubts.get(key, 0) + 1
         return self._doubts[key] < DOUBTS
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether a process does not let us see its environment. One that is ending has none (ESRCH)."""
+    try:
+        os.close(os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC))
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _is_in(table: dict[int, Stat], key: tuple[int, int]) -> bool:
