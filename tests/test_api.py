@@ -343,7 +343,7 @@ def test_a_stream_can_be_selected(daemon: Make) -> None:
     one.pipe().start("web")
     one.pipe().stop("web")
 
-    codes = []
+    codes: list[int] = []
     while len(codes) < 2:  # they may well come together
         assert select.select([stream], [], [], kit.DEADLINE)[0] == [stream]
         event = stream.next_event()

@@ -282,8 +282,8 @@ def test_ctypes_stands_in_one_module() -> None:
     assert users <= {"linux.syscalls"}
 
 
-CLIENT_VERBS = (["help"], ["--version"], ["status", "web"], ["list-jobs"], ["start", "web"], ["listen"])
-CLIENT_VERBS += (["wait", "web"], ["wait", "web", "--", "true"], ["graph"], ["why", "web"])
+CLIENT_VERBS = [["help"], ["--version"], ["status", "web"], ["list-jobs"], ["start", "web"], ["listen"]]
+CLIENT_VERBS += [["wait", "web"], ["wait", "web", "--", "true"], ["graph"], ["why", "web"]]
 
 
 @pytest.mark.parametrize("arguments", CLIENT_VERBS, ids=" ".join)

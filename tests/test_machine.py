@@ -501,7 +501,8 @@ def test_release_begins_a_run_with_its_start_timeout() -> None:
 
     actions = job.step(events.Release(), 100.0)
     assert events.Spawn("job", 1, job.spec) in actions
-    assert (job.state, job.armed) == (State.STARTING, 160.0)
+    assert events.Arm("job", job.token, 160.0) in actions
+    assert job.state.value == "starting"
 
 
 def test_a_lost_requirement_is_the_end_of_waiting() -> None:

@@ -64,10 +64,10 @@ def test_the_end_goes_backwards(daemon: Make) -> None:
             }
         }
     )
-    events = one.events(since=0)
+    watch = one.watch()
     one.pipe().terminate()
-    died = [event.job for event in events if getattr(event, "event", "") == "died"]
-    assert died == ["web", "cache"]
+    watch.find(lambda event: event.event == "terminated")
+    assert [event.job for event in watch.seen if event.event == "died"] == ["web", "cache"]
 
 
 def test_a_requirement_that_is_given_up_fails_what_waits_for_it(daemon: Make) -> None:

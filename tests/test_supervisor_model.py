@@ -481,7 +481,7 @@ class Story(RuleBasedStateMachine):
             self.judge_wait(request, reply)
 
     def judge_done(self, request: Request, result: events.JobResult, *, single: bool) -> None:
-        """What a command without a condition promises when it is done. (Of several, others were done earlier.)"""
+        """What a command without a condition promises when it is done. (Of several, others were earlier.)"""
         run = request.runs[result.job]
         if request.command == "stop" and request.wait:
             process = self.kernel.processes.get(result.job)
@@ -660,7 +660,7 @@ class Story(RuleBasedStateMachine):
 
     @invariant()
     def every_turn_comes(self) -> None:
-        """What waits for its turn to be stopped waits for something that goes; what is to return, for such."""
+        """What waits for its turn to be stopped waits for something that goes; what is to return, too."""
         jobs, leaving, order = self.supervisor.jobs, self.supervisor._leaving, self.supervisor.order
         edges = order.before if self.terminating else order.required_by
         for name in leaving:
