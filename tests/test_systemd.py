@@ -335,7 +335,8 @@ def test_a_client_starts_the_daemon(admin: Admin) -> None:
 
 
 def test_who_comes_while_the_daemon_restarts_is_served_by_the_next(admin: Admin) -> None:
-    """Between two daemons the sockets stay, the very files; clients wait in them and nothing is lost."""
+    """Between two daemons the sockets stay, the very files, through restart and stop; clients wait in them
+    and nothing is lost."""
     manager = admin.manager
     gate = manager.fifo("gate")
     admin.install(
@@ -364,6 +365,9 @@ def test_who_comes_while_the_daemon_restarts_is_served_by_the_next(admin: Admin)
     for pipe in waiting:
         pipe.destroy()
 
+    manager.ctl("stop", UNIT)
+    os.write(gate.fd, b"\n")
+    assert admin.run("list-jobs").out == "RUNNING web\n"
     now = [os.stat(path) for path in admin.environ["JOBMON_PORT"].split(",")]
     assert [(one.st_dev, one.st_ino) for one in files] == [(one.st_dev, one.st_ino) for one in now]
     manager.ctl("stop", "jobmon.socket", UNIT)

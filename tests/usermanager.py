@@ -41,7 +41,7 @@ class Manager:
     def __init__(self) -> None:
         binary = _found("systemd", PLACES)
         self.base = tempfile.mkdtemp(prefix="jobmon-", dir="/tmp")
-        self.cgroup = ""
+        self.cgroup = self.runtime = ""
         self._made_booted = False
         self._before = set(os.listdir(RUN)) if os.path.isdir(RUN) else set()
         self._fifos: list[Fifo] = []
@@ -114,8 +114,10 @@ class Manager:
     # ---- its beginning and end
 
     def _prepare(self) -> None:
-        for name, mode in (("run", 0o700), ("config", 0o755), ("lib", 0o755), ("none", 0o755)):
-            os.mkdir(self.path(name), mode)
+        self.runtime = tempfile.mkdtemp(prefix="jobmon-", dir=_volatile())
+        os.symlink(self.runtime, self.path("run"))
+        for name in ("config", "lib", "none"):
+            os.mkdir(self.path(name))
         os.makedirs(self.path("config", "systemd", "user"))
         for name in [*(f"{unit}.target" for unit in UNITS), "systemd-exit.service"]:
             os.symlink(_found(f"user/{name}", PLACES), self.path("lib", name))
@@ -143,7 +145,7 @@ class Manager:
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": self.base,
             "LC_ALL": "C.UTF-8",
-            "XDG_RUNTIME_DIR": self.path("run"),
+            "XDG_RUNTIME_DIR": self.runtime,
             "XDG_CONFIG_HOME": self.path("config"),
             "XDG_DATA_HOME": nothing,
             "XDG_CONFIG_DIRS": nothing,
@@ -200,6 +202,8 @@ class Manager:
         if self._made_booted:
             os.rmdir(BOOTED)
         self._tidy()
+        if self.runtime:
+            shutil.rmtree(self.runtime, ignore_errors=True)
         shutil.rmtree(self.base, ignore_errors=True)
 
     def _tidy(self) -> None:
@@ -230,6 +234,15 @@ class Manager:
         for top in (self.cgroup, *glob.glob(f"/sys/fs/cgroup/*/{name}")):
             for here, _, _ in os.walk(top, topdown=False):
                 os.rmdir(here)
+
+
+def _volatile() -> str:
+    """A directory in memory, as /run/user is: on a disk systemd refuses to remove runtime directories."""
+    for folder in ("/run", "/dev/shm"):
+        with open("/proc/self/mounts", encoding="utf-8") as file:
+            if f" {folder} tmpfs " in file.read() and os.access(folder, os.W_OK):
+                return folder
+    raise Unable("there is no tmpfs to write to at /run or /dev/shm")
 
 
 def _mount_point() -> str:

@@ -312,8 +312,7 @@ def _succeed(config: Config, setting: Setting, log: Log) -> bool:
     def tell(jobs: list[str], seconds: float) -> None:
         setting.notifier.waits("stopping what a daemon that died has left", jobs, seconds)
 
-    family = _family(config)
-    left = abandoned(family)
+    left = abandoned(_family(config))
     # Without a manager our cgroup may be everybody's, and too long to read.
     others = own_pids() if setting.notifier else []
     if left or len(others) > 1:
@@ -322,7 +321,7 @@ def _succeed(config: Config, setting: Setting, log: Log) -> bool:
         if left and not leftovers.clear(left, config.jobs, log, SHUTDOWN, tell):
             log.write(INFO, "told to end before it began")
             return False
-        leftovers.name_survivors(others, family, log)
+        leftovers.name_survivors(others, log)
     return True
 
 
@@ -351,7 +350,7 @@ def _engine(config: Config, setting: Setting, log: Log, listeners: list[Listener
     before, room = _raise_nofile()
     now = time.monotonic()
     wall = time.time() - now
-    marker = f"{_family(config)}.{os.urandom(8).hex()}"
+    marker = os.urandom(8).hex()
     control, event = (listener.address for listener in listeners)
     return Engine(
         Supervisor(config.jobs.values(), now, wall),
@@ -360,7 +359,7 @@ def _engine(config: Config, setting: Setting, log: Log, listeners: list[Listener
         access,
         connections=min(MAX_CONNECTIONS, (room - 2 * len(config.jobs) - RESERVED_FDS) // 2),
         tree=Tree(marker),
-        hierarchy=_hierarchy(marker, log),
+        hierarchy=_hierarchy(f"{_family(config)}.{marker}", log),
         announce=lambda: setting.announce(f"{control},{event}"),
         notifier=setting.notifier,
         watchdog=setting.watchdog,
@@ -374,11 +373,11 @@ def _engine(config: Config, setting: Setting, log: Log, listeners: list[Listener
     )
 
 
-def _hierarchy(marker: str, log: Log) -> Hierarchy | None:
+def _hierarchy(name: str, log: Log) -> Hierarchy | None:
     from jobmon.linux.cgroup import Hierarchy, Unavailable
 
     try:
-        hierarchy = Hierarchy(marker)
+        hierarchy = Hierarchy(name)
     except Unavailable as error:
         log.write(INFO, "jobs are told apart by /proc, not by cgroups", why=str(error))
         return None

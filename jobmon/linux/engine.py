@@ -259,6 +259,7 @@ class Engine:
             self.supervisor.wall = wall
 
     def _up(self, _action: events.Announce) -> None:
+        self.timers.disarm(self._open)
         self.sessions.open()
         self._announce()
 

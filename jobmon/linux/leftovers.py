@@ -131,12 +131,11 @@ def _rest(left: list[Leftover], source: signals.SignalSource, seconds: float) ->
     return bool(source.read())
 
 
-def name_survivors(pids: Iterable[int], family: str, log: Log) -> None:
-    """Say which of these processes, in our own cgroup, a daemon of this family has left: those of jobs
-    with a smaller kill-scope, which have no cgroup. Nobody knows whether they were meant to live on."""
+def name_survivors(pids: Iterable[int], log: Log) -> None:
+    """Say which of these processes, in the cgroup of our own unit, a daemon has left: those of jobs with
+    a smaller kill-scope, which have no cgroup. Nobody knows whether they were meant to live on."""
     for pid in pids:
-        environ = procfs.environ(pid) or b""
-        if pid != os.getpid() and b"\0JOBMON_RUN=" + family.encode() in b"\0" + environ:
+        if pid != os.getpid() and b"\0JOBMON_RUN=" in b"\0" + (procfs.environ(pid) or b""):
             log.write(logfile.WARNING, "lives on from a daemon that is gone", job=_job_of(pid), pid=pid)
 
 
