@@ -546,3 +546,16 @@ def test_a_job_that_cannot_start_is_not_the_daemons_failure(daemon: Factory) -> 
 
     assert one.pipe().status("bad")[0].state == "failed"
     assert one.pipe().is_running("web")
+
+
+@pytest.mark.parametrize("name", ["SIGUSR2", "SIGALRM", "SIGPROF", "SIGIO"])
+def test_a_stray_signal_does_not_end_the_daemon(daemon: Factory, name: str) -> None:
+    """Signals that mean nothing are logged with their sender, and jobs do not get them blocked."""
+    one = daemon({"jobs": {"web": {"command": kit.FOR_EVER}}})
+    os.kill(one.pid, signal.Signals[name])
+    assert f'signal="{name}" sender={os.getpid()}' in one.wait_log("means nothing")
+    pipe = one.pipe()
+    pipe.start("web")
+    pid = pipe.get_pid("web")
+    assert pid
+    assert int(kit.status_of(pid)["SigBlk"], 16) == 0

@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 
 # SIGPWR and SIGRTMIN+3 are how container managers ask an init to shut down.
 SHUTDOWN = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGPWR, signal.SIGRTMIN + 3)
-SIGNALS = (signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, *SHUTDOWN)
+# Sent by mistake, each of these would end a process that does not heed it.
+HARMLESS = (signal.SIGUSR2, signal.SIGALRM, signal.SIGPROF, signal.SIGIO)
+SIGNALS = (signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, *SHUTDOWN, *HARMLESS)
 BIRTH_SECONDS = 0.005  # how long one turn may spend on starting processes
 OPENING_SECONDS = 1.0  # how long clients wait for the autostart jobs to be launched, at most
 FAREWELL_SECONDS = 2.0  # how long the end waits for readers of the last event, and for strays
@@ -212,6 +214,9 @@ class Engine:
             self.log.write(logfile.WARNING, "SIGHUP: this version cannot reload its configuration")
             if self._herald is not None:
                 self._herald.cannot_reload()
+        elif number in HARMLESS:
+            name = signals.name_of(number)
+            self.log.write(logfile.WARNING, "a signal that means nothing", signal=name, sender=sender)
 
     def _on_timer(self, _events: int) -> None:
         self.timers.drain()
