@@ -391,7 +391,9 @@ class Supervisor:
                 return
         del self._leaving[name]
         why = "was started meanwhile"
-        self.waiters.give_up(name, "failed", why, lambda w: w.marks[name].command == waits.STOP)
+        self.waiters.give_up(
+            name, "failed", why, lambda w: name in w.marks and w.marks[name].command == waits.STOP
+        )
         self._refresh_after(name, now)
 
     def _restart(self, name: str, by: str, now: float) -> None:
