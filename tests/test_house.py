@@ -29,7 +29,6 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "policy": (
         "spec",
         "events",
-        "order",
         "backoff",
         "eventlog",
         "machine",
