@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import inits
 import kit
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 _RUNNING: list[kit.Daemon] = []
+
+# Whoever started the tests in the background has these ignored: they are part of what is tested.
+for _number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+    signal.signal(_number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -51,6 +51,16 @@ _PR_SET_CHILD_SUBREAPER = 36
 # ---- waiting --------------------------------------------------------------------------------
 
 
+# posix_spawn(3) of glibc leaves its own two signals, 32 and 33, ignored in whoever it starts; the kernel
+# passes that on, and nobody can change it through glibc.
+GLIBCS_OWN = 1 << 31 | 1 << 32
+
+
+def ignored_by(sigign: str) -> int:
+    """What the line SigIgn of /proc/PID/status says, glibc's own signals aside."""
+    return int(sigign, 16) & ~GLIBCS_OWN
+
+
 def readable(fd: int, seconds: float = DEADLINE) -> bool:
     """Wait until a descriptor is readable (or at its end); False when `seconds` have passed."""
     poller = select.poll()

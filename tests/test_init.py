@@ -354,7 +354,7 @@ def test_the_command_gets_clean_signals(launch: Launch) -> None:
 
     assert one.wait() == 0
     said = dict(line.split(":\t", 1) for line in one.out.drain().splitlines())
-    assert [int(said[key], 16) for key in ("SigBlk", "SigIgn", "SigCgt")] == [0, 0, 0]
+    assert [kit.ignored_by(said[key]) for key in ("SigBlk", "SigIgn", "SigCgt")] == [0, 0, 0]
 
 
 def test_the_command_has_a_group_of_its_own_in_our_session(launch: Launch) -> None:

@@ -193,13 +193,12 @@ def test_strays_are_told_and_end_with_the_daemon(daemon: Make, modes: tuple[str,
     """
     it = Job(daemon, WITHOUT, modes)
     assert it.tell("stop", "it") == (0, "", "")
-    if modes != ("stray-hop",):  # which has another pid all the time
-        (stray,) = nasty.tagged(it.line.tag)
-        assert [stray] == it.line.pids(*modes)
-        assert it.daemon.wait_log("no job's").endswith(f'pids="{stray}"')
-        assert it.tell("status")[1].splitlines()[-1].startswith(f"no job's: pid {stray} ")
-        assert it.pipe.overview()[1] == [stray]
-        assert it.daemon.log.count("no job's") == 1
+    (stray,) = nasty.tagged(it.line.tag)
+    assert [stray] == it.line.pids(*modes)
+    assert it.daemon.wait_log("no job's").endswith(f'pids="{stray}"')
+    assert it.tell("status")[1].splitlines()[-1].startswith(f"no job's: pid {stray} ")
+    assert it.pipe.overview()[1] == [stray]
+    assert it.daemon.log.count("no job's") == 1
     assert it.daemon.stop() == 0
     it.assert_gone()
 
