@@ -37,7 +37,7 @@ ATTRIBUTABLE = (
     "headless",
     "stopped",
 )
-STRAYS = {"stray": ("stray",), "deaf stray": ("stray-deaf",),}
+STRAYS = {"stray": ("stray",), "deaf stray": ("stray-deaf",)}
 
 _built: list[str] = []
 
