@@ -87,8 +87,8 @@ def main(path: str, mode: str, companion: Companion | None = None) -> int:
     # In the background, the service's own processes speak for it, not this one.
     notifier = Notifier(os.environ if foreground else {})
     try:
-        _need_prctl()
         config = load_config(path)
+        _need_prctl()
     except (ConfigError, StartupError) as error:
         return _fail(notifier, error)
     for warning in config.warnings:
