@@ -11,7 +11,7 @@ import sys
 
 import kit
 import pytest
-import relay
+import e2e
 
 from jobmon import JobError, WaitTimeout
 from jobmon.cli.text import condition
@@ -37,14 +37,14 @@ def tell(one: kit.Daemon, *words: str) -> tuple[int, str, str]:
     return code, out, err
 
 
-def waiting(one: kit.Daemon, *words: str) -> relay.Link:
+def waiting(one: kit.Daemon, *words: str) -> e2e.Link:
     """`jobmon wait WORDS`, once the daemon knows of it."""
-    link = relay.Relay(one).start_cli("wait", *words)
+    link = e2e.Relay(one).start_cli("wait", *words)
     link.heard()
     return link
 
 
-def silent(link: relay.Link, code: int) -> bool:
+def silent(link: e2e.Link, code: int) -> bool:
     """Whether it ends with `code` and has printed nothing."""
     return tuple(link.end()) == (code, "", "")
 
