@@ -40,8 +40,8 @@ _PROBE = 1 << 40  # a number that no client gets to
 # Becomes nobody when all that it may need is loaded: nobody may not be allowed to read this tree.
 _AS_NOBODY = f"""
 import os, sys
-import jobmon.cli, jobmon.cli.ask, jobmon.cli.control, jobmon.cli.listen, jobmon.cli.local
-import jobmon.cli.text, jobmon.cli.verbs, jobmon.client, jobmon.config, jobmon.linux.daemon
+import jobmon.cli, jobmon.cli.ask, jobmon.cli.control, jobmon.cli.explain, jobmon.cli.listen, jobmon.cli.local
+import jobmon.cli.text, jobmon.cli.verbs, jobmon.cli.waiting, jobmon.client, jobmon.config, jobmon.linux.daemon
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
 os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
