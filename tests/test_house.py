@@ -398,7 +398,7 @@ DOCUMENTS = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"),
     *("docs/architecture.md", "docs/stopping.md"),
 )
-MORE_DOCUMENTS = ("docs/configuration.md", "docs/protocol.md", "contrib/examples/README.md")
+MORE_DOCUMENTS = ("docs/configuration.md", "docs/json.md", "docs/protocol.md", "contrib/examples/README.md")
 
 
 @pytest.mark.parametrize("path", DOCUMENTS + MORE_DOCUMENTS)

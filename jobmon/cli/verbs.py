@@ -208,7 +208,7 @@ VERBS = {
                 _TIMEOUT,
                 ("--since", "TOKEN", "count changes from event TOKEN on, which --no-wait has printed"),
                 ("--propagate", "", "with exited and one job: exit as it has, 128+n for signal n"),
-                ("--json", "", "say as JSON what it came to"),
+                ("--json", "", "say as JSON what it came to; what CMD prints goes to standard error"),
             ),
             "COND is one of\n" + _CONDITIONS + "\n\n"
             "Prints nothing, and why on standard error when it can be so no more (exit 1, at once) or the\n"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import os
+import sys
 from select import POLLIN, poll
 
 from jobmon.cli import FAILED, OK, complain, flush, say
 from jobmon.cli.text import condition, count, seconds
 from jobmon.cli.verbs import UsageError
 from jobmon.client import CommandPipe, ends_of, patience_for
-from jobmon.errors import JobError, JobMonError
+from jobmon.errors import ConnectionLost, JobError, JobMonError
 from jobmon.fastjson import dumps
 
 TYPE_CHECKING = False
@@ -29,14 +30,14 @@ class CommandFailed(JobError):
 
 
 def run(verb: Verb, arguments: Arguments) -> int:
-    """Wait, and say nothing unless it was in vain."""
+    """Wait, and say nothing unless it was in vain. As JSON the outcome is said, whatever it is."""
     del verb
     wish = _wish(arguments)
     as_json = "--json" in arguments.options
     try:
         with CommandPipe() as daemon:
-            ends = _wait(daemon, tuple(arguments.given), wish, arguments.command)
-    except JobError as error:
+            ends = _wait(daemon, tuple(arguments.given), wish, arguments.command, 2 if as_json else 1)
+    except JobMonError as error:
         if as_json:
             say(dumps(_failure(error)))
         raise _on_one_line(error) from None
@@ -62,11 +63,13 @@ def _wish(arguments: Arguments) -> dict[str, Any]:
     return wish
 
 
-def _wait(daemon: CommandPipe, jobs: tuple[str, ...], wish: dict[str, Any], command: list[str]) -> Ends:
+def _wait(
+    daemon: CommandPipe, jobs: tuple[str, ...], wish: dict[str, Any], command: list[str], output: int
+) -> Ends:
     number = daemon.submit("wait", jobs, acts=bool(command), **wish)
     if command:
         _arm(daemon, number)
-        _beside(daemon, number, command)
+        _beside(daemon, number, command, output)
     return ends_of(daemon.collect(number, patience_for("wait", wish)))
 
 
@@ -79,9 +82,9 @@ def _arm(daemon: CommandPipe, number: int) -> None:
         daemon.collect(number)
 
 
-def _beside(daemon: CommandPipe, number: int, command: list[str]) -> None:
+def _beside(daemon: CommandPipe, number: int, command: list[str], output: int) -> None:
     """Run the command until it has succeeded. Meanwhile the wait may fail."""
-    pid = _start(command)
+    pid = _start(command, output)
     try:
         _watch(daemon, number, pid)
     except JobMonError:
@@ -94,12 +97,14 @@ def _beside(daemon: CommandPipe, number: int, command: list[str]) -> None:
         raise CommandFailed(f"{command[0]}: the command failed ({how})", "command-failed")
 
 
-def _start(command: list[str]) -> int:
+def _start(command: list[str], output: int) -> int:
+    """Start the command; what it prints goes to our descriptor `output`, 1 or 2."""
     flush()
     # Python ignores these two, and what we start would too.
     default = (_signal.SIGPIPE, _signal.SIGXFSZ)
+    streams = () if output == 1 else ((os.POSIX_SPAWN_DUP2, sys.stderr.fileno(), 1),)
     try:
-        return os.posix_spawnp(command[0], command, os.environ, setsigdef=default)
+        return os.posix_spawnp(command[0], command, os.environ, setsigdef=default, file_actions=streams)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise CommandFailed(f"{command[0]}: cannot be run: {why}", "command-failed") from None
@@ -130,17 +135,24 @@ def _held(job: str, end: int | str | None) -> dict[str, Any]:
     return held if end is None else {**held, "exit": end}
 
 
-def _failure(error: JobError) -> dict[str, Any]:
+def _failure(error: JobMonError) -> dict[str, Any]:
+    """What docs/json.md says of a wait in vain."""
     results: list[dict[str, Any]] = []
-    for job, code, message in error.results:
-        told = {"job": job, "ok": not code}
-        results.append({**told, "error": {"code": code, "message": message}} if code else told)
-    return {"ok": False, "error": {"code": error.code, "message": str(error)}, "results": results}
+    code = "connection-lost" if isinstance(error, ConnectionLost) else "unreachable"
+    if isinstance(error, JobError):
+        code = error.code
+        for job, bad, message in error.results:
+            told = {"job": job, "ok": not bad}
+            results.append({**told, "error": {"code": bad, "message": message}} if bad else told)
+    message = str(error).encode(errors="backslashreplace").decode()  # CMD and JOBMON_PORT may be any bytes
+    return {"ok": False, "error": {"code": code, "message": message}, "results": results}
 
 
-def _on_one_line(error: JobError) -> JobError:
+def _on_one_line(error: JobMonError) -> JobMonError:
     """However many jobs it was in vain for, it is one answer."""
-    if sum(bool(code) for _, code, _ in error.results) > 1 and error.code != "no-such-job":
+    if not isinstance(error, JobError) or error.code == "no-such-job":
+        return error
+    if sum(bool(code) for _, code, _ in error.results) > 1:
         return type(error)(str(error), error.code)
     return error
 
