@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from jobmon.cli import OK, say
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     Graph = dict[str, dict[str, Any]]
 
+SHOWN_OF_A_NAME = 200  # characters in a picture: dot takes no string of more than 16,384, escapes and all
+
 
 def run(verb: Verb, arguments: Arguments) -> int:
     """Ask, and print the answer."""
@@ -29,7 +32,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
         say(dumps(told))
         return OK
     try:
-        lines = list(_why(told) if verb.name == "why" else dot(told) if "--dot" in options else steps(told))
+        lines = list(_why(told) if verb.name == "why" else _graph(told, as_dot="--dot" in options))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RemoteProtocolError(f"a reply to {verb.name} makes no sense: {error!r}") from None
     for line in lines:
@@ -68,6 +71,14 @@ def _when(moment: float) -> str:
 # ---- graph -----------------------------------------------------------------------------------
 
 
+def _graph(graph: Graph, *, as_dot: bool) -> Iterator[str]:
+    if not as_dot:
+        return steps(graph)
+    # dot reads UTF-8, whatever the locale is
+    encoding = sys.stdout.encoding if sys.stdout is not None else ""
+    return dot(graph, ascii_only=encoding.lower() not in ("utf-8", "utf8"))
+
+
 def steps(graph: Graph) -> Iterator[str]:
     """The jobs in a table, in the order of their steps: each comes after what is above it there."""
     step = _steps(graph)
@@ -79,14 +90,14 @@ def steps(graph: Graph) -> Iterator[str]:
     return columns(rows)
 
 
-def dot(graph: Graph) -> Iterator[str]:
+def dot(graph: Graph, *, ascii_only: bool = False) -> Iterator[str]:
     """The graph for graphviz. An arrow leads to what comes later, dashed where that is order only."""
     yield "digraph jobmon {"
     yield '    rankdir="LR"; node [shape="box"];'
     numbers = {name: f"job{number}" for number, name in enumerate(graph)}
     for name, job in graph.items():
         style = ', style="bold"' if job["ready"] else ""
-        yield f'    {numbers[name]} [label="{_quoted(name)}\\n{job["state"]}"{style}];'
+        yield f'    {numbers[name]} [label="{_quoted(name, ascii_only)}\\n{job["state"]}"{style}];'
     for name, job in graph.items():
         for other in job["requires"]:
             yield f"    {numbers[other]} -> {numbers[name]};"
@@ -98,19 +109,24 @@ def dot(graph: Graph) -> Iterator[str]:
 
 def _steps(graph: Graph) -> dict[str, int]:
     """The step of each job: one more than the last of those that it comes after."""
-    step: dict[str, int] = {}
-    pending = list(graph)
-    while pending:
-        name = pending[-1]
-        earlier = {*graph[name]["requires"], *graph[name]["after"]} & graph.keys()
-        missing = [other for other in earlier if other not in step]
-        if missing and name not in step:
-            if len(pending) > 2 * len(graph):
-                raise ValueError("it has a cycle")
-            pending += missing
-        else:
-            step.setdefault(name, 1 + max((step[other] for other in earlier), default=0))
-            pending.pop()
+    later: dict[str, list[str]] = {}
+    missing: dict[str, int] = {}
+    for name, job in graph.items():
+        earlier = {*job["requires"], *job["after"]} & graph.keys()
+        missing[name] = len(earlier)
+        for other in earlier:
+            later.setdefault(other, []).append(name)
+    turns = [[name for name, count in missing.items() if not count]]
+    while turns[-1]:
+        turns.append([])
+        for name in turns[-2]:
+            for other in later.get(name, ()):
+                missing[other] -= 1
+                if not missing[other]:
+                    turns[-1].append(other)
+    step = {name: number for number, turn in enumerate(turns, 1) for name in turn}
+    if len(step) < len(graph):
+        raise ValueError("it has a cycle")
     return step
 
 
@@ -118,6 +134,9 @@ def _names(names: list[str]) -> str:
     return ", ".join(map(escape, names)) or "-"
 
 
-def _quoted(name: str) -> str:
-    """A name within the quotes of a label: there a backslash begins a command."""
-    return escape(name).replace("\\", "\\\\").replace('"', '\\"')
+def _quoted(name: str, ascii_only: bool) -> str:
+    """A name within the quotes of a label: there a backslash begins a command, an ampersand a character."""
+    shown = escape(name if len(name) <= SHOWN_OF_A_NAME else f"{name[:SHOWN_OF_A_NAME]}...")
+    if ascii_only:
+        shown = shown.encode("ascii", "backslashreplace").decode()
+    return shown.replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;")
