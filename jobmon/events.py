@@ -80,7 +80,9 @@ class SpecChanged(Input):
 
 
 class Remove(Input):
-    """A reload no longer has it."""
+    """A reload no longer has it; `now` means without patience."""
+
+    now: bool = False
 
 
 class Hold(Input):

@@ -48,7 +48,7 @@ from jobmon.events import (
     WatchdogExpired,
 )
 from jobmon.records import Record
-from jobmon.spec import JobSpec, JobType
+from jobmon.spec import OF_A_RUN, JobSpec, JobType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class Job:
         "endings",
         "exit_code",
         "held",
+        "launched_as",
         "launches",
         "leader",
         "next",
@@ -89,18 +90,17 @@ class Job:
         "since",
         "spawn_error",
         "spec",
-        "stale",
         "state",
         "status",
         "token",
         "wanted",
     )
 
-    def __init__(self, spec: JobSpec, now: float = 0.0) -> None:
+    def __init__(self, spec: JobSpec, now: float = 0.0, run: int = 0) -> None:
         self.spec = spec
         self.state = State.STOPPED
         self.next: Next | None = None
-        self.run = 0
+        self.run = run
         self.pid: int | None = None  # while anything of the run lives
         self.leader: int | None = None  # the same, while its first process lives
         self.token = 0
@@ -111,7 +111,6 @@ class Job:
         self.endings = 0  # times that it was given up, or ended for good by itself
         self.status: Status = None  # of the last death
         self.restarts = 0
-        self.stale = False
         self.result = ""
         self.cause = ""
         self.spawn_error = ""
@@ -123,7 +122,8 @@ class Job:
         self._restarts_itself = False
         self._last: tuple[int, int | None] = (0, None)  # run and pid of the last process
         self.held = ""  # for what it has to wait before it may be launched
-        self.wanted = ""  # who or what asked for the launch that it waits for
+        self.wanted = ""  # who or what asked for its latest launch, or for the one that is to come
+        self.launched_as = spec  # what its latest run was given, whatever a reload has brought since
         self._actions: list[Action] = []
 
     @property
@@ -134,9 +134,15 @@ class Job:
     @property
     def ready(self) -> bool:
         """Whether what requires it may run: it serves, or it is a oneshot that has succeeded."""
-        if self.spec.type is JobType.ONESHOT:
-            return self.state is State.EXITED
-        return self.state is State.RUNNING
+        return self.state is (State.EXITED if self.launched_as.type is JobType.ONESHOT else State.RUNNING)
+
+    @property
+    def stale(self) -> bool:
+        """Whether its run was launched with something that a reload has changed since."""
+        then, now = self.launched_as, self.spec
+        if then is now or not self.alive:
+            return False
+        return any(getattr(then, field) != getattr(now, field) for field in OF_A_RUN)
 
     def step(self, what: Input, now: float) -> list[Action]:
         """Take one input at `now` (CLOCK_MONOTONIC seconds); return what is to be done, in order."""
@@ -191,10 +197,10 @@ class Job:
     def _spawn(self, now: float, cause: str, kind: str = "state") -> None:
         self.spawn_error = ""
         if self.held:
-            self.wanted = cause
             self._enter(State.WAITING, now, self.held, kind)
             return
         self.run += 1
+        self.launched_as = self.spec
         self._reports_ready = self.spec.ready is not None or self.spec.type is JobType.ONESHOT
         self._enter(State.STARTING, now, cause, kind, self.spec.start_timeout)
         self._do(Spawn(self.spec.name, self.run, self.spec))
@@ -213,7 +219,6 @@ class Job:
     def _gone(self) -> str:
         """The process is gone: what listeners call the transition that follows."""
         had_process, self.pid, self.leader = self.pid is not None, None, None
-        self.stale = False
         self._restarts_itself = False
         self.deaths += had_process
         return "died" if had_process else "state"
@@ -286,6 +291,7 @@ def spawn(job: Job, what: Start | RestartJob, now: float) -> None:
     """spawn"""
     job.past = _begin_anew(job.past)
     job._restarts_itself = False
+    job.wanted = what.by
     job._spawn(now, what.by)
 
 
@@ -310,8 +316,7 @@ def release(job: Job, what: Release, now: float) -> None:
 def go(job: Job, what: Release, now: float) -> None:
     """spawn"""
     job.held = ""
-    wanted, job.wanted = job.wanted, ""
-    job._spawn(now, f"{wanted}; its requirements are ready")
+    job._spawn(now, f"{job.wanted}; its requirements are ready")
 
 
 def lose(job: Job, what: RequirementLost, now: float) -> None:
@@ -333,12 +338,16 @@ def halt_stop(job: Job, what: Stop | Shutdown, now: float) -> None:
 def halt_restart(job: Job, what: RestartJob, now: float) -> None:
     """halt(RESTART)"""
     job.past = _begin_anew(job.past)
+    job.wanted = what.by
     job._halt(Next.RESTART, now, what.by)
 
 
 def halt_remove(job: Job, what: Remove, now: float) -> None:
     """halt(REMOVE)"""
-    job._halt(Next.REMOVE, now, "removed")
+    if what.now:
+        job._kill(Next.REMOVE, now, "removed")
+    else:
+        job._halt(Next.REMOVE, now, "removed")
 
 
 def halt_decide(job: Job, what: LeaderDied | WatchdogExpired | Timer, now: float) -> None:
@@ -362,12 +371,15 @@ def next_stop(job: Job, what: Stop | Shutdown, now: float) -> None:
 def next_restart(job: Job, what: Start | RestartJob, now: float) -> None:
     """next=RESTART"""
     job.past = _begin_anew(job.past)
+    job.wanted = what.by
     _set_next(job, Next.RESTART)
 
 
 def next_remove(job: Job, what: Remove, now: float) -> None:
     """next=REMOVE"""
     job.next = Next.REMOVE
+    if what.now and job.state is State.STOPPING:
+        job._kill(Next.REMOVE, now, "removed")
 
 
 def adopt_spec(job: Job, what: SpecChanged, now: float) -> None:
@@ -375,15 +387,9 @@ def adopt_spec(job: Job, what: SpecChanged, now: float) -> None:
     job.spec = what.spec
 
 
-def adopt_spec_stale(job: Job, what: SpecChanged, now: float) -> None:
-    """new spec, stale"""
-    job.spec = what.spec
-    job.stale = True
-
-
 def adopt_spec_wanted(job: Job, what: SpecChanged, now: float) -> None:
     """new spec; REMOVE becomes STOP"""
-    adopt_spec_stale(job, what, now)
+    job.spec = what.spec
     if job.next is Next.REMOVE:
         job.next = Next.STOP
 
@@ -467,7 +473,8 @@ def retry(job: Job, what: Timer, now: float) -> None:
         job.past = job.past.replace(penalty_end=now)
     job.restarts += 1
     job._restarts_itself = True
-    job._spawn(now, "penalty over" if waited else "restart")
+    job.wanted = "penalty over" if waited else "restart"
+    job._spawn(now, job.wanted)
 
 
 def _set_next(job: Job, following: Next) -> None:
@@ -526,8 +533,8 @@ TABLE: dict[type[Input], dict[State, Cell]] = {
     SpecChanged: _row(
         down=adopt_spec,
         waiting=adopt_spec,
-        starting=adopt_spec_stale,
-        running=adopt_spec_stale,
+        starting=adopt_spec,
+        running=adopt_spec,
         stopping=adopt_spec_wanted,
         killing=adopt_spec_wanted,
         backoff=adopt_spec,

@@ -106,6 +106,13 @@ class JobSpec(Record):
     description: str = ""
 
 
+# What a run keeps as it was launched; all else of its job counts as soon as a reload brings it.
+OF_A_RUN = (
+    *("command", "stdin", "stdout", "stderr", "env", "working_dir"),
+    *("kill_scope", "type", "ready", "start_timeout", "watchdog"),
+)
+
+
 class SupervisorSpec(Record):
     """The daemon itself, as configured. Paths are absolute and expanded already."""
 

@@ -21,11 +21,13 @@ from jobmon.events import (
     Next,
     Publish,
     Release,
+    Remove,
     Removed,
     Reply,
     RequirementLost,
     RestartJob,
     Shutdown,
+    SpecChanged,
     Start,
     State,
     Stop,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
     from jobmon.events import Action, Input
+    from jobmon.plan import Plan
     from jobmon.spec import JobSpec
     from jobmon.waits import Condition, Waiter
 
@@ -58,7 +61,10 @@ class Supervisor:
     """The set of jobs. `wall` is what to add to `now` for unix time; the engine keeps it right."""
 
     def __init__(self, specs: Iterable[JobSpec], now: float = 0.0, wall: float = 0.0) -> None:
-        self.jobs = {spec.name: Job(spec, now) for spec in specs}
+        self.jobs: dict[str, Job] = {}
+        self._past_runs = 0  # of jobs that were removed: the number of a run never comes again
+        for spec in specs:
+            self._know(spec, now)
         self.order = Order(job.spec for job in self.jobs.values())
         self.log = EventLog(self.jobs)
         self.wall = wall
@@ -74,8 +80,8 @@ class Supervisor:
         self._unready: set[str] | None = None
         self._changed: list[tuple[Job, State]] = []  # what others do not know yet
         self._passing_on = False
-        self._leaving: dict[str, Input] = {}  # what is to be stopped once nothing needs it any more
-        self._bring_back: dict[str, list[str]] = {}  # what a restart of it took down
+        # What is to go once nothing that needs it lives, and how: Stop, RestartJob, Remove, Shutdown.
+        self._leaving: dict[str, Input] = {}
 
     def take(self) -> list[Action]:
         """What is to be done, in order; each action is handed out once."""
@@ -89,13 +95,13 @@ class Supervisor:
 
     def begin(self, now: float) -> None:
         """Start the autostart jobs and what they require. Announce follows when each is launched,
-        waiting or given up; AllReady when each is ready or given up."""
+        waiting or given up; AllReady when each is ready, or has failed once: that may go on for ever."""
         for name in self.order.after:
             self._refresh(name, now)
         names = [name for name, job in self.jobs.items() if job.spec.autostart]
-        self._unannounced, self._unready = set(names), set(names)
+        self._unannounced = set(names)
+        self._unready = set(names).union(*(self.order.needs(name) for name in names))
         for name in self.order.sort(names):
-            self._start_requirements(name, now)
             self._start(name, "autostart", now)
         self._announce()
 
@@ -155,12 +161,10 @@ class Supervisor:
         for name in self.order.sort(names):
             refused = self._refuse_start(self.jobs[name])
             self._expect(waiter, name, refused, waits.START)
-            if refused is None or refused.code != "terminating":
-                wanted.append(name)  # "already": the table knows what that comes to
+            if refused is None or refused.code == "already-started":  # the table knows what that comes to
+                wanted.append(name)
         self.waiters.register(waiter, timeout, now)
         for name in wanted:
-            self._start_requirements(name, now)
-            self._stay(name, now)
             self._start(name, by, now)
         self._see(waiter, now)
 
@@ -179,12 +183,16 @@ class Supervisor:
         if self._unknown(names, to):
             return
         waiter = self._waiter(to, until or _up_or_launched(wait))
-        for name in dict.fromkeys(names):
-            self._expect(waiter, name, self._refuse_restart(self.jobs[name]), waits.START)
+        wanted = []
+        for name in self.order.sort(names):
+            refused = self._refuse_restart(self.jobs[name])
+            self._expect(waiter, name, refused, waits.START)
+            if refused is None:
+                wanted.append(name)
         self.waiters.register(waiter, timeout, now)
-        if not self.terminating:
-            for name in self.order.sort(names):
-                self._restart(name, by, now)
+        for name in wanted:
+            self._start_requirements(name, now)
+            self._stop_in_order(name, RestartJob(by), now)
         if not wait and until is None:
             for name in self._leaving:  # it waits for its turn: that is queued too
                 waiter.settle(JobResult(name))
@@ -211,7 +219,6 @@ class Supervisor:
             self._expect(waiter, name, self._refuse_stop(self.jobs[name]), waits.STOP)
         self.waiters.register(waiter, timeout, now)
         for name in reversed(self.order.sort(names)):  # else the end of one could be the start of the next
-            self._stay_down(name)
             self._stop_in_order(name, Stop(at_once, by), now)
         self._see(waiter, now)
 
@@ -248,6 +255,36 @@ class Supervisor:
                 self._fail_at_the_end(name)
         self._see(waiter, now)
 
+    def reload(
+        self, plan: Plan, to: Hashable, now: float, *, restart: bool = False, timeout: float | None = None
+    ) -> None:
+        """Go over to another configuration. What did not change is not touched; with `restart` the jobs
+        whose runs are older than their configuration get new ones, and the answer waits for that."""
+        if self.terminating:
+            message = "the supervisor is terminating"
+            self._actions.append(Reply(to, False, (), "terminating", message, self.log.last))
+            return
+        for spec in (*plan.added, *(change.spec for change in plan.changed)):
+            self._adopt(spec, now)
+        self.order = Order(job.spec for job in self.jobs.values())
+        for name in reversed(self.order.sort(plan.removed)):
+            self._stop_in_order(name, Remove(), now)
+        for name in list(self.jobs):
+            self._refresh(name, now)
+        for name in self.order.sort(spec.name for spec in plan.added if spec.autostart):
+            self._start(name, "autostart", now)
+        for job in [job for job in self.jobs.values() if job.state is State.WAITING]:
+            self._see_for_what(job, now)
+        for name, what in list(self._leaving.items()):
+            if name in self._leaving:
+                self._stop_in_order(name, what, now)  # others may need it now
+        up = [name for name, job in self.jobs.items() if _stays(job) and name not in self._leaving]
+        stale = [name for name in up if self.jobs[name].stale]
+        if restart and stale:
+            self.restart(stale, to, now, wait=True, timeout=timeout, by="reload")
+        else:
+            self.waiters.reply(to, (), self.log.last)
+
     def signal(
         self,
         names: Sequence[str],
@@ -277,15 +314,16 @@ class Supervisor:
         """Stop everything, what comes after others before them, and end. A second time: without
         patience and order."""
         if self.terminating:
-            self._leaving.clear()
+            going, self._leaving = self._leaving, {}
             for name, job in list(self.jobs.items()):
                 if job.alive:
-                    self.feed(name, Stop(True, "shutdown"), now)
+                    removed = type(going.get(name)) is Remove
+                    self.feed(name, Remove(True) if removed else Stop(True, "shutdown"), now)
             return
         self.terminating = True
-        self._bring_back.clear()
         up = [name for name, job in self.jobs.items() if job.alive and job.next is None]
-        self._leaving = dict.fromkeys(up, Shutdown())
+        gone = {name: what for name, what in self._leaving.items() if type(what) is Remove}
+        self._leaving = {name: gone.get(name) or Shutdown() for name in up}
         for name in list(self.jobs):
             if name not in self._leaving:  # down, or going down: nothing of it is to come again
                 self.feed(name, Shutdown(), now)
@@ -315,16 +353,18 @@ class Supervisor:
             self._mind_essential(job, state, now)
         if self.terminating and job.state in PENDING:
             self.feed(name, Shutdown(), now)  # it ended before its turn, and will not come back
-        if job.state in AT_REST and not self._is_ready(name) and not self.terminating:
-            self._take_down(job, now)
-        self._refresh_after(name, now)
-        if self._leaving and not job.alive:
+        if self._leaving and not _stays(job):
             self._let_leave((name, *self.order.after.get(name, ())), now)
+        if not self.terminating:
+            if job.state in AT_REST and not job.ready:
+                self._take_down(job, now)
+            elif job.state is State.WAITING:
+                self._see_for_what(job, now)
+        self._refresh_after(name, now)
 
     def _take_down(self, job: Job, now: float) -> None:
         """A requirement is stopped or given up: so is what requires it, outermost first."""
-        name = job.spec.name
-        why = f"requires {name}, which is {job.state.value}" + (f": {job.cause}" if job.cause else "")
+        name, why = job.spec.name, _loss(job)
         for other in self.order.required_by.get(name, ()):
             if not self._is_wanted(other):
                 continue
@@ -332,6 +372,14 @@ class Supervisor:
                 self.feed(other, RequirementLost(why), now)
             else:
                 self._stop_in_order(other, Stop(by=why), now)
+
+    def _see_for_what(self, job: Job, now: float) -> None:
+        """A job begins to wait: not for what does not come."""
+        for need in job.spec.requires:
+            earlier = self.jobs.get(need)
+            if earlier is not None and earlier.state in AT_REST and not earlier.ready:
+                self.feed(job.spec.name, RequirementLost(_loss(earlier)), now)
+                return
 
     def _refresh(self, name: str, now: float) -> None:
         """See whether a job has to wait for what it comes after."""
@@ -369,102 +417,79 @@ class Supervisor:
         return to_restart or job.next in (Next.RESTART, Next.DECIDE)
 
     def _start(self, name: str, by: str, now: float) -> None:
+        """Start a job, and what it requires."""
+        self._start_requirements(name, now)
+        self._stay(name, now)
         self._refresh(name, now)
         self.feed(name, Start(by), now)
 
     def _start_requirements(self, name: str, now: float) -> None:
         for need in self.order.needs(name):
             job = self.jobs.get(need)
-            if job is not None:
-                self._stay(need, now)
-                if (job.state in AT_REST and not job.ready) or job.next is Next.STOP:
-                    self._start(need, f"required by {name}", now)
+            if job is None:
+                continue
+            self._stay(need, now)
+            if not job.ready and job.state not in COMING:
+                self._refresh(need, now)
+                self.feed(need, Start(f"required by {name}"), now)
 
     def _stay(self, name: str, now: float) -> None:
         """A stop that waits for its turn is called off: it is wanted up again."""
         if type(self._leaving.get(name)) is not Stop:
             return
-        for need in self.order.needs(name):
-            if type(self._leaving.get(need)) is RestartJob:  # it has to go for that, and comes back with it
-                back = self._bring_back.setdefault(need, [])
-                back[:] = [name, *(other for other in back if other != name)]
-                return
-        del self._leaving[name]
+        restarted = [need for need in self.order.needs(name) if need in self._leaving]
+        if restarted:  # it has to go for that, and comes back with it
+            self._leaving[name] = RestartJob(f"restart of {restarted[-1]}")
+        else:
+            del self._leaving[name]
         why = "was started meanwhile"
         self.waiters.give_up(
             name, "failed", why, lambda w: name in w.marks and w.marks[name].command == waits.STOP
         )
         self._refresh_after(name, now)
 
-    def _restart(self, name: str, by: str, now: float) -> None:
-        """Take down what requires it, give it a new run, bring the others back."""
-        back = [other for other in self.order.needed_by(name, self._is_wanted) if self._comes_back(other)]
-        self._start_requirements(name, now)
-        if back:
-            before = self._bring_back.get(name, ())
-            self._bring_back[name] = [*back, *(other for other in before if other not in back)]
-        self._stop_in_order(name, RestartJob(by), now)
-
     def _stop_in_order(self, name: str, what: Input, now: float) -> None:
-        """Stop a job once nothing that requires it lives; those first, what is asked for last."""
-        by = f"requires {name}, which is to be {'restarted' if isinstance(what, RestartJob) else 'stopped'}"
-        at_once = isinstance(what, Stop) and what.now
-        names = self.order.needed_by(name, self._is_wanted)
-        for other in names:
-            if at_once or type(self._leaving.get(other)) not in (Stop, Shutdown):
-                self._leaving[other] = Stop(at_once, by)
-                self._bring_back.pop(other, None)  # that is now the business of `name`
-        self._leaving[name] = what
-        for other in (*names, name):
-            self._refresh_after(other, now)
-        self._let_leave((*names, name), now)
+        """Let a job go once nothing that requires it lives; those first. With a restart they come back."""
+        others = self.order.needed_by(name, self._is_wanted)
+        for other in others:
+            self._let_go_first(other, name, what)
+        if type(self._leaving.get(name)) is not Remove or type(what) is Remove:
+            self._leaving[name] = what
+        for each in (*others, name):
+            self._refresh_after(each, now)
+        self._let_leave((*others, name), now)
+
+    def _let_go_first(self, name: str, need: str, what: Input) -> None:
+        """A job has to go before `need` does. How it is to go already counts more than how that goes."""
+        pending = type(self._leaving.get(name))
+        at_once = isinstance(what, (Stop, Remove)) and what.now
+        if pending is Remove:
+            self._leaving[name] = Remove(at_once)
+        elif isinstance(what, RestartJob):
+            if pending is type(None) and _stays(self.jobs[name]):
+                self._leaving[name] = RestartJob(f"restart of {need}")
+        elif at_once or pending is not Stop:
+            self._leaving[name] = Stop(at_once, f"requires {need}, which is to be stopped")
 
     def _let_leave(self, names: Iterable[str], now: float) -> None:
-        """Stop those of them that are to be stopped and are needed by nothing that lives."""
+        """Let those of them go that are to, and are needed by nothing that lives."""
         for name in names:
             if name in self._leaving and not self._is_needed(name):
-                what = self._leaving.pop(name)
-                self.feed(name, what, now)
-                self._return(name, now)
+                self.feed(name, self._leaving.pop(name), now)
                 self._refresh_after(name, now)
 
     def _is_needed(self, name: str) -> bool:
-        """Whether it lives, and something else that leaves too has to be gone before it."""
+        """Whether it is up, and something else that leaves too has to be gone before it."""
         job = self.jobs.get(name)
+        if job is None or not (_stays(job) or job.ready):
+            return False
         edges = self.order.before if self.terminating else self.order.required_by
-        others = edges.get(name, ()) if job is not None and job.alive else ()
+        others = edges.get(name, ())
         return any(other in self.jobs and self.jobs[other].alive for other in others)
 
     def _is_wanted(self, name: str) -> bool:
         job = self.jobs.get(name)
         return job is not None and (job.alive or job.state in PENDING)
-
-    def _comes_back(self, name: str) -> bool:
-        """Whether it would be up after what goes on now: nobody has asked for its end."""
-        if any(name in back for back in self._bring_back.values()):
-            return True
-        stopped = type(self._leaving.get(name)) is Stop or self.jobs[name].next in (Next.STOP, Next.REMOVE)
-        return not stopped
-
-    def _return(self, name: str, now: float) -> None:
-        """A restart is on its way: what it took down may come up again after it."""
-        for other in reversed(self._bring_back.pop(name, ())):
-            job = self.jobs.get(other)
-            if job is not None and other not in self._leaving and self._may_come(job):
-                self._start(other, f"restart of {name}", now)
-
-    def _may_come(self, job: Job) -> bool:
-        """Whether all that it requires is ready, or on its way to be."""
-        needs = [self.jobs[need] for need in job.spec.requires if need in self.jobs]
-        return all(need.ready or need.state in COMING or self._is_to_return(need) for need in needs)
-
-    def _stay_down(self, name: str) -> None:
-        """No restart brings it back: neither it nor what requires it."""
-        self._bring_back.pop(name, None)
-        if self._bring_back:
-            down = {name, *self.order.needed_by(name)}
-            for back in self._bring_back.values():
-                back[:] = [other for other in back if other not in down]
 
     def _mind_essential(self, job: Job, state: State, now: float) -> None:
         """A job has ended by itself. If the daemon lives for it, that is the daemon's end too."""
@@ -479,6 +504,18 @@ class Supervisor:
 
     def _do(self, action: Action) -> None:
         self._actions.append(action)
+
+    def _know(self, spec: JobSpec, now: float) -> None:
+        self.jobs[spec.name] = Job(spec, now, self._past_runs)
+
+    def _adopt(self, spec: JobSpec, now: float) -> None:
+        """A job is new, or another; or one that was to be removed is wanted again."""
+        if spec.name not in self.jobs:
+            self._know(spec, now)
+            return
+        if type(self._leaving.get(spec.name)) is Remove:
+            del self._leaving[spec.name]
+        self.feed(spec.name, SpecChanged(spec), now)
 
     def _waiter(self, to: Hashable, until: tuple[str, Condition], quorum: Quorum = Quorum.EACH) -> Waiter:
         return self.waiters.new(to, *until, quorum, self.log.last)
@@ -519,8 +556,9 @@ class Supervisor:
         return bool(unknown)
 
     def _refuse_start(self, job: Job) -> JobResult | None:
-        if self.terminating:
-            return JobResult(job.spec.name, "terminating", "the supervisor is terminating")
+        refused = self._refuse_restart(job)
+        if refused is not None:
+            return refused
         if job.state in (State.STARTING, State.RUNNING):
             return JobResult(job.spec.name, "already-started", "is already running")
         if job.state is State.WAITING:
@@ -530,10 +568,12 @@ class Supervisor:
     def _refuse_restart(self, job: Job) -> JobResult | None:
         if self.terminating:
             return JobResult(job.spec.name, "terminating", "the supervisor is terminating")
+        if job.next is Next.REMOVE or type(self._leaving.get(job.spec.name)) is Remove:
+            return JobResult(job.spec.name, "failed", "is being removed")
         return None
 
     def _refuse_stop(self, job: Job) -> JobResult | None:
-        if not job.alive and job.state not in PENDING:
+        if job.state in AT_REST and not job.ready:  # a oneshot that has succeeded can be undone
             return JobResult(job.spec.name, "already-stopped", "is already stopped")
         return None
 
@@ -543,6 +583,7 @@ class Supervisor:
     def _forget(self, job: Job, now: float) -> None:
         self._look(job, now)  # its end may be what somebody waits for
         del self.jobs[job.spec.name]
+        self._past_runs = max(self._past_runs, job.run)
         self.log.forget(job.spec.name)
         self.waiters.give_up(job.spec.name, "failed", "was removed", lambda _: True)
 
@@ -552,8 +593,8 @@ class Supervisor:
             self._fail_at_the_end(job.spec.name)
         if self._unannounced and (job.pid is not None or job.state is not State.STARTING):
             self._unannounced.discard(job.spec.name)
-        if self._unready and (job.ready or job.state in AT_REST):
-            self._unready.discard(job.spec.name)
+        if self._unready:
+            self._strike_off(job.spec.name, self._unready)
         self._announce()
         if self._all_told:
             self._finish(now)
@@ -568,6 +609,21 @@ class Supervisor:
         if not job.alive:
             message = f"is down, and {message}"
             self.waiters.give_up(name, "terminating", message, lambda w: w.name == "changed")
+
+    def _strike_off(self, name: str, unready: set[str]) -> None:
+        """A job is ready, or has failed once; then so has what waits for it."""
+        names = [name]
+        for each in names:
+            job = self.jobs.get(each)
+            if each not in unready or job is None:
+                continue
+            earlier = [self.jobs[other] for other in self.order.after.get(each, ()) if other in self.jobs]
+            in_vain = any(not other.ready and other.spec.name not in unready for other in earlier)
+            failed = job.state in AT_REST or job.state is State.BACKOFF
+            if job.ready or failed or (job.state is State.WAITING and in_vain):
+                unready.discard(each)
+                if not job.ready:
+                    names += self.order.before.get(each, ())
 
     def _announce(self) -> None:
         if self._unannounced is not None and not self._unannounced:
@@ -588,3 +644,13 @@ class Supervisor:
 
 def _up_or_launched(wait: bool) -> tuple[str, Condition]:
     return ("start", waits.up) if wait else ("start", waits.launched)
+
+
+def _stays(job: Job) -> bool:
+    """Whether it is up and nothing has told it to go."""
+    return job.alive and job.next is None
+
+
+def _loss(job: Job) -> str:
+    """What the end of a job is for what requires it."""
+    return f"requires {job.spec.name}, which is {job.state.value}" + (f": {job.cause}" if job.cause else "")

@@ -111,7 +111,8 @@ def stable(seconds: float) -> Condition:
     """It is ready, and has been for so long in one run."""
 
     def condition(job: Job, since: Mark, now: float) -> JobResult | float | None:
-        if job.deaths > since.deaths + since.pardoned:
+        its_end = job.ready and not job.alive  # a oneshot is ready by that
+        if job.deaths - its_end > since.deaths + since.pardoned:
             return _fails(job, f"has died meanwhile ({job.result or job.cause})")
         if not job.ready or job.run < since.first_run:
             return _given_up(job, since)

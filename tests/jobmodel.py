@@ -526,7 +526,8 @@ def _after_spec(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
     assert isinstance(move.what, events.SpecChanged)
     _claim(after.job.spec is move.what.spec and not kinds, "a new spec is taken and does nothing else")
     _claim(after.job.state is node.job.state, "a new spec is taken and does nothing else")
-    _claim(after.job.stale == (node.job.state in LIVE), "a live process is stale under a new spec")
+    another = after.job.launched_as != after.job.spec
+    _claim(after.job.stale == (node.job.state in LIVE and another), "stale: launched as another")
 
 
 def _after_timer(node: Node, move: Move, after: Node, kinds: Kinds) -> None:

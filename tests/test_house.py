@@ -33,6 +33,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "backoff",
         "eventlog",
         "machine",
+        "plan",
         "waits",
         "waiters",
         "supervisor",

@@ -37,7 +37,7 @@ DESIGN: dict[type[Input], tuple[str, str, str, str, str, str, str]] = {
         *("next=RESTART", "next=RESTART", "spawn"),
     ),
     events.SpecChanged: (
-        *("new spec", "new spec", "new spec, stale", "new spec, stale"),
+        *("new spec", "new spec", "new spec", "new spec"),  # (and stale, where a run has another)
         *("new spec; REMOVE becomes STOP", "new spec; REMOVE becomes STOP", "new spec"),
     ),
     events.Remove: (
@@ -69,7 +69,7 @@ STOP_NOW = ("-> stopped", "-> stopped", "kill(STOP)", "kill(STOP)", "kill(STOP)"
 # watchdog, and a failure is restarted.
 SEEN = {
     "ready=none: running": "running",
-    "new spec; REMOVE becomes STOP": "new spec, stale",
+    "new spec; REMOVE becomes STOP": "new spec",
     "decide": "-> backoff",
     "leave": "-> backoff",
     "kill(next)": "kill(DECIDE)",
@@ -124,7 +124,7 @@ def an_input(kind: type[Input], job: Job) -> Input:
     makers: dict[type[Input], Callable[[], Input]] = {
         events.Hold: lambda: events.Hold("waiting for db"),
         events.RequirementLost: lambda: events.RequirementLost("requires db, which is failed"),
-        events.SpecChanged: lambda: events.SpecChanged(spec_of(description="new")),
+        events.SpecChanged: lambda: events.SpecChanged(spec_of(command="other")),
         events.Launched: lambda: events.Launched(job.run, PID),
         events.Spawned: lambda: events.Spawned(job.run),
         events.Ready: lambda: events.Ready(job.run),
@@ -152,7 +152,7 @@ def observe(job: Job, what: Input) -> str:
     if events.Removed in done:
         return "gone"
     if job.spec is not spec:
-        return "new spec, stale" if job.stale else "new spec"
+        return "new spec"
     if job.state is not state:
         return _arrival(job, done)
     if events.Kill in done:
@@ -688,12 +688,23 @@ def test_a_run_keeps_the_readiness_it_was_launched_with() -> None:
 
 
 def test_stale_ends_with_the_process() -> None:
-    """A live process under a changed spec is stale; the next one, or none, is not."""
+    """A process whose command is another by now is stale; the next one, or none, is not."""
     job = bring(State.RUNNING)
-    job.step(events.SpecChanged(spec_of(description="new")), 0.0)
+    job.step(events.SpecChanged(spec_of(command="other")), 0.0)
     assert job.stale
 
     job.step(events.Exited(1, 0), 0.0)
+    assert not job.stale
+
+
+def test_what_counts_at_once_makes_nothing_stale() -> None:
+    """Policy is read live, and a configuration that is as it was again makes the run as good as new."""
+    job = bring(State.RUNNING)
+    job.step(events.SpecChanged(spec_of(description="new", kill_timeout=1.0, restart=Restart.NEVER)), 0.0)
+    assert not job.stale
+
+    job.step(events.SpecChanged(spec_of(command="other")), 0.0)
+    job.step(events.SpecChanged(spec_of()), 0.0)
     assert not job.stale
 
 

@@ -37,8 +37,10 @@ EQUIVALENT = {
     ("Shutdown", "stopped", "lose_leader"): "stopped stays stopped, and has no leader to lose",
     ("Start", "waiting", "lose_leader"): "what waits has no leader to lose",
     ("RestartJob", "waiting", "lose_leader"): "what waits has no leader to lose",
-    ("SpecChanged", "starting", "adopt_spec_wanted"): "only a leaving job has a removal to take back",
-    ("SpecChanged", "running", "adopt_spec_wanted"): "only a leaving job has a removal to take back",
+    **{
+        ("SpecChanged", state.value, "adopt_spec_wanted"): "only a leaving job has a removal to take back"
+        for state in set(State) - events.LEAVING
+    },
     (
         "Ready",
         "running",

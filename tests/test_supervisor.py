@@ -273,16 +273,15 @@ def test_start_behind_a_stop_is_queued() -> None:
     assert bench.code("patient") == ""
 
 
-def test_start_of_what_is_being_removed_fails_with_it() -> None:
-    """A start cannot save a job that is being removed; who asked is told when it is gone."""
+def test_start_of_what_is_being_removed_fails() -> None:
+    """A start cannot save a job that is being removed, and says so at once."""
     bench = Bench().up()
     bench.feed(events.Remove())
     bench.supervisor.start(["web"], "me", 0.0)
-    bench.supervisor.start(["web"], "patient", 0.0, wait=True)
-    assert (bench.code(), bench.code("patient")) == (None, "failed")
+    bench.supervisor.restart(["web"], "patient", 0.0, wait=True)
 
-    bench.end()
-    assert bench.code() == "failed"
+    told = [*bench.replies("me"), *bench.replies("patient")]
+    assert [(reply.code, reply.message) for reply in told] == [("failed", "is being removed")] * 2
 
 
 def test_start_that_is_overtaken_by_a_stop() -> None:

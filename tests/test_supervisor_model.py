@@ -23,6 +23,7 @@ from simkernel import SimKernel, Temper
 from jobmon import events, machine, waits
 from jobmon.events import AT_REST, LEAVING, Next, State
 from jobmon.machine import TABLE, Job
+from jobmon.plan import Change, Plan
 from jobmon.spec import Essential, JobSpec, JobType, Readiness, Restart
 from jobmon.supervisor import Supervisor
 from jobmon.waiters import Waiters
@@ -112,10 +113,11 @@ class Watched(Supervisor):
 
     def __init__(self, specs: Iterable[JobSpec], story: Story) -> None:
         self.story = story
+        self.kind = type("WatchedJob", (Job,), {"__slots__": (), "step": self._watched_step()})
         super().__init__(specs)
-        kind = type("WatchedJob", (Job,), {"__slots__": (), "step": self._watched_step()})
-        for job in self.jobs.values():
-            job.__class__ = kind
+
+    def _know(self, spec: JobSpec, now: float) -> None:
+        self.jobs[spec.name] = self.kind(spec, now, self._past_runs)
 
     def _do(self, action: Action) -> None:
         if isinstance(action, events.Reply):
@@ -124,8 +126,9 @@ class Watched(Supervisor):
 
     def _watched_step(self) -> Callable[[Job, Input, float], list[Action]]:
         def step(job: Job, what: Input, now: float) -> list[Action]:
+            stayed = job.alive and job.next is None
             actions = Job.step(job, what, now)
-            self.story.judge_step(job, what, actions)
+            self.story.judge_step(job, what, actions, stayed=stayed)
             return actions
 
         return step
@@ -146,6 +149,7 @@ class Story(RuleBasedStateMachine):
         self.finished = False
         self.announced = 0
         self.removing: set[str] = set()
+        self.rewired: dict[str, int] = {}  # runs that a reload gave other requirements
         self.asked_to_end = self.lost = False  # `lost`: an essential job has ended by itself
         self.in_order = True  # until a second terminate
         self.all_ready = 0
@@ -170,7 +174,8 @@ class Story(RuleBasedStateMachine):
     ) -> None:
         self.order = dict(zip(NAMES, (((), ()), order[:2], order[2:]), strict=True))
         named = zip(NAMES, drawn, strict=True)
-        self.supervisor = Watched((self.placed(name, spec) for name, spec in named), self)
+        self.configured = {name: self.placed(name, spec) for name, spec in named}
+        self.supervisor = Watched(self.configured.values(), self)
         self.kernel = SimKernel(self.supervisor, self.witness)
         self.kernel.tempers = dict(zip(NAMES, tempers, strict=True))
         self.kernel.readiness = dict(zip(NAMES, readiness, strict=True))
@@ -330,17 +335,76 @@ class Story(RuleBasedStateMachine):
         if job is not None and job.state is State.RUNNING:
             self.feed(name, events.WatchdogExpired(job.run))
 
-    @precondition(lambda self: not self.finished)
-    @rule(name=st.sampled_from(NAMES), spec=specs, removed=st.sampled_from((False, False, False, True)))
-    def reload(self, name: str, spec: JobSpec, removed: bool) -> None:
-        if removed:
-            self.removing.add(name)
-        else:
-            self.removing.discard(name)
-        job = self.supervisor.jobs.get(name)
-        if job is not None and spec.type is not job.spec.type:  # a reload that changes that is not made yet
-            spec = spec.replace(type=job.spec.type, ready=None)
-        self.feed(name, events.Remove() if removed else events.SpecChanged(self.placed(name, spec)))
+    @rule(
+        drawn=st.dictionaries(st.sampled_from(NAMES), specs, max_size=3),
+        order=edges,
+        gone=st.sets(st.sampled_from(NAMES), max_size=2),
+        restart=st.booleans(),
+        really=st.integers(0, 2),
+    )
+    def reload(
+        self,
+        drawn: dict[str, JobSpec],
+        order: tuple[tuple[str, ...], ...],
+        gone: set[str],
+        restart: bool,
+        really: int,
+    ) -> None:
+        """Some jobs are other ones, some are gone, some that were gone are there again."""
+        if really:  # not too often
+            return
+        before, after = self.configured, self.drawn_anew(drawn, order, gone)
+        plan = Plan(
+            added=tuple(spec for name, spec in after.items() if name not in before),
+            removed=tuple(name for name in before if name not in after),
+            changed=tuple(Change(s) for name, s in after.items() if before.get(name, s) != s),
+        )
+        jobs, leaving = self.supervisor.jobs, self.supervisor._leaving
+        request = self.ask("reload", [], restart, None)
+        apart = [job for job in jobs.values() if not restart and not self.is_entangled(job.spec.name, plan)]
+        untouched = [(job, job.state, job.run, job.next, job.armed) for job in apart]
+        hurried = [other for other, what in leaving.items() if isinstance(what, events.Stop) and what.now]
+        if not self.terminating:
+            self.reconfigure(after)
+        self.supervisor.reload(plan, request, self.kernel.now, restart=restart)
+        for other in hurried:
+            self.hurry(self.supervisor.order.needed_by(other))
+        self.removing &= set(jobs)
+        assert untouched == [(job, job.state, job.run, job.next, job.armed) for job in apart], (
+            "what did not change is not touched"
+        )
+        self.kernel.act()
+
+    def drawn_anew(
+        self, drawn: dict[str, JobSpec], order: tuple[tuple[str, ...], ...], gone: set[str]
+    ) -> dict[str, JobSpec]:
+        """What is configured after a reload: nothing requires what is not there."""
+        found = {name: spec for name, spec in {**self.configured, **drawn}.items() if name not in gone}
+        edges_of = dict(zip(NAMES, (((), ()), order[:2], order[2:]), strict=True))
+        for name, spec in found.items():
+            requires, after = (tuple(other for other in names if other in found) for names in edges_of[name])
+            found[name] = spec.replace(name=name, requires=requires, after=after)
+        return found
+
+    def reconfigure(self, after: dict[str, JobSpec]) -> None:
+        """Note what a reload is about to change."""
+        for name, job in self.supervisor.jobs.items():
+            if name in after and after[name].requires != job.spec.requires:
+                self.rewired[name] = job.run
+        self.removing = (self.removing | (set(self.configured) - set(after))) - set(after)
+        self.configured = after
+
+    def is_entangled(self, name: str, plan: Plan) -> bool:
+        """Whether a reload may mean something to a job: it speaks of it, or of what it is in order with."""
+        new = [*plan.added, *(change.spec for change in plan.changed)]
+        ordered = [*new, *(job.spec for job in self.supervisor.jobs.values())]
+        edges = {spec.name: {*spec.requires, *spec.after} for spec in ordered if spec.requires or spec.after}
+        return name in {
+            *plan.removed,
+            *(s.name for s in new),
+            *edges,
+            *(o for names in edges.values() for o in names),
+        }
 
     def heeded(self, names: list[str], states: tuple[State, ...], following: Next) -> None:
         """Right after a command each job is where it should be, or on its way; unless it is being removed.
@@ -363,13 +427,9 @@ class Story(RuleBasedStateMachine):
         for name in set(names) - self.removing:
             needs = [jobs[other] for other in self.supervisor.order.needs(name) if other in jobs]
             for need in (*needs, jobs[name]):
-                stays_down = need.next is Next.STOP or isinstance(leaving.get(need.spec.name), events.Stop)
-                restarts = any(
-                    isinstance(leaving.get(other), events.RestartJob)
-                    for other in self.supervisor.order.needs(need.spec.name)
-                )
                 assert self.is_ready(need) or need.state not in AT_REST, "what is required comes up"
-                assert not stays_down or restarts, "what is required stays up, or comes back"
+                stays_down = need.next is Next.STOP or isinstance(leaving.get(need.spec.name), events.Stop)
+                assert not stays_down, "what is required stays up, or comes back"
 
     def feed(self, name: str, what: Input) -> None:
         """Something happens to a job."""
@@ -416,7 +476,6 @@ class Story(RuleBasedStateMachine):
             self.lost = True
 
     def sees_spawn(self, spawn: events.Spawn) -> None:
-        assert not self.terminating, "nothing is started after shutdown"
         assert spawn.job not in self.kernel.processes, "never two"
         assert spawn.job not in self.kernel.births, "never two"
 
@@ -437,6 +496,8 @@ class Story(RuleBasedStateMachine):
     def sees_reply(self, reply: Reply) -> None:
         assert isinstance(reply.to, int)
         request = self.open.pop(reply.to)  # KeyError: answered twice, or after it had gone
+        if request.command == "reload":
+            return
         if reply.code == "no-such-job":
             assert {result.job for result in reply.results} == set(request.names) - set(self.supervisor.jobs)
             return
@@ -448,22 +509,23 @@ class Story(RuleBasedStateMachine):
 
     # ---- what is judged in the very moment ------------------------------------------------
 
-    def judge_step(self, job: Job, what: Input, actions: list[Action]) -> None:
+    def judge_step(self, job: Job, what: Input, actions: list[Action], *, stayed: bool) -> None:
         """Nothing starts before what it requires is ready; nothing goes before what requires it is gone."""
         jobs, name = self.supervisor.jobs, job.spec.name
         done = {type(action) for action in actions}
         if events.Spawn in done:
+            assert not self.terminating, "nothing is started after shutdown"
             needs = [jobs[other] for other in job.spec.requires if other in jobs]
             assert all(self.is_ready(need) for need in needs), "what is launched has what it requires"
-        ordered = isinstance(what, (events.Stop, events.Shutdown, events.RestartJob))
-        if ordered and self.in_order and done & {events.SendSignal, events.Kill}:
+        ordered = isinstance(what, (events.Stop, events.Shutdown, events.RestartJob, events.Remove))
+        if ordered and self.in_order and stayed and done & {events.SendSignal, events.Kill}:
             edges = self.supervisor.order.before if self.terminating else self.supervisor.order.required_by
             others = [jobs[other] for other in edges.get(name, ()) if other in jobs]
             assert not any(other.alive for other in others), "what requires it is gone first"
 
     def is_ready(self, job: Job) -> bool:
         """A service that serves; a oneshot that has succeeded."""
-        return job.state is (State.EXITED if job.spec.type is JobType.ONESHOT else State.RUNNING)
+        return job.state is (State.EXITED if job.launched_as.type is JobType.ONESHOT else State.RUNNING)
 
     def judge_answer(self, reply: Reply) -> None:
         """An answer says what is so at this moment."""
@@ -475,7 +537,7 @@ class Story(RuleBasedStateMachine):
                 assert self.kernel.now >= request.deadline
             elif result.code == "terminating":
                 assert self.terminating
-            elif request.command != "wait" and request.until is None and not result.code:
+            elif request.command not in ("wait", "reload") and request.until is None and not result.code:
                 self.judge_done(request, result, single=len(set(request.names)) == 1)
         if request.command == "wait" and reply.code != "terminating":
             self.judge_wait(request, reply)
@@ -523,11 +585,17 @@ class Story(RuleBasedStateMachine):
             "running": job.leader is not None and job.state not in LEAVING,
             "ready": ready,
             "restarted": ready and any(run > request.runs.get(name, 0) for run in launched),
-            "stable": ready and not died and self.kernel.now >= self.since(name) + STEADY,
+            "stable": ready
+            and not self.unpardoned(job, later)
+            and self.kernel.now >= self.since(name) + STEADY,
             "stopped": job.state in AT_REST,
             "exited": died or (job.deaths > 0 and job.pid is None and job.state is not State.STARTING),
             "settled": job.state in (*AT_REST, State.RUNNING),
         }[request.until or "changed"]
+
+    def unpardoned(self, job: Job, later: list[tuple[str, State, int, float]]) -> bool:
+        """Whether it has died, other than by the end by which a oneshot is ready."""
+        return sum(kind == "died" for kind, _, _, _ in later) > (self.is_ready(job) and not job.alive)
 
     def since(self, name: str) -> float:
         """When a job that is ready became so."""
@@ -545,8 +613,9 @@ class Story(RuleBasedStateMachine):
             state in ENDED and kind in ("state", "died") for kind, state, _, _ in later
         )
         if until in ("running", "ready", "stable"):
-            died = until == "stable" and any(kind == "died" for kind, _, _, _ in later)
-            return died or given_up or (request.fresh and at_rest)
+            died = until == "stable" and self.unpardoned(job, later)
+            gone = at_rest and not (until == "stable" and self.is_ready(job))
+            return died or (gone and (given_up or request.fresh))
         if until == "restarted":
             return given_up
         idle = job.pid is None and job.state is not State.STARTING
@@ -585,7 +654,8 @@ class Story(RuleBasedStateMachine):
             assert job.pid == (process.pid if process is not None else None)
             assert (job.leader is not None) == (process is not None and process.leader_status is None)
             assert kernel.timers.get(name) == (None if job.armed is None else (job.token, job.armed))
-            assert (name in self.removing) == (job.next is Next.REMOVE), (
+            leaves = isinstance(self.supervisor._leaving.get(name), events.Remove)
+            assert (name in self.removing) == (leaves or job.next is Next.REMOVE), (
                 "removed, and nothing else, whatever comes"
             )
             assert not (self.terminating and job.state is State.BACKOFF), "nothing comes back after shutdown"
@@ -619,7 +689,9 @@ class Story(RuleBasedStateMachine):
         assert len(waiters) == len(waiters._by_asker) == len(self.open)
         for to, request in self.open.items():
             assert request.deadline is None or request.deadline >= self.kernel.now
-            if request.command == "wait":
+            if request.command == "reload":
+                assert waiters._by_asker[to].marks
+            elif request.command == "wait":
                 self.waits_rightly(request, waiters._by_asker[to].marks)
             else:
                 assert not all(self.is_settled(request, name) for name in request.names)
@@ -655,6 +727,8 @@ class Story(RuleBasedStateMachine):
             if self.terminating:
                 continue
             assert bool(job.held) == bool(self.supervisor._reason_to_wait(job)), "held is what has to wait"
+            if self.rewired.get(name) == job.run:  # what a reload made it require counts from its next start
+                continue
             lost = [j for j in earlier if j.spec.name in job.spec.requires and j.state in AT_REST]
             if any(not self.is_ready(j) for j in lost):
                 down = job.state in (*AT_REST, *LEAVING) or name in leaving
@@ -668,9 +742,8 @@ class Story(RuleBasedStateMachine):
         for name in leaving:
             others = [jobs[other] for other in edges.get(name, ()) if other in jobs]
             going = [j for j in others if j.state in LEAVING or (j.alive and j.spec.name in leaving)]
-            assert jobs[name].alive and going
-        for name in self.supervisor._bring_back:
-            assert isinstance(leaving.get(name), events.RestartJob)
+            job = jobs[name]
+            assert going and job.next is None and (job.alive or self.is_ready(job))
 
     # ---- the end --------------------------------------------------------------------------
 
@@ -776,7 +849,9 @@ def answers_at_once(job: machine.Job, _since: waits.Mark, _now: float) -> events
         (Supervisor, "_is_ready", lambda self, name: name in self.jobs and self.jobs[name].ready),
         (Supervisor, "_start_requirements", lambda *_: None),
         (Supervisor, "_stay", lambda *_: None),
-        (Supervisor, "_return", lambda *_: None),
+        (Supervisor, "_let_go_first", lambda *_: None),
+        (Supervisor, "_see_for_what", lambda *_: None),
+        (Supervisor, "_adopt", lambda *_: None),
         (Waiters, "timer", lambda *_: None),
         (Supervisor, "_refuse_start", lambda *_: None),
         (Supervisor, "_mind_essential", lambda *_: None),

@@ -9,9 +9,9 @@ import re
 import signal
 import sys
 
+import e2e
 import kit
 import pytest
-import e2e
 
 from jobmon import JobError, WaitTimeout
 from jobmon.cli.text import condition
