@@ -290,5 +290,3 @@ class Finish(Action):
     """Everything is down after a shutdown: the engine may end, with an exit code or 128 + a signal."""
 
     code: int | str = 0
-
-

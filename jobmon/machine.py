@@ -137,12 +137,12 @@ class Job:
         return self.state is (State.EXITED if self.launched_as.type is JobType.ONESHOT else State.RUNNING)
 
     @property
-    def stale(self) -> bool:
-        """Whether its run was launched with something that a reload has changed since."""
+    def stale(self) -> tuple[str, ...]:
+        """The fields of its spec that a reload has changed since its run was launched with them."""
         then, now = self.launched_as, self.spec
         if then is now or not self.alive:
-            return False
-        return any(getattr(then, field) != getattr(now, field) for field in OF_A_RUN)
+            return ()
+        return tuple(field for field in OF_A_RUN if getattr(then, field) != getattr(now, field))
 
     def step(self, what: Input, now: float) -> list[Action]:
         """Take one input at `now` (CLOCK_MONOTONIC seconds); return what is to be done, in order."""
@@ -224,7 +224,8 @@ class Job:
         return "died" if had_process else "state"
 
     def _decide(self, death: Death, now: float, cause: str, kind: str, code: Status) -> None:
-        verdict = judge(self.spec, death, self.past, now)
+        of_the_run = self.spec.replace(type=self.launched_as.type)
+        verdict = judge(of_the_run, death, self.past, now)
         self.past = verdict.past
         self.result = f"{cause}, gave up after {verdict.past.failures} restarts" if verdict.gave_up else cause
         if verdict.delay is not None:

@@ -527,7 +527,7 @@ def _after_spec(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
     _claim(after.job.spec is move.what.spec and not kinds, "a new spec is taken and does nothing else")
     _claim(after.job.state is node.job.state, "a new spec is taken and does nothing else")
     another = after.job.launched_as != after.job.spec
-    _claim(after.job.stale == (node.job.state in LIVE and another), "stale: launched as another")
+    _claim(bool(after.job.stale) == (node.job.state in LIVE and another), "stale: launched as another")
 
 
 def _after_timer(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
@@ -596,7 +596,7 @@ def _after_death(node: Node, move: Move, after: Node) -> None:
     if node.world.fate is not None:
         ok = node.world.fate
     unspawned = isinstance(what, events.SpawnFailed) and node.world.fate is None
-    done = spec.type is JobType.ONESHOT and ok
+    done = node.specs[node.world.launched].type is JobType.ONESHOT and ok
     wanted = (spec.restart is Restart.ALWAYS and not done) or (spec.restart is Restart.ON_FAILURE and not ok)
     wanted = wanted or (unspawned and isinstance(what, events.SpawnFailed) and what.errno == errno.EMFILE)
     if job.state is State.BACKOFF:

@@ -850,7 +850,6 @@ def answers_at_once(job: machine.Job, _since: waits.Mark, _now: float) -> events
         (Supervisor, "_start_requirements", lambda *_: None),
         (Supervisor, "_stay", lambda *_: None),
         (Supervisor, "_let_go_first", lambda *_: None),
-        (Supervisor, "_see_for_what", lambda *_: None),
         (Supervisor, "_adopt", lambda *_: None),
         (Waiters, "timer", lambda *_: None),
         (Supervisor, "_refuse_start", lambda *_: None),
