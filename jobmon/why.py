@@ -5,10 +5,10 @@ Reads the supervisor and changes nothing; what only the engine knows is given as
 
 from __future__ import annotations
 
-from jobmon.events import LEAVING, LIVE, Next, State
+from jobmon.events import LEAVING, Next, Remove, Shutdown, State
 from jobmon.machine import IMPATIENT, LATE, SILENT
 from jobmon.records import Record
-from jobmon.spec import Restart
+from jobmon.spec import JobType, Restart
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     from jobmon.supervisor import Supervisor
 
 MAX_JOBS = 50  # of one chain: more would explain nothing
-# Of these a process dies by its own fault.
-_FAULTS = frozenset("SIGILL SIGTRAP SIGABRT SIGBUS SIGFPE SIGSEGV SIGSYS SIGXCPU SIGXFSZ SIGPIPE".split())
-_REQUIRES = "requires "  # how the cause of a stop that was passed on begins
-_READY = "; its requirements are ready"
+# Of these a process dies by its own doing: a fault, a limit, an alarm that it has set.
+_FAULTS = frozenset(
+    "SIGILL SIGTRAP SIGABRT SIGBUS SIGFPE SIGSEGV SIGSYS SIGXCPU SIGXFSZ SIGPIPE "
+    "SIGALRM SIGVTALRM SIGPROF SIGSTKFLT".split()
+)
+_ENDED = frozenset((State.BACKOFF, State.EXITED, State.FAILED))  # by itself
+# How the causes begin that are no person's, machine.py and supervisor.py.
+_REQUIRES, _REQUIRED, _WITH, _WAITS = "requires ", "required by ", "restart of ", "waiting for "
+_AGAIN = ("restart", "penalty over")  # the daemon starts it again by itself
 
 
 class Cause(Record):
@@ -71,67 +76,91 @@ class _View:
             State.FAILED: self._ended,
         }[self._job.state]
         since: float | None = self._job.since + self._supervisor.wall
-        for text in say():
+        for text in (*say(), *self._what_comes()):
             yield Cause(self._job.spec.name, text, since)
             since = None
 
     def blames(self) -> list[str]:
-        """The jobs that its state is due to."""
-        job, jobs = self._job, self._supervisor.jobs
-        earlier = [other for other in self._supervisor.order.after.get(job.spec.name, ()) if other in jobs]
+        """The jobs that its state is due to, or that are in the way of the next."""
+        job, name, order = self._job, self._job.spec.name, self._supervisor.order
+        earlier = order.after.get(name, ())
         if job.state is State.WAITING:
-            return [other for other in earlier if not jobs[other].ready]
+            return list(_named(job.cause.removeprefix(_WAITS), earlier))
         if job.state in (State.STARTING, State.RUNNING):
-            return []
-        told = (job.result, job.cause, *(event[7] for event in self._last_stop()))
-        return [other for other in earlier if any(t.startswith(f"{_REQUIRES}{other}, ") for t in told)]
+            return self._in_its_way()
+        told = self._order()
+        needs = dict.fromkeys((*earlier, *order.needs(name)))
+        due = [
+            each for each in needs if told == _WITH + each or told.startswith(f"{_REQUIRES}{each}, which is ")
+        ]
+        return [*(each for each in due if each in self._supervisor.jobs), *self._in_its_way()]
 
     # ---- state by state ---------------------------------------------------------------------
 
     def _stopped(self) -> Iterator[str]:
-        job = self._job
-        leaving = self._last_stop()
+        job, leaving, order = self._job, self._last_stop(), self._order()
         if not job.cause:
             yield "was never started"
-            return
-        yield f"stopped {asked(leaving[0][7] if leaving else job.cause)}"
-        if any(event[7] == IMPATIENT for event in leaving):
-            yield f"did not end within {_seconds(job.spec.kill_timeout)} (kill-timeout) and was killed"
-        elif leaving:
-            yield f"ended with {job.result}"
+        elif _is_death(order):
+            yield f"{self._end_of(leaving, order)}, and was stopped" if leaving else "was stopped"
+        elif _is_restart(order):
+            yield f"was stopped while it was being restarted {asked(order)}"
+        else:
+            yield f"stopped {asked(order, past=True)}"
+        yield from self._haste(leaving)
+        result = job.result.partition(_GAVE_UP)[0]
+        if job.cause != job.result and _is_death(result):  # it was down already when it was stopped
+            yield f"its last run had ended with {result}"
+        elif job.cause == job.result and result and not _is_death(order):
+            yield f"ended with {result}" if _is_death(result) else f"was not launched: {result}"
 
     def _waiting(self) -> Iterator[str]:
         yield self._job.cause
-        if self._job.wanted:
-            yield f"is to be started {asked(self._job.wanted)}"
+        yield f"is to be {self._origin()}"
 
     def _starting(self) -> Iterator[str]:
         job = self._job
         if job.pid is None:
             yield "is being launched"
-        elif job.spec.ready is None:
+        elif job.spec.type is JobType.ONESHOT:
             yield "has not ended yet, and is ready when it has succeeded"
+        elif job.spec.ready is None:
+            yield "its program is not being executed yet"
         else:
             yield f"is not ready: {self._trouble}" if self._trouble else "is not ready"
         if job.armed is not None:
             yield f"is given up in {self._left()} (start-timeout)"
-        yield from self._launch()
+        yield self._origin()
 
     def _running(self) -> Iterator[str]:
         yield "is ready" if self._job.spec.ready is not None else "its program runs"
-        yield from self._launch()
+        yield self._origin()
 
     def _leaving(self) -> Iterator[str]:
-        job, leaving = self._job, self._last_stop()
-        by = leaving[0][7] if leaving else job.cause
-        if job.next is Next.DECIDE:
-            yield f"{self._end_of(leaving, by)}; the rest of it is being stopped"
+        job, leaving, order = self._job, self._last_stop(), self._order()
+        to_restart = _is_restart(order)
+        if _is_death(order):
+            rest = "it" if order in (LATE, SILENT) else "the rest of it"
+            yield f"{self._end_of(leaving, order)}; {rest} is being stopped"
         else:
-            yield f"is to be {'restarted' if job.next is Next.RESTART else 'stopped'} {asked(by)}"
+            yield f"is being {'restarted' if to_restart else 'stopped'} {asked(order)}"
+        if job.next is Next.STOP and (to_restart or _is_death(order)):
+            yield "is to stay down"
+        elif job.next is Next.RESTART and not to_restart:
+            yield f"then is to be {self._origin()}"
+        yield from self._haste(leaving)
         if job.state is State.KILLING:
             yield "has got SIGKILL, and is not gone yet"
         elif job.armed is not None:
             yield f"gets SIGKILL in {self._left()} (kill-timeout)"
+
+    def _haste(self, leaving: Sequence[Event]) -> Iterator[str]:
+        """Why it was not left to end by itself, once it had been told to."""
+        for event in leaving[1:]:
+            if event[7] == IMPATIENT:
+                yield f"did not end within {_seconds(self._job.spec.kill_timeout)} (kill-timeout)"
+            else:
+                yield f"killed {asked(event[7])}"
 
     def _backoff(self) -> Iterator[str]:
         job = self._job
@@ -147,7 +176,7 @@ class _View:
             yield job.result
             return
         yield self._how_it_ended()
-        _, gave_up, times = job.result.partition(", gave up after ")
+        _, gave_up, times = job.result.partition(_GAVE_UP)
         if gave_up:
             yield f"gave up after {times} (max-restarts)"
         elif job.state is State.FAILED and job.spec.restart is Restart.NEVER:
@@ -158,84 +187,140 @@ class _View:
     def _left(self) -> str:
         return _seconds(max(0.0, (self._job.armed or self._now) - self._now))
 
-    def _last_stop(self) -> list[Event]:
-        """How the last run was stopped, if that is the last that happened: the changes of its state."""
-        events = list(self._events)
-        if self._job.state not in LEAVING:
-            while events and events[-1][4] not in LIVE:
-                events.pop()
-        found: list[Event] = []
-        while events and events[-1][4] in LEAVING:
-            found.insert(0, events.pop())
-        return [event for event in found if event[3] == "state"]
+    def _in_its_way(self) -> list[str]:
+        """What has to be gone before it is stopped, if it is to be."""
+        supervisor, name = self._supervisor, self._job.spec.name
+        if name not in supervisor._leaving:  # noqa: SLF001 - a look, and nothing else
+            return []
+        edges = supervisor.order.before if supervisor.terminating else supervisor.order.required_by
+        jobs = supervisor.jobs
+        return [other for other in edges.get(name, ()) if other in jobs and jobs[other].alive]
 
-    def _launch(self) -> Iterator[str]:
-        """Who has started the present run, or what."""
-        launches = [at for at, event in enumerate(self._events) if event[3] == "launched"]
-        if not launches:
-            return
-        before = self._events[: launches[-1]]
-        deaths = [event for event in before if event[3] == "died"]
-        if before and before[-1][3] == "restarting":
-            yield f"restarted by itself{f' after {deaths[-1][7]}' if deaths else ''}"
-        elif before and before[-1][3] == "died" and before[-1][4] is State.STARTING:
-            stops = [event for event in before if event[3] == "state" and event[4] in LEAVING]
-            yield f"restarted {asked(stops[0][7])}" if stops else "restarted"
-        else:
-            yield f"started {asked(self._events[launches[-1]][7])}"
+    def _last_stop(self) -> list[Event]:
+        """How a run is being stopped, or was before the very last that happened: the changes of its state."""
+        going = self._job.state in LEAVING
+        return _stop_at_the_end_of(self._events if going else self._events[:-1])
+
+    def _order(self) -> str:
+        """By what it is, or was, on its way down. That of a death, if it went by itself."""
+        leaving = self._last_stop()
+        return leaving[0][7] if leaving else self._job.cause
+
+    def _what_comes(self) -> Iterator[str]:
+        """That it is to be stopped, where others have to be gone before it."""
+        others = self._in_its_way()
+        if others:
+            what = self._supervisor._leaving[self._job.spec.name]  # noqa: SLF001 - as above
+            by = _NAMELESS.get(type(what), "") or str(getattr(what, "by", ""))
+            then = "restarted" if _is_restart(by) else "stopped"
+            yield f"is to be {then} {asked(by)}, once these are gone: {', '.join(others)}"
+
+    def _origin(self) -> str:
+        """Who or what has led to its latest launch, or to the one that is to come."""
+        job = self._job
+        if job.wanted in _AGAIN:
+            last = job.result.partition(_GAVE_UP)[0]
+            return f"restarted by itself after {last}" if last else "restarted by itself"
+        return f"{'restarted' if _is_restart(job.wanted) else 'started'} {asked(job.wanted)}"
 
     def _how_it_ended(self) -> str:
         """How its last run has ended, and how often in a row."""
         job = self._job
+        cause, gave_up, _ = job.result.partition(_GAVE_UP)
+        times = job.past.failures + bool(gave_up)
         if job.spawn_error:
-            return self._often(f"could not be started: {job.spawn_error}", job.past.failures)
-        cause = job.result.partition(", gave up after")[0]
-        return self._often(self._end_of(self._last_stop(), cause), job.past.failures + 1)
+            return self._often(f"could not be started: {job.spawn_error}", times)
+        return self._often(self._end_of(self._last_stop(), cause), times + 1)
 
     def _end_of(self, leaving: Sequence[Event], cause: str) -> str:
-        """What a death means. `leaving` is what was done to the run before it, if anything."""
+        """What a death means. `leaving` is what was done to the run before it was gone, if anything."""
         spec = self._job.spec
         if cause == LATE:
             told = f"was not ready within {_seconds(spec.start_timeout or 0)} (start-timeout)"
             return f"{told}: {self._trouble}" if self._trouble else told
         if cause == SILENT:
             return f"said nothing for {_seconds(spec.watchdog or 0)} (watchdog)"
+        if cause == "unknown":
+            return "ended, and nobody knows how"
         if not cause.startswith("SIG"):
             return cause
         before = self._events[: self._events.index(leaving[0])] if leaving else self._events
-        sent = [each for each in before[-4:] if each[3] == "signalled" and each[7].startswith(f"{cause}, ")]
+        its = [each[7] for each in before if each[3] == "signalled" and each[5] == self._job.run]
+        sent = [told.partition(", ")[2] for told in its if told.startswith(f"{cause}, ")]
         if sent:
-            return f"died of {cause}, sent {asked(sent[-1][7].partition(', ')[2])}"
+            return f"died of {cause}, sent {asked(sent[-1])}"
         if cause in _FAULTS:
             return f"died of {cause}"
         memory = ", possibly out of memory" if cause == "SIGKILL" else ""
         return f"killed by {cause} from outside{memory}"
 
     def _often(self, text: str, times: int) -> str:
-        """The text, and how often it has come to that in a row."""
-        ends = [each for each in self._events if each[4] not in LIVE and each[3] in ("died", "state")]
-        causes = [each[7].partition(", gave up after")[0] for each in ends]
-        same = 0
-        while same < min(times, len(causes)) and causes[-1 - same] == causes[-1]:
-            same += 1
-        within = f"within {_seconds(self._job.spec.restart_window)}"
-        if same < 2:
+        """The text, and that it has come to an end by itself so many times in a row."""
+        if times < 2:
             return text
-        return f"{text} twice {within}" if same == 2 else f"{text} {same} times, each {within}"
+        often = "twice" if times == 2 else f"{times} times"
+        if self._job.spawn_error:
+            return f"{text}, {often} in a row"
+        window = _seconds(self._job.spec.restart_window)
+        ends = [each[7] for each in self._events if each[4] in _ENDED and each[3] in ("died", "state")]
+        causes = [cause.partition(_GAVE_UP)[0] for cause in ends[-times:]]
+        if len(causes) < times or len(set(causes)) > 1:  # the log does not reach so far, or has others
+            return f"{text}; {times} ends in quick succession (restart-window {window})"
+        if times > 2:
+            return f"{text}, {times} times in quick succession (restart-window {window})"
+        return f"{text} twice within {window}"
 
 
-def asked(by: str) -> str:
+def asked(by: str, *, past: bool = False) -> str:
     """Who or what is behind something, from the cause that the log has of it."""
-    by = by.partition(_READY)[0]
+    if by.startswith(_REQUIRES):
+        return f"because it {by.replace(', which is to be ', ', which was to be ') if past else by}"
+    if by.startswith(_REQUIRED):
+        return f"because {by.removeprefix(_REQUIRED)} requires it"
+    if by.startswith(_WITH):
+        return f"with {by.removeprefix(_WITH)}"
     verb, found, rest = by.partition(" by uid ")
     if found:
         who, colon, reason = rest.partition(": ")
         return f"by uid {who.replace(' pid ', ', pid ')}, `jobmon {verb}`{colon}{reason}"
-    if by.startswith(_REQUIRES):
-        return f"because it {by}"
-    if by.startswith("required by "):
-        return f"because {by.removeprefix('required by ')} requires it"
-    return f"by {by}"
+    return f"by {_WORDS.get(by, by)}"
+
+
+_WORDS = {
+    "shutdown": "the shutdown of the daemon",
+    "removed": "its removal from the configuration",
+    "reload": "a reload",
+}
+_NAMELESS = {Shutdown: "shutdown", Remove: "removed"}
+_GAVE_UP = ", gave up after "
+
+
+def _is_death(cause: str) -> bool:
+    """Whether it says how a run has ended, or why it was ended by the daemon, and not who wished that."""
+    return cause in (LATE, SILENT, "unknown") or cause.startswith(("exit ", "SIG"))
+
+
+def _is_restart(by: str) -> bool:
+    return by.startswith(("restart by ", _WITH)) or by == "reload"
+
+
+def _named(listed: str, names: Sequence[str]) -> Iterator[str]:
+    """Those of the names that a list has, which is in their order. (A name may have a comma itself.)"""
+    for name in names:
+        if listed == name or listed.startswith(f"{name}, "):
+            yield name
+            listed = listed[len(name) + 2 :]
+
+
+def _stop_at_the_end_of(events: Sequence[Event]) -> list[Event]:
+    """The changes of state with which a run was being stopped at last."""
+    found: list[Event] = []
+    for event in reversed(events):
+        if event[4] not in LEAVING:
+            break
+        if event[3] == "state":
+            found.insert(0, event)
+    return found
 
 
 def _seconds(seconds: float) -> str:
