@@ -1,4 +1,7 @@
-"""`jobmon wait`, and the verbs that wait: the real program against the real daemon."""
+"""`jobmon wait`, and the verbs that wait: the real program against the real daemon.
+
+What each condition means is in test_waits.py, and very many who wait are in test_many_waiters.py.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
 WEB = {"command": kit.FOR_EVER}
 CODE_7 = {"command": "exit 7"}
 JOBMON = (sys.executable, "-m", "jobmon")
-WAITERS = 1000
 
 
 def tell(one: kit.Daemon, *words: str) -> tuple[int, str, str]:
@@ -159,6 +161,20 @@ def test_what_is_given_up_meanwhile_fails_at_once(daemon: Make) -> None:
     assert err == "jobmon: web: has died meanwhile (exit 3)\n"
 
 
+@pytest.mark.parametrize("cond", ["ready", "restarted"])
+def test_who_waits_for_a_job_that_gives_up_hears_of_it(daemon: Make, cond: str) -> None:
+    """A program that ends before it is ready, and is not started again: 1, at once, and how it ended."""
+    job = {"command": "read line; exit 3", "stdin": "fifo", "ready": {"fd": 3}, "restart": "never"}
+    one = daemon({"jobs": {"web": job}})
+    fifo = one.fifo("fifo")
+    one.pipe().start("web", wait=False)
+    link = waiting(one, "web", "--for", cond)
+    assert not link.answered()
+    os.write(fifo.fd, b"end\n")
+
+    assert tuple(link.end()) == (1, "", "jobmon: web: is failed: exit 3\n")
+
+
 def test_ready_is_more_than_running(daemon: Make) -> None:
     """A job that says when it serves is waited for until then."""
     ready = {"command": "read line; echo >&3; exec sleep 1000000", "stdin": "fifo", "ready": {"fd": 3}}
@@ -258,6 +274,77 @@ def test_unknown_names(daemon: Make) -> None:
 
     assert tell(one, "wait", "wbe", "--for", "stopped", "--json")[0] == 4
     assert tell(one, "wait", "wbe") == (4, "", "jobmon: wbe: no such job; did you mean web?\n")
+
+
+# ---- turns of the loop --------------------------------------------------------------------------
+
+
+def stop_daemon(one: kit.Daemon) -> None:
+    """Keep the daemon from its next turn, until SIGCONT."""
+    one.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, one.pid, os.WSTOPPED | os.WNOWAIT)
+
+
+def kill_job(pid: int) -> None:
+    """Let a job die while the daemon is stopped."""
+    os.kill(pid, signal.SIGKILL)
+    kit.wait_gone(pid)
+
+
+@pytest.mark.parametrize("asked_first", [True, False])
+@pytest.mark.parametrize(
+    ("restart", "brings"),
+    [
+        (False, ["changed", "stopped", "exited", "settled"]),
+        (True, ["changed", "running", "ready", "restarted", "exited", "settled"]),
+    ],
+)
+def test_a_change_and_its_waiters_in_one_turn(
+    daemon: Make, restart: bool, brings: list[str], asked_first: bool
+) -> None:
+    """The daemon wakes up to find both, a death and who waits for what it brings: that is not missed."""
+    one = daemon({"jobs": {"web": {**WEB, "autostart": True, "restart": restart}}})
+    one.watch(since=0).until("web", "running")
+    pipe = one.pipe()
+    pid = pipe.get_pid("web") or 0
+    token = pipe.request("status")["token"]
+    stop_daemon(one)
+    if not asked_first:
+        kill_job(pid)
+    numbers = [pipe.submit("wait", ("web",), condition=cond, since=token) for cond in brings]
+    if asked_first:
+        kill_job(pid)
+    one.process.send_signal(signal.SIGCONT)
+
+    for cond, number in zip(brings, numbers, strict=True):
+        (result,) = pipe.collect(number, kit.DEADLINE)["results"]
+        assert result == {"job": "web", "ok": True} | ({"exit": "SIGKILL"} if cond == "exited" else {})
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_success_and_timeout_in_one_turn(daemon: Make, dies: bool) -> None:
+    """The time is up and the job has gone: the daemon, which sees both at once, says that it has gone.
+
+    That the time is up takes real time: 100 ms of which the daemon sees nothing.
+    """
+    one = daemon({"jobs": {"web": {**WEB, "autostart": True}}})
+    pipe = one.pipe()
+    pid = pipe.get_pid("web") or 0
+    number = pipe.submit("wait", ("web",), condition="exited", timeout=0.1)
+    pipe.info()
+    stop_daemon(one)
+    if dies:
+        kill_job(pid)
+    assert not kit.readable(pipe.fileno(), 0.15)
+    one.process.send_signal(signal.SIGCONT)
+
+    if dies:
+        assert pipe.collect(number, kit.DEADLINE)["results"] == [
+            {"job": "web", "ok": True, "exit": "SIGKILL"}
+        ]
+    else:
+        with pytest.raises(WaitTimeout):
+            pipe.collect(number, kit.DEADLINE)
 
 
 # ---- propagate --------------------------------------------------------------------------------
@@ -429,6 +516,97 @@ def test_a_restart_that_does_not_stay_up_fails(daemon: Make) -> None:
     assert err == "jobmon: web: has died meanwhile (exit 4)\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "state", "run"),
+    [
+        ("start down --wait running", "starting", 1),
+        ("start down --wait changed", "starting", 1),
+        ("restart down --wait running --timeout 1h", "starting", 1),
+        ("restart up --wait running --timeout 2m", "starting", 2),
+        ("restart up --wait restarted --reason why", "running", 2),
+        ("restart up --wait stable:1ms", "running", 2),
+        ("stop up --wait stopped", "stopped", 1),
+        ("stop up --wait exited --timeout 20s", "stopped", 1),
+        ("stop up --wait settled --timeout 7", "stopped", 1),
+    ],
+)
+def test_a_condition_replaces_what_a_verb_waits_for(daemon: Make, words: str, state: str, run: int) -> None:
+    """Not for ready, nor for gone, but for what it was told; and it prints nothing."""
+    ready_when_told = {"command": "read line <go; echo >&3; exec sleep 1000000", "ready": {"fd": 3}}
+    one = daemon({"jobs": {"up": ready_when_told, "down": ready_when_told}})
+    go = one.fifo("go")
+    os.write(go.fd, b"go\n")
+    pipe = one.pipe()
+    pipe.start("up")
+    if state == "running":
+        os.write(go.fd, b"go\n")
+
+    assert tell(one, *words.split()) == (0, "", "")
+    (job,) = pipe.status(words.split()[1])
+    assert (job.state, job.run) == (state, run)
+
+
+@pytest.mark.parametrize(
+    ("verb", "conditions"),
+    [
+        ("start", "changed running ready restarted stable:1ms settled"),
+        ("stop", "changed stopped exited settled"),
+        ("restart", "changed ready restarted exited settled"),
+    ],
+)
+def test_a_token_is_where_a_wait_begins(daemon: Make, verb: str, conditions: str) -> None:
+    """What --no-wait has begun, and what is over by then, `wait --since` finds; later news is not needed."""
+    one = daemon({"jobs": {"web": {**WEB, "autostart": verb != "start"}}})
+    watch = one.watch(since=0)
+    if verb != "start":
+        watch.until("web", "running")
+    code, token, err = tell(one, verb, "web", "--no-wait")
+    assert (code, token, err) == (0, f"{int(token)}\n", "")
+
+    watch.find(lambda event: event.seq > int(token) and event.state in ("running", "stopped"))
+    for cond in conditions.split():
+        assert tell(one, "wait", "web", "--for", cond, "--since", token.strip()) == (0, "", ""), cond
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("start web --timeout soon", "'soon' is no duration: 500ms, 20s, 2m, 1h or bare seconds"),
+        ("start web --wait stable:1d", "'1d' is no duration: 500ms, 20s, 2m, 1h or bare seconds"),
+        ("stop up --timeout -1s", "'-1s' is no duration: 500ms, 20s, 2m, 1h or bare seconds"),
+        ("restart up --timeout 1e3", "'1e3' is no duration: 500ms, 20s, 2m, 1h or bare seconds"),
+        ("restart up --wait stable:1h30m", "'1h30m' is no duration: 500ms, 20s, 2m, 1h or bare seconds"),
+        ("restart up --wait stable", "'stable' is no condition; there are"),
+        ("wait up --for stable:", "'' is no duration: 500ms, 20s, 2m, 1h or bare seconds"),
+        ("wait up --timeout 99999h", "'99999h' is more than ten years"),
+    ],
+)
+def test_a_bad_duration_does_nothing(daemon: Make, words: str, says: str) -> None:
+    """2, with the words that would be right, and no job has noticed."""
+    one = daemon({"jobs": {"up": {**WEB, "autostart": True}, "web": WEB}})
+    one.watch(since=0).until("up", "running")
+    before = one.pipe().request("status")["token"]
+    code, out, err = tell(one, *words.split())
+
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+    assert one.pipe().request("status")["token"] == before
+
+
+def test_a_verb_that_fails_says_why_and_what_was_written(daemon: Make) -> None:
+    """Start and restart wait for ready: what comes instead is told with the last lines of its stderr."""
+    script = "if test -e up; then echo >&3; exec sleep 1000000; fi; echo 'where is up?' >&2; exit 3"
+    one = daemon({"jobs": {"web": {"command": script, "stderr": "errors", "ready": {"fd": 3}}}})
+    told = (1, "", "jobmon: web: is failed: exit 3; it wrote last:\n  | where is up?\n")
+
+    assert tell(one, "start", "web") == told
+    os.mkdir(one.path("up"))
+    assert tell(one, "start", "web") == (0, "", "")
+    os.rmdir(one.path("up"))
+    assert tell(one, "restart", "web") == told
+    assert tell(one, "restart", "web", "--no-wait")[0] == 0
+
+
 def test_start_waits_for_the_end_of_a_run(daemon: Make) -> None:
     """`start --wait exited` is how a task is run to its end."""
     one = daemon({"jobs": {"task": CODE_7}})
@@ -490,7 +668,11 @@ def _children(pid: int) -> set[int]:
 
 
 def test_a_waiter_that_was_stopped_for_a_while_has_missed_nothing(daemon: Make) -> None:
-    """What happened meanwhile was decided in the daemon, and is there when the client goes on."""
+    """What happened meanwhile was decided in the daemon, and is there when the client goes on.
+
+    A minute would be no other test: the answer leaves the daemon in the turn in which it is known, and lies
+    in the client's socket from then on, where no clock of the daemon's runs.
+    """
     one = daemon({"jobs": {"web": {**WEB, "autostart": True, "restart": True}}})
     link = waiting(one, "web", "--for", "restarted")
     link.process.send_signal(signal.SIGSTOP)
@@ -499,6 +681,7 @@ def test_a_waiter_that_was_stopped_for_a_while_has_missed_nothing(daemon: Make) 
     one.pipe().signal("KILL", "web")
     watch.find(lambda event: event.run == 2 and event.state == "running")
     one.pipe().stop("web")  # and it is over again
+    assert link.answered()
     link.process.send_signal(signal.SIGCONT)
 
     assert silent(link, 0)
@@ -521,31 +704,3 @@ def test_a_waiter_that_dies_costs_nothing(daemon: Make) -> None:
 
     assert len(kit.fds_of(one.pid)) == before
     pipe.start("web")
-
-
-def test_a_thousand_waiters_on_one_job(daemon: Make) -> None:
-    """Each gets its answer when the job changes, and the daemon's memory is back when they are gone."""
-    one = daemon({"jobs": {"web": WEB}})
-    sizes = [_resident(one.pid)]
-    for verb in ("start", "stop", "start", "stop"):
-        pipes = [one.pipe() for _ in range(50)]
-        waits = [(pipe, pipe.submit("wait", ("web",))) for pipe in pipes for _ in range(WAITERS // 50)]
-        for pipe in pipes:
-            pipe.info()  # the waits before it are registered
-        getattr(one.pipe(), verb)("web")
-        for pipe, number in waits:
-            (result,) = pipe.collect(number, kit.DEADLINE)["results"]
-            assert result == {"job": "web", "ok": True}
-        for pipe in pipes:
-            pipe.destroy()
-        one.pipe().info()
-        sizes.append(_resident(one.pid))
-
-    assert sizes[-1] - sizes[1] < 256, sizes  # nothing is kept of them
-    assert sizes[1] - sizes[0] < 2048, sizes  # what the allocator keeps for the next time
-
-
-def _resident(pid: int) -> int:
-    """The kilobytes that are a process's own, by /proc/PID/smaps_rollup."""
-    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
-        return sum(int(line.split()[1]) for line in file if line.startswith("Private_"))
