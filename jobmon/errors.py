@@ -1,14 +1,30 @@
-"""The exceptions of JobMon. Everything that JobMon raises on purpose is a `JobMonError`."""
+"""The exceptions of JobMon, each a `JobMonError`, and the codes of its refusals."""
 
 from __future__ import annotations
+
+# The codes of a refusal, from bad to worse.
+CODES = (
+    "already-started",
+    "already-stopped",
+    "not-running",
+    "timeout",
+    "failed",
+    "could-not-start",
+    "terminating",
+    "not-permitted",
+    "no-such-job",
+    "unknown-command",
+    "bad-request",
+)
+
+
+def worst(codes: list[str]) -> str:
+    """Of several codes the one that names the whole; empty where there is none."""
+    return max(codes, key=CODES.index, default="")
 
 
 class JobMonError(Exception):
     """The base of all of them."""
-
-
-class Bug(JobMonError):
-    """JobMon contradicted itself. Never a user's fault."""
 
 
 class ConfigError(JobMonError):

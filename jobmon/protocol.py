@@ -44,21 +44,6 @@ CLIENT, CONTROL, EVENTS = "client", "control", "events"
 MAX_NUMBER = (1 << 63) - 1
 MAX_TIMEOUT = 10 * 365 * 86400.0
 
-# The codes of a refusal, from bad to worse: the worst of several results is that of the reply.
-CODES = (
-    "already-started",
-    "already-stopped",
-    "not-running",
-    "timeout",
-    "failed",
-    "could-not-start",
-    "terminating",
-    "not-permitted",
-    "no-such-job",
-    "unknown-command",
-    "bad-request",
-)
-
 CONDITIONS = ("changed", "running", "ready", "restarted", "stable", "stopped", "exited", "settled")
 
 
@@ -308,14 +293,6 @@ def result(
     if exit_status is not None:
         return {"job": job, "ok": True, "exit": exit_status}
     return {"job": job, "ok": True}
-
-
-def worst(codes: tuple[str, ...]) -> str:
-    """The code that counts among several; empty when all are."""
-    return max(codes, key=_SEVERITY.__getitem__, default="")
-
-
-_SEVERITY = {"": -1, **{code: rank for rank, code in enumerate(CODES)}}
 
 
 def encode(message: Message, limit: int = MAX_REPLY) -> bytes:

@@ -42,6 +42,7 @@ from jobmon.waits import Quorum
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
+    from typing import Any
 
     from jobmon.events import Action, Input
     from jobmon.plan import Plan
@@ -147,56 +148,36 @@ class Supervisor:
         to: Hashable,
         now: float,
         *,
+        again: bool = False,
         wait: bool = False,
         until: tuple[str, Condition] | None = None,
         timeout: float | None = None,
         by: str = "start",
     ) -> None:
-        """Start jobs, after what they require. Answered when they are launched (or queued), with
-        `wait` when they are ready, with `until` when that condition holds."""
+        """Start jobs, after what they require; `again`: also those that are up. Answered when they are
+        launched (or queued), with `wait` when they are ready, with `until` when that condition holds."""
         if self._unknown(names, to):
             return
-        waiter = self._waiter(to, until or _up_or_launched(wait))
+        waiter = self._waiter(to, until or (("start", waits.up) if wait else ("start", waits.launched)))
         wanted = []
         for name in self.order.sort(names):
-            refused = self._refuse_start(self.jobs[name])
+            refused = self._refuse_up(self.jobs[name]) or (None if again else _refuse_start(self.jobs[name]))
             self._expect(waiter, name, refused, waits.START)
             if refused is None or refused.code == "already-started":  # the table knows what that comes to
                 wanted.append(name)
         self.waiters.register(waiter, timeout, now)
         for name in wanted:
-            self._start(name, by, now)
-        self._see(waiter, now)
-
-    def restart(
-        self,
-        names: Sequence[str],
-        to: Hashable,
-        now: float,
-        *,
-        wait: bool = False,
-        until: tuple[str, Condition] | None = None,
-        timeout: float | None = None,
-        by: str = "restart",
-    ) -> None:
-        """Give jobs a new run, and what requires them too; answered as `start` is."""
-        if self._unknown(names, to):
-            return
-        waiter = self._waiter(to, until or _up_or_launched(wait))
-        wanted = []
-        for name in self.order.sort(names):
-            refused = self._refuse_restart(self.jobs[name])
-            self._expect(waiter, name, refused, waits.START)
-            if refused is None:
-                wanted.append(name)
-        self.waiters.register(waiter, timeout, now)
-        for name in wanted:
-            self._start_requirements(name, now)
-            self._stop_in_order(name, RestartJob(by), now)
+            (self._restart if again else self._start)(name, by, now)
         if not wait and until is None:
             for name in self._leaving:  # it waits for its turn: that is queued too
                 waiter.settle(JobResult(name))
         self._see(waiter, now)
+
+    def restart(
+        self, names: Sequence[str], to: Hashable, now: float, *, by: str = "restart", **how: Any
+    ) -> None:
+        """Give jobs a new run, and what requires them too; asked for and answered as `start` is."""
+        self.start(names, to, now, again=True, by=by, **how)
 
     def stop(
         self,
@@ -216,7 +197,7 @@ class Supervisor:
             return
         waiter = self._waiter(to, until or (("stop", waits.gone) if wait else ("stop", waits.at_once)))
         for name in dict.fromkeys(names):
-            self._expect(waiter, name, self._refuse_stop(self.jobs[name]), waits.STOP)
+            self._expect(waiter, name, _refuse_stop(self.jobs[name]), waits.STOP)
         self.waiters.register(waiter, timeout, now)
         for name in reversed(self.order.sort(names)):  # else the end of one could be the start of the next
             self._stop_in_order(name, Stop(at_once, by), now)
@@ -423,6 +404,11 @@ class Supervisor:
         self._refresh(name, now)
         self.feed(name, Start(by), now)
 
+    def _restart(self, name: str, by: str, now: float) -> None:
+        """Give a job a new run, and what requires it."""
+        self._start_requirements(name, now)
+        self._stop_in_order(name, RestartJob(by), now)
+
     def _start_requirements(self, name: str, now: float) -> None:
         for need in self.order.needs(name):
             job = self.jobs.get(need)
@@ -555,26 +541,11 @@ class Supervisor:
             self._actions.append(Reply(to, False, results, "no-such-job", "no such job", self.log.last))
         return bool(unknown)
 
-    def _refuse_start(self, job: Job) -> JobResult | None:
-        refused = self._refuse_restart(job)
-        if refused is not None:
-            return refused
-        if job.state in (State.STARTING, State.RUNNING):
-            return JobResult(job.spec.name, "already-started", "is already running")
-        if job.state is State.WAITING:
-            return JobResult(job.spec.name, "already-started", f"is already {job.cause}")
-        return None
-
-    def _refuse_restart(self, job: Job) -> JobResult | None:
+    def _refuse_up(self, job: Job) -> JobResult | None:
         if self.terminating:
             return JobResult(job.spec.name, "terminating", "the supervisor is terminating")
         if job.next is Next.REMOVE or type(self._leaving.get(job.spec.name)) is Remove:
             return JobResult(job.spec.name, "failed", "is being removed")
-        return None
-
-    def _refuse_stop(self, job: Job) -> JobResult | None:
-        if job.state in AT_REST and not job.ready:  # a oneshot that has succeeded can be undone
-            return JobResult(job.spec.name, "already-stopped", "is already stopped")
         return None
 
     def _record(self, event: Happened, now: float) -> None:
@@ -642,8 +613,18 @@ class Supervisor:
         self._actions += (Publish(), Finish(self._exit_code))
 
 
-def _up_or_launched(wait: bool) -> tuple[str, Condition]:
-    return ("start", waits.up) if wait else ("start", waits.launched)
+def _refuse_start(job: Job) -> JobResult | None:
+    if job.state in (State.STARTING, State.RUNNING):
+        return JobResult(job.spec.name, "already-started", "is already running")
+    if job.state is State.WAITING:
+        return JobResult(job.spec.name, "already-started", f"is already {job.cause}")
+    return None
+
+
+def _refuse_stop(job: Job) -> JobResult | None:
+    if job.state in AT_REST and not job.ready:  # a oneshot that has succeeded can be undone
+        return JobResult(job.spec.name, "already-stopped", "is already stopped")
+    return None
 
 
 def _stays(job: Job) -> bool:

@@ -6,6 +6,7 @@ Each gets exactly one Reply, or goes away. The supervisor says when a job has ch
 from __future__ import annotations
 
 from jobmon import waits
+from jobmon.errors import worst
 from jobmon.events import LEAVING, Arm, Disarm, JobResult, Reply
 from jobmon.machine import Job
 from jobmon.waits import Quorum, Waiter
@@ -15,18 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
 
     from jobmon.events import Action
-
-# Which failure names the whole, when a command failed for several jobs: the last of these.
-SEVERITY = (
-    "already-started",
-    "already-stopped",
-    "not-running",
-    "timeout",
-    "failed",
-    "could-not-start",
-    "terminating",
-)
-
 
 class Waiters:
     """Keys of theirs: an int for the deadline, ("look", int) for looking at a condition again."""
@@ -125,8 +114,9 @@ class Waiters:
         if not failed:
             self._do(Reply(to, True, results, token=token))
             return
-        worst = max(failed, key=lambda result: SEVERITY.index(result.code))
-        self._do(Reply(to, False, results, worst.code, worst.message, token))
+        code = worst([result.code for result in failed])
+        message = next(result.message for result in failed if result.code == code)
+        self._do(Reply(to, False, results, code, message, token))
 
     def _answer(self, waiter: Waiter) -> None:
         self._dismiss(waiter)

@@ -21,7 +21,7 @@ import nasty
 import pytest
 from jsonschema import Draft202012Validator
 
-from jobmon import protocol
+from jobmon import errors, protocol
 from jobmon.cli.verbs import VERBS
 from jobmon.events import HAPPENINGS, Next, State
 from jobmon.fastjson import dumps
@@ -590,7 +590,7 @@ def test_the_words_are_those_of_the_daemon() -> None:
     assert following == [*(each.value for each in Next), None]
     codes = set(CLOSED["$defs"]["error"]["properties"]["code"]["enum"])
     of_commands = {"already-started", "already-stopped", "not-running", "could-not-start"}
-    assert codes == {*protocol.CODES, "command-failed", "unreachable", "connection-lost"} - of_commands
+    assert codes == {*errors.CODES, "command-failed", "unreachable", "connection-lost"} - of_commands
 
 
 def members() -> Iterator[tuple[str, str, dict[str, Any]]]:

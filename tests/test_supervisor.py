@@ -13,7 +13,6 @@ from jobmon.events import JobResult, Reply, State
 from jobmon.plan import Change, Plan
 from jobmon.spec import Essential, JobSpec, Readiness, Restart
 from jobmon.supervisor import TOLD_OF_A_BUG, Supervisor
-from jobmon.waiters import SEVERITY
 
 if TYPE_CHECKING:
     from jobmon.events import Action, Input
@@ -1016,12 +1015,3 @@ def test_the_log_says_who_missed_something(monkeypatch: pytest.MonkeyPatch) -> N
     assert [event[0] for event in log.after(2)] == [3, 4, 5]
     assert [event[0] for event in log.after(4)] == [5]
     assert list(log.after(5)) == list(log.after(99)) == []
-
-
-def test_every_code_has_its_weight() -> None:
-    """Each failure that a command can come to has a place in the order of severity."""
-    assert len(set(SEVERITY)) == len(SEVERITY)
-    assert set(SEVERITY) == {
-        *("already-started", "already-stopped", "not-running", "failed"),
-        *("could-not-start", "terminating", "timeout"),
-    }

@@ -852,7 +852,7 @@ def answers_at_once(job: machine.Job, _since: waits.Mark, _now: float) -> events
         (Supervisor, "_let_go_first", lambda *_: None),
         (Supervisor, "_adopt", lambda *_: None),
         (Waiters, "timer", lambda *_: None),
-        (Supervisor, "_refuse_start", lambda *_: None),
+        (Supervisor, "_refuse_up", lambda *_: None),
         (Supervisor, "_mind_essential", lambda *_: None),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
