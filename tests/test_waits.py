@@ -124,10 +124,12 @@ pool: | start nofile                             ---     F--    F--     ---     
 pool: start nofile | again launch ready          HHH     HHH    HHH     HHH     ---     ---    FF-     HHH
 frail: start launch exit7 | again launch exit7   HHH     HHF    FFF     FFF     FFF     HHH    HHH     HHH
 
-task: | start launch exit0                       HHH     FHF    FHH     HHH     FFF     HHH    FFH     HHH
+task: | start launch exit0                       HHH     FHF    FHH     HHH     F--     HHH    FFH     HHH
+task: | start launch exit0 5s                    HHH     FHF    FHH     HHH     FHH     HHH    FFH     HHH
 task: | start launch exit7                       HHH     FHF    FFF     FFF     FFF     HHH    FFH     HHH
 task: start launch exit0 | start launch          HHH     FHH    HH-     ---     ---     HH-    HH-     HH-
-task: start launch exit0 | start launch exit0    HHH     FHF    HHH     HHH     FFF     HHH    HHH     HHH
+task: start launch exit0 | start launch exit0    HHH     FHF    HHH     HHH     ---     HHH    HHH     HHH
+task: start launch exit0 | start launch exit0 5s HHH     FHF    HHH     HHH     HHH     HHH    HHH     HHH
 task: start launch exit0 | 5s                    ---     F--    HHH     ---     HHH     HHH    HHH     HHH
 """
 
@@ -148,7 +150,8 @@ web: up exit0 | start launch                       H       H      -       -     
 web: up exit0 | start launch exit0                 H       H      F       F       F       H      H       H
 pool: | start nofile                               -       -      -       -       -       -      F       -
 pool: | start nofile again launch ready            H       H      H       H       -       -      F       H
-task: | start launch exit0                         H       H      H       H       F       H      H       H
+task: | start launch exit0                         H       H      H       H       -       H      H       H
+task: | start launch exit0 5s                      H       H      H       H       H       H      H       H
 
 web: up | restart                                  -       -      -       -       -       -      -       -
 web: up 5s | restart                               -       -      -       -       -       -      -       -
