@@ -177,6 +177,7 @@ def every_state(daemon: Make) -> Iterator[kit.Daemon]:
         watch.next()
     yield one
     os.kill(pipe.get_pid("killing") or 0, signal.SIGKILL)
+    pipe.stop("stopping", now=True)
 
 
 def _first_backoff(pipe: Any) -> bool:
