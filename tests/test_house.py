@@ -64,6 +64,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.companion",
         "linux.children",
         "linux.logfile",
+        "linux.loading",
         "linux.notify",
         "linux.leftovers",
         "linux.remnants",

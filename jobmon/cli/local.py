@@ -39,10 +39,10 @@ def _schema() -> int:
 
 
 def _check(path: str) -> int:
-    from jobmon.linux.daemon import load_config
+    from jobmon.linux.loading import Source
 
     try:
-        config = load_config(path)
+        config = Source(path).config
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
