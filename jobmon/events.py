@@ -74,9 +74,10 @@ class RestartJob(Input):
 
 
 class SpecChanged(Input):
-    """A reload brought another spec."""
+    """A reload brought another spec. Of what is different, these keys count for its next run only."""
 
     spec: JobSpec
+    restart: tuple[str, ...] = ()
 
 
 class Remove(Input):

@@ -83,6 +83,7 @@ class Job:
         "next",
         "past",
         "pid",
+        "ran",
         "restarts",
         "result",
         "run",
@@ -98,6 +99,7 @@ class Job:
 
     def __init__(self, spec: JobSpec, now: float = 0.0) -> None:
         self.spec = spec
+        self.ran = spec  # what the last run was launched with
         self.state = State.STOPPED
         self.next: Next | None = None
         self.run = 0
@@ -111,7 +113,7 @@ class Job:
         self.endings = 0  # times that it was given up, or ended for good by itself
         self.status: Status = None  # of the last death
         self.restarts = 0
-        self.stale = False
+        self.stale: tuple[str, ...] = ()  # the keys that its run does not heed, as they came later
         self.result = ""
         self.cause = ""
         self.spawn_error = ""
@@ -134,7 +136,7 @@ class Job:
     @property
     def ready(self) -> bool:
         """Whether what requires it may run: it serves, or it is a oneshot that has succeeded."""
-        if self.spec.type is JobType.ONESHOT:
+        if self.ran.type is JobType.ONESHOT:
             return self.state is State.EXITED
         return self.state is State.RUNNING
 
@@ -195,6 +197,7 @@ class Job:
             self._enter(State.WAITING, now, self.held, kind)
             return
         self.run += 1
+        self.ran = self.spec
         self._reports_ready = self.spec.ready is not None or self.spec.type is JobType.ONESHOT
         self._enter(State.STARTING, now, cause, kind, self.spec.start_timeout)
         self._do(Spawn(self.spec.name, self.run, self.spec))
@@ -213,13 +216,14 @@ class Job:
     def _gone(self) -> str:
         """The process is gone: what listeners call the transition that follows."""
         had_process, self.pid, self.leader = self.pid is not None, None, None
-        self.stale = False
+        self.stale = ()
         self._restarts_itself = False
         self.deaths += had_process
         return "died" if had_process else "state"
 
     def _decide(self, death: Death, now: float, cause: str, kind: str, code: Status) -> None:
-        verdict = judge(self.spec, death, self.past, now)
+        spec = self.spec if self.spec.type is self.ran.type else self.spec.replace(type=self.ran.type)
+        verdict = judge(spec, death, self.past, now)
         self.past = verdict.past
         self.result = f"{cause}, gave up after {verdict.past.failures} restarts" if verdict.gave_up else cause
         if verdict.delay is not None:
@@ -378,7 +382,8 @@ def adopt_spec(job: Job, what: SpecChanged, now: float) -> None:
 def adopt_spec_stale(job: Job, what: SpecChanged, now: float) -> None:
     """new spec, stale"""
     job.spec = what.spec
-    job.stale = True
+    keys = dict.fromkeys((*job.stale, *what.restart))  # what was changed back is as it was launched
+    job.stale = tuple(key for key in keys if _value(job.spec, key) != _value(job.ran, key))
 
 
 def adopt_spec_wanted(job: Job, what: SpecChanged, now: float) -> None:
@@ -468,6 +473,10 @@ def retry(job: Job, what: Timer, now: float) -> None:
     job.restarts += 1
     job._restarts_itself = True
     job._spawn(now, "penalty over" if waited else "restart")
+
+
+def _value(spec: JobSpec, key: str) -> object:
+    return getattr(spec, key.replace("-", "_"))
 
 
 def _set_next(job: Job, following: Next) -> None:

@@ -83,6 +83,9 @@ class Case(NamedTuple):
         )
 
 
+# Of what a reload changes here, the keys that count for the next run.
+OF_A_RUN = ("type", "ready", "start-timeout")
+
 READINESS: tuple[tuple[Readiness | None, float | None], ...] = (
     (None, None),
     (READY, START_TIMEOUT),
@@ -177,7 +180,7 @@ def moves(node: Node) -> Iterator[Move]:
 def _commands(node: Node) -> Iterator[Input]:
     other = node.specs[node.job.spec is node.specs[0]]
     yield from (events.Start(), events.Stop(), events.Stop(now=True), events.RestartJob())
-    yield from (events.SpecChanged(other), events.Remove(), events.Shutdown())
+    yield from (events.SpecChanged(other, OF_A_RUN), events.Remove(), events.Shutdown())
     yield from (events.Hold(HELD_LONGER if node.job.held == HELD else HELD), events.Release())
     if node.job.state is State.WAITING:
         yield events.RequirementLost(LOST)
@@ -526,7 +529,9 @@ def _after_spec(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
     assert isinstance(move.what, events.SpecChanged)
     _claim(after.job.spec is move.what.spec and not kinds, "a new spec is taken and does nothing else")
     _claim(after.job.state is node.job.state, "a new spec is taken and does nothing else")
-    _claim(after.job.stale == (node.job.state in LIVE), "a live process is stale under a new spec")
+    others = move.what.spec is not node.specs[node.world.launched]
+    stale = bool(after.job.stale)
+    _claim(stale == (others and node.job.state in LIVE), "a live process is stale under a spec not its own")
 
 
 def _after_timer(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
@@ -595,7 +600,7 @@ def _after_death(node: Node, move: Move, after: Node) -> None:
     if node.world.fate is not None:
         ok = node.world.fate
     unspawned = isinstance(what, events.SpawnFailed) and node.world.fate is None
-    done = spec.type is JobType.ONESHOT and ok
+    done = node.specs[node.world.launched].type is JobType.ONESHOT and ok
     wanted = (spec.restart is Restart.ALWAYS and not done) or (spec.restart is Restart.ON_FAILURE and not ok)
     wanted = wanted or (unspawned and isinstance(what, events.SpawnFailed) and what.errno == errno.EMFILE)
     if job.state is State.BACKOFF:

@@ -124,7 +124,7 @@ def an_input(kind: type[Input], job: Job) -> Input:
     makers: dict[type[Input], Callable[[], Input]] = {
         events.Hold: lambda: events.Hold("waiting for db"),
         events.RequirementLost: lambda: events.RequirementLost("requires db, which is failed"),
-        events.SpecChanged: lambda: events.SpecChanged(spec_of(description="new")),
+        events.SpecChanged: lambda: events.SpecChanged(spec_of(command="new"), ("command",)),
         events.Launched: lambda: events.Launched(job.run, PID),
         events.Spawned: lambda: events.Spawned(job.run),
         events.Ready: lambda: events.Ready(job.run),
@@ -688,13 +688,47 @@ def test_a_run_keeps_the_readiness_it_was_launched_with() -> None:
 
 
 def test_stale_ends_with_the_process() -> None:
-    """A live process under a changed spec is stale; the next one, or none, is not."""
+    """A live process under another command is stale; the next one, or none, is not."""
     job = bring(State.RUNNING)
-    job.step(events.SpecChanged(spec_of(description="new")), 0.0)
-    assert job.stale
+    job.step(events.SpecChanged(spec_of(command="new"), ("command",)), 0.0)
+    assert job.stale == ("command",)
 
     job.step(events.Exited(1, 0), 0.0)
     assert not job.stale
+
+
+def test_stale_are_the_keys_that_the_run_was_not_launched_with() -> None:
+    """Several reloads add up; what is changed back is not stale any more; what counts at once never is."""
+    job = bring(State.RUNNING)
+    first = job.spec
+    job.step(events.SpecChanged(first.replace(signal="SIGINT")), 0.0)
+    assert not job.stale
+    for settings, keys, stale in (
+        ({"command": "new", "working_dir": "/"}, "command working-dir", "command working-dir"),
+        ({"command": "newer", "working_dir": "/"}, "command", "command working-dir"),
+        ({"working_dir": "/"}, "command", "working-dir"),
+        ({}, "working-dir", ""),
+    ):
+        job.step(events.SpecChanged(first.replace(**settings), tuple(keys.split())), 0.0)
+        assert job.stale == tuple(stale.split())
+
+
+def test_a_run_keeps_its_type() -> None:
+    """A oneshot that becomes a service while it runs has done its work when it succeeds, and is ready; one
+    that becomes a oneshot is ready as the service that it was, and not when it ends."""
+    oneshot = spec_of(type=JobType.ONESHOT, restart=Restart.ALWAYS)
+    service = spec_of(restart=Restart.ALWAYS)
+    for first, then, state in ((oneshot, service, State.EXITED), (service, oneshot, State.BACKOFF)):
+        job = Job(first)
+        job.step(events.Start(), 0.0)
+        job.step(events.Launched(1, PID), 0.0)
+        job.step(events.Spawned(1), 0.0)
+        job.step(events.SpecChanged(then, ("type",)), 0.0)
+        assert job.ready == (first is service)
+        job.step(events.Exited(1, 0), 1.0)
+
+        assert job.state is state
+        assert job.ready == (first is oneshot)
 
 
 # ---- deaths -------------------------------------------------------------------------------------
