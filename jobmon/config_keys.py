@@ -67,13 +67,15 @@ LOG_LEVEL = Choice(
 class Key(Record):
     """A row of the table: what may be written, what it means, and what is so when it is not.
 
-    `default` is as it would stand in the file. `also` are words that people try instead.
+    `default` is as it would stand in the file. `also` are words that people try instead. `hot`: when
+    it is read again a change counts at once; else only for the next run of a job, or the next daemon.
     """
 
     name: str
     kind: Kind
     default: object
     meaning: str
+    hot: bool = False
     required: bool = False
     also: tuple[str, ...] = ()
 
@@ -112,6 +114,7 @@ SUPERVISOR = (
         [],
         "Globs of job files. The files of one glob are read sorted by name; one that matches nothing "
         "is a warning.",
+        hot=True,
         also=("include", "includes"),
     ),
     Key(
@@ -120,6 +123,7 @@ SUPERVISOR = (
         "/dev/null",
         "Where the daemon logs to: appended to, opened anew on SIGUSR1. In the foreground the default "
         "is standard error.",
+        hot=True,
         also=("log", "logfile"),
     ),
     Key(
@@ -127,12 +131,14 @@ SUPERVISOR = (
         LOG_LEVEL,
         "WARNING",
         "The least serious message that is logged.",
+        hot=True,
     ),
     Key(
         "allow-users",
         Names("user", "alice"),
         [],
         "Who may send commands and listen to events, besides root and the daemon's own user.",
+        hot=True,
         also=("users",),
     ),
     Key(
@@ -140,6 +146,7 @@ SUPERVISOR = (
         Names("group", "deploy"),
         [],
         "The same by group, primary or supplementary.",
+        hot=True,
         also=("groups",),
     ),
 )
@@ -192,13 +199,15 @@ JOB = (
         STOP_SIGNAL,
         "SIGTERM",
         "The signal that stops the job. SIGCONT follows it.",
+        hot=True,
         also=("stop-signal", "stopsignal", "kill-signal"),
     ),
     Key(
         "autostart",
         FLAG,
         False,
-        "Is it started with the daemon?",
+        "Is it started with the daemon, or when a reload has brought it?",
+        hot=True,
         also=("auto-start", "enabled"),
     ),
     Key(
@@ -207,6 +216,7 @@ JOB = (
         False,
         'Is it started again after a death that nobody asked for? `true` is `"always"`, `false` is '
         '`"never"`; `"on-failure"` leaves it be after an end by one of `success-codes`.',
+        hot=True,
         also=("autorestart", "auto-restart"),
     ),
     Key(
@@ -216,12 +226,14 @@ JOB = (
         "If it dies within this time (the bound included) of its previous death, or of the end of its "
         "last penalty, it waits `restart-penalty` before it is started again; otherwise it is started "
         "at once.",
+        hot=True,
     ),
     Key(
         "restart-penalty",
         SECONDS,
         15,
         "How long it then waits.",
+        hot=True,
     ),
     Key(
         "max-restarts",
@@ -229,18 +241,21 @@ JOB = (
         None,
         "How many penalised restarts in a row are tried before the job is failed; a run longer than "
         "`restart-window`, or a start by hand, begins the count anew.",
+        hot=True,
     ),
     Key(
         "success-codes",
         Codes(),
         [0],
         "Ends that are a success: exit codes, and signals that killed it.",
+        hot=True,
     ),
     Key(
         "kill-timeout",
         SECONDS,
         10,
         "How long a stopped job has to end, before SIGKILL.",
+        hot=True,
         also=("stop-timeout", "timeout"),
     ),
     Key(
@@ -258,6 +273,7 @@ JOB = (
         'with `"on-failure"` only a failure; a stop that somebody asked for never does. The other jobs are '
         "stopped, and the daemon's exit code is the job's: 0 for a success, 128+n for signal n, "
         "126 or 127 if it could not be executed.",
+        hot=True,
     ),
     Key(
         "type",
@@ -298,6 +314,7 @@ JOB = (
         [],
         "Jobs that it comes after: if one of them is on its way up, this one waits for it to be ready. At "
         "a shutdown it is stopped before them.",
+        hot=True,
     ),
     Key(
         "requires",
@@ -305,6 +322,7 @@ JOB = (
         [],
         "Jobs that it needs: as `after`; they are started with it, and it is stopped when one of them is "
         "stopped or given up (not when one dies and is started again).",
+        hot=True,
         also=("depends", "depends-on", "dependencies"),
     ),
     Key(
@@ -312,6 +330,7 @@ JOB = (
         TEXT,
         "",
         "For people; `jobmon status` shows it.",
+        hot=True,
     ),
 )
 

@@ -21,11 +21,13 @@ from jobmon.events import (
     Next,
     Publish,
     Release,
+    Remove,
     Removed,
     Reply,
     RequirementLost,
     RestartJob,
     Shutdown,
+    SpecChanged,
     Start,
     State,
     Stop,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
     from jobmon.events import Action, Input
+    from jobmon.plan import Plan
     from jobmon.spec import JobSpec
     from jobmon.waits import Condition, Waiter
 
@@ -294,6 +297,68 @@ class Supervisor:
             self._fail_at_the_end(name)
         self._all_told = True
         self._finish(now)
+
+    # ---- reload: another configuration ------------------------------------------------------
+
+    def reload(
+        self, plan: Plan, to: Hashable, now: float, *, restart: bool = False, by: str = "reload"
+    ) -> None:
+        """Go by another configuration: what is removed is stopped and forgotten, what is added is known
+        and, with autostart, started; all else runs on, by the new rules where those count at once.
+        Answered when that is ordered; with `restart`, when all that was stale has a new run and is ready."""
+        if self.terminating:
+            why = "the supervisor is terminating"
+            self._actions.append(Reply(to, False, (), "terminating", why, self.log.last))
+            return
+        waiter = self._waiter(to, _up_or_launched(True))
+        returned = self._take_in(plan, now)
+        self._put_out(plan.removed, now)
+        for name in self.order.sort(spec.name for spec in plan.added if spec.autostart):
+            self._start_requirements(name, now)
+            (self._restart if name in returned else self._start)(name, by, now)
+        stale = [name for name, job in self.jobs.items() if job.stale and self._comes_back(name)]
+        stale = self.order.sort(stale) if restart else []
+        for name in stale:
+            self._expect(waiter, name, None, waits.START)
+        self.waiters.register(waiter, None, now)
+        for name in stale:
+            self._restart(name, by, now)
+        for name in list(self.jobs):  # who waits for whom may be another by now
+            self._refresh(name, now)
+        self._let_leave(list(self._leaving), now)
+        self._see(waiter, now)
+
+    def _take_in(self, plan: Plan, now: float) -> set[str]:
+        """Know what is added, and in which order all comes. Returns what an earlier reload has removed and
+        is not gone yet: it stays, but that run of it ends."""
+        returned = set()
+        for change in plan.changed:
+            self.feed(change.spec.name, SpecChanged(change.spec, change.restart), now)
+        for spec in plan.added:
+            if spec.name in self.jobs:
+                returned.add(spec.name)
+                self.feed(spec.name, SpecChanged(spec), now)
+                if type(self._leaving.get(spec.name)) is Remove:
+                    self._leaving[spec.name] = Stop(by="removed, and added again")
+            else:
+                self.jobs[spec.name] = Job(spec, now)
+        # Those that are being removed keep their place in it until they are gone.
+        self.order = Order(job.spec for job in self.jobs.values())
+        return returned
+
+    def _put_out(self, names: Sequence[str], now: float) -> None:
+        """Remove jobs, after what requires them: that is removed too. In the order of the starts, as each
+        orders the stop of those that require it, which a removal of theirs then replaces."""
+        hopeless = (*waits.FAIL_AT_THE_END, waits.START)
+        for name in self.order.sort(names):
+            back = [other for other in self._bring_back.pop(name, ()) if other not in names]
+            self._stay_down(name)
+            self.waiters.give_up(name, "failed", "was removed", lambda w: w.name in hopeless)
+            self._stop_in_order(name, Remove(), now)
+            for other in back:
+                if other in self.jobs:
+                    self._stay(other, now)
+                    self._start(other, f"restart of {name}", now)
 
     # ---- what one job's change means to others ----------------------------------------------
 

@@ -42,6 +42,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "config_keys",
         "config_docs",
         "config",
+        "plan",
     ),
     "protocol": ("framing", "wire", "protocol"),
     "linux": (
