@@ -170,7 +170,9 @@ class _View:
         return [event for event in found if event[3] == "state"]
 
     def _launch(self) -> Iterator[str]:
-        """Who has started the present run, or what."""
+        """Who has started the present run, or what, and what it does not know of."""
+        if self._job.stale:
+            yield f"is stale: {', '.join(self._job.stale)} changed since it was started"
         launches = [at for at, event in enumerate(self._events) if event[3] == "launched"]
         if not launches:
             return

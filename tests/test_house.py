@@ -74,6 +74,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.readiness",
         "linux.attendants",
         "linux.answers",
+        "linux.reload",
         "linux.sessions",
         "linux.engine",
         "linux.daemon",

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from jobmon.linux.sockets import Listener
     from jobmon.spec import SupervisorSpec
 
-RESERVED_FDS = 64  # for streams while spawning, the log, /proc, refusing politely
-MAX_CONNECTIONS = 1024  # of one user
 _NO_PRCTL = (
     "the daemon needs the package python-prctl, which is not installed for {python}.\n"
     "        Install it with: {python} -m pip install python-prctl\n"
@@ -55,8 +53,8 @@ def main(path: str, mode: str, companion: Companion | None = None) -> int:
         _need_prctl()
     except (ConfigError, StartupError) as error:
         return _fail(notifier, error)
-    for warning in source.config.warnings:
-        _say(WARNING, f"{warning}")
+    for warning in source.warnings:
+        _say(WARNING, warning)
     return _in_foreground(source, notifier, companion) if foreground else _in_background(source)
 
 
@@ -305,13 +303,14 @@ def _listen(spec: SupervisorSpec, setting: Setting, log: Log, listeners: list[Li
 def _engine(source: Source, setting: Setting, log: Log, listeners: list[Listener]) -> Engine:
     from jobmon.linux.engine import Engine
     from jobmon.linux.peers import Access
+    from jobmon.linux.reload import Reloader
     from jobmon.linux.spawn import Spawner
     from jobmon.linux.tree import Tree
     from jobmon.supervisor import Supervisor
 
     spec, jobs = source.config.supervisor, source.config.jobs
     access = Access.resolve(spec.allow_users, spec.allow_groups)
-    before, room = _raise_nofile()
+    before = _raise_nofile()
     now = time.monotonic()
     wall = time.time() - now
     marker = os.urandom(8).hex()
@@ -321,7 +320,7 @@ def _engine(source: Source, setting: Setting, log: Log, listeners: list[Listener
         Spawner(os.environb, marker, before),
         log,
         access,
-        connections=min(MAX_CONNECTIONS, (room - 2 * len(jobs) - RESERVED_FDS) // 2),
+        reloader=Reloader(source, setting.log_path),
         tree=Tree(marker),
         hierarchy=_hierarchy(f"{_family(source)}.{marker}", log),
         announce=lambda: setting.announce(f"{control},{event}"),
@@ -361,9 +360,9 @@ def _run(engine: Engine, listeners: list[Listener]) -> int:
     return engine.run()
 
 
-def _raise_nofile() -> tuple[tuple[int, int], int]:
-    """Raise our soft RLIMIT_NOFILE to the hard one: a pidfd per job. Returns what it was, and is."""
+def _raise_nofile() -> tuple[int, int]:
+    """Raise our soft RLIMIT_NOFILE to the hard one: a pidfd per job. Returns what it was."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     hard = before[1] if before[1] != resource.RLIM_INFINITY else 1 << 20
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, before[1]))
-    return before, hard
+    return before

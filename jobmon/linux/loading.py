@@ -25,7 +25,8 @@ class Source:
     """A configuration and where it comes from. What it is read against is as it was at the start:
     the environment, the temporary directory, and the directory that `jobmon` was called in.
 
-    `config` is the one that is in force, `path` the master's absolute path.
+    `config` is the one that is in force, `warnings` what was doubtful in the first, `path` the master's
+    absolute path.
 
     Raises:
         ConfigError: with everything that is wrong with it.
@@ -40,7 +41,9 @@ class Source:
             raise StartupError(text) from None
         self._tmp = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), "/tmp")
         self.path = os.path.join(self._here, name)
-        self.config = self._load(name, Disk(patient_with=name))
+        config = self._load(name, Disk(patient_with=name))
+        self.warnings = tuple(map(str, config.warnings))
+        self.config = config.replace(warnings=())
 
     def read(self) -> Config:
         """What stands there now. Waits for nobody. Raises ConfigError."""
