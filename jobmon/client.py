@@ -11,6 +11,7 @@ import os
 
 from jobmon.errors import (
     AddressError,
+    ConfigError,
     ConnectionLost,
     DaemonUnreachable,
     JobError,
@@ -368,6 +369,17 @@ class CommandPipe:
         """Send a signal, by name or number, to the first process of jobs, or to `all` of theirs."""
         self._command("signal", jobs, signal=str(signal), all=all)
 
+    def reload(self, *, dry_run: bool = False, restart: bool = False) -> dict[str, Any]:
+        """Let the daemon read its configuration again and go by it; returns the "plan" (docs/protocol.md).
+
+        With `dry_run` it only says what would change; with `restart` what is stale gets a new run, and this
+        returns when that is ready.
+
+        Raises:
+            ConfigError: something is wrong with it, and nothing was changed. `problems` are lines.
+        """
+        return dict(self.request("reload", dry_run=dry_run, restart=restart))
+
     def graph(self) -> dict[str, dict[str, Any]]:
         """Each job with "state", "ready", and the jobs that it "requires" or comes "after"."""
         jobs = self.request("graph").get("jobs")
@@ -414,7 +426,7 @@ class CommandPipe:
         """Send a request as docs/protocol.md has it and return what its reply says.
 
         Raises:
-            JobError: it says no.
+            JobError: it says no. (ConfigError, when that is what is wrong.)
         """
         return self.collect(self.submit(command, jobs, **arguments), patience_for(command, arguments))
 
@@ -447,6 +459,7 @@ class CommandPipe:
 def patience_for(command: str, arguments: Mapping[str, Any]) -> float | None:
     """How many seconds an answer may take before the daemon counts as stuck; None for ever."""
     waits = command == "wait" or (command in ("start", "stop", "restart") and arguments.get("wait", True))
+    waits = waits or (command == "reload" and arguments.get("restart", False))
     if not waits:
         return PATIENCE
     timeout = arguments.get("timeout")
@@ -460,10 +473,12 @@ _ERRORS: dict[str, type[JobError]] = {
 }
 
 
-def refusal(rest: Mapping[str, Any]) -> JobError:
+def refusal(rest: Mapping[str, Any]) -> JobError | ConfigError:
     """The exception that a reply which is not ok stands for."""
     error = rest["error"]
     code, message, job = error["code"], error["message"], error.get("job")
+    if code == "invalid":
+        return ConfigError(tuple(map(str, rest.get("problems") or (message,))))
     try:
         results = tuple(_result(one) for one in rest.get("results", ()))
         stderr, first = lists_of(rest, "stderr"), lists_of(rest, "first")
@@ -473,7 +488,7 @@ def refusal(rest: Mapping[str, Any]) -> JobError:
         results = ((job, code, message),)
     told = "; ".join(f"{job}: {what}" for job, bad, what in results if bad)
     refused = _ERRORS.get(code, JobError)(told or message, code, results)
-    refused.stderr, refused.first = stderr, first
+    refused.stderr, refused.first, refused.reply = stderr, first, rest
     return refused
 
 

@@ -82,6 +82,11 @@ class Key(Record):
         """The field of the spec that holds it."""
         return self.name.replace("-", "_")
 
+    @property
+    def hot(self) -> bool:
+        """Whether a change counts at once when it is read again; else for the next run, or daemon."""
+        return self.field not in (*spec.OF_A_RUN, *spec.OF_A_DAEMON)
+
 
 SUPERVISOR = (
     Key(
@@ -198,7 +203,7 @@ JOB = (
         "autostart",
         FLAG,
         False,
-        "Is it started with the daemon?",
+        "Is it started with the daemon, or when a reload has brought it?",
         also=("auto-start", "enabled"),
     ),
     Key(

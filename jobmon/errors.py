@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
 # The codes of a refusal, from bad to worse.
 CODES = (
     "already-started",
@@ -13,6 +18,7 @@ CODES = (
     "terminating",
     "not-permitted",
     "no-such-job",
+    "invalid",
     "unknown-command",
     "bad-request",
 )
@@ -78,11 +84,12 @@ class JobError(JobMonError):
     `code` is the protocol's word for it. `results` are (job, code, message) for each job of a
     command that named several; the code is empty where it was done. `stderr` are the last lines that
     the runs of jobs wrote to standard error, where that is a file; `first` is what was stopped before
-    a job because it requires it.
+    a job because it requires it; `reply` is all that the daemon said.
     """
 
     stderr: dict[str, tuple[str, ...]]
     first: dict[str, tuple[str, ...]]
+    reply: Mapping[str, Any]
 
     def __init__(
         self, message: str = "", code: str = "failed", results: tuple[tuple[str, str, str], ...] = ()
@@ -92,6 +99,7 @@ class JobError(JobMonError):
         self.results = results
         self.stderr = {}
         self.first = {}
+        self.reply = {}
 
 
 class NoSuchJobError(JobError, NameError):

@@ -78,12 +78,12 @@ class Job:
         "endings",
         "exit_code",
         "held",
-        "launched_as",
         "launches",
         "leader",
         "next",
         "past",
         "pid",
+        "ran",
         "restarts",
         "result",
         "run",
@@ -98,6 +98,7 @@ class Job:
 
     def __init__(self, spec: JobSpec, now: float = 0.0, run: int = 0) -> None:
         self.spec = spec
+        self.ran = spec  # what the last run was launched with
         self.state = State.STOPPED
         self.next: Next | None = None
         self.run = run
@@ -123,7 +124,6 @@ class Job:
         self._last: tuple[int, int | None] = (0, None)  # run and pid of the last process
         self.held = ""  # for what it has to wait before it may be launched
         self.wanted = ""  # who or what asked for its latest launch, or for the one that is to come
-        self.launched_as = spec  # what its latest run was given, whatever a reload has brought since
         self._actions: list[Action] = []
 
     @property
@@ -134,15 +134,16 @@ class Job:
     @property
     def ready(self) -> bool:
         """Whether what requires it may run: it serves, or it is a oneshot that has succeeded."""
-        return self.state is (State.EXITED if self.launched_as.type is JobType.ONESHOT else State.RUNNING)
+        return self.state is (State.EXITED if self.ran.type is JobType.ONESHOT else State.RUNNING)
 
     @property
     def stale(self) -> tuple[str, ...]:
-        """The fields of its spec that a reload has changed since its run was launched with them."""
-        then, now = self.launched_as, self.spec
+        """The keys of its configuration that a reload has changed since its run was launched."""
+        then, now = self.ran, self.spec
         if then is now or not self.alive:
             return ()
-        return tuple(field for field in OF_A_RUN if getattr(then, field) != getattr(now, field))
+        changed = [field for field in OF_A_RUN if getattr(then, field) != getattr(now, field)]
+        return tuple(field.replace("_", "-") for field in changed)
 
     def step(self, what: Input, now: float) -> list[Action]:
         """Take one input at `now` (CLOCK_MONOTONIC seconds); return what is to be done, in order."""
@@ -200,7 +201,7 @@ class Job:
             self._enter(State.WAITING, now, self.held, kind)
             return
         self.run += 1
-        self.launched_as = self.spec
+        self.ran = self.spec
         self._reports_ready = self.spec.ready is not None or self.spec.type is JobType.ONESHOT
         self._enter(State.STARTING, now, cause, kind, self.spec.start_timeout)
         self._do(Spawn(self.spec.name, self.run, self.spec))
@@ -224,8 +225,8 @@ class Job:
         return "died" if had_process else "state"
 
     def _decide(self, death: Death, now: float, cause: str, kind: str, code: Status) -> None:
-        of_the_run = self.spec.replace(type=self.launched_as.type)
-        verdict = judge(of_the_run, death, self.past, now)
+        spec = self.spec if self.spec.type is self.ran.type else self.spec.replace(type=self.ran.type)
+        verdict = judge(spec, death, self.past, now)
         self.past = verdict.past
         self.result = f"{cause}, gave up after {verdict.past.failures} restarts" if verdict.gave_up else cause
         if verdict.delay is not None:

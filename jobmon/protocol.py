@@ -87,6 +87,8 @@ class Request(Message):
     signal: str = ""
     all: bool = False
     tree: bool = False
+    dry_run: bool = False
+    restart: bool = False
 
     def body(self) -> dict[str, Any]:
         """The JSON object of it: what its command takes and what is not the default."""
@@ -164,7 +166,8 @@ class JobStatus(Record):
     `until` is when the present state ends by itself: a backoff, the patience of a stop.
     `next` is what follows the present stop. `processes` is None where nobody has counted. `tree` is
     there when it was asked for: pid, parent's pid and command line of each process, its leader first.
-    `says` is what it has said of itself (STATUS= of sd_notify(3)).
+    `says` is what it has said of itself (STATUS= of sd_notify(3)). `stale` are the keys of its
+    configuration that were changed under its run, which does not heed them.
     """
 
     job: str
@@ -181,6 +184,7 @@ class JobStatus(Record):
     description: str = ""
     tree: tuple[tuple[int, int, str], ...] | None = None
     says: str = ""
+    stale: tuple[str, ...] = ()
 
     def body(self) -> dict[str, Any]:
         """The JSON object of it."""
@@ -505,12 +509,13 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "wait": ("jobs", "for", "duration", "any", "since", "acts", "timeout"),
     "signal": ("jobs", "signal", "all"),
     "terminate": (),
+    "reload": ("dry-run", "restart"),
     "info": (),
     "graph": (),
     "why": ("jobs",),
 }
 _REQUIRED = {"why": 1, "start": 1, "stop": 1, "restart": 1, "wait": 1, "signal": 2}
-_FIELDS = {"for": "condition"}
+_FIELDS = {"for": "condition", "dry-run": "dry_run"}
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "jobs": _names,
     "wait": _flag,
@@ -525,6 +530,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "signal": _signal,
     "all": _flag,
     "tree": _flag,
+    "dry-run": _flag,
+    "restart": _flag,
 }
 _ENVELOPE = frozenset(("type", "id", "command"))
 
@@ -606,6 +613,12 @@ def _is_process(value: Any) -> bool:
     return type(value) is list and list(map(type, value)) == [int, int, str]
 
 
+def _keys(value: Any) -> Any:
+    if type(value) is not list or not all(type(key) is str for key in value):
+        raise ValueError("is to be a list of keys")
+    return tuple(value)
+
+
 _STATUS_CHECKS: dict[str, Callable[[Any], Any]] = {
     "job": _string,
     "state": _string,
@@ -621,6 +634,7 @@ _STATUS_CHECKS: dict[str, Callable[[Any], Any]] = {
     "description": _string,
     "tree": _or_null(_tree),
     "says": _string,
+    "stale": _keys,
 }
 
 

@@ -111,6 +111,8 @@ OF_A_RUN = (
     *("command", "stdin", "stdout", "stderr", "env", "working_dir"),
     *("kill_scope", "type", "ready", "start_timeout", "watchdog"),
 )
+# The same of the daemon.
+OF_A_DAEMON = ("working_dir", "control_port", "event_port")
 
 
 class SupervisorSpec(Record):

@@ -158,7 +158,7 @@ class Supervisor:
         launched (or queued), with `wait` when they are ready, with `until` when that condition holds."""
         if self._unknown(names, to):
             return
-        waiter = self._waiter(to, until or (("start", waits.up) if wait else ("start", waits.launched)))
+        waiter = self._waiter(to, until or (waits.START, waits.up if wait else waits.launched))
         wanted = []
         for name in self.order.sort(names):
             refused = self._refuse_up(self.jobs[name]) or (None if again else _refuse_start(self.jobs[name]))
@@ -195,7 +195,7 @@ class Supervisor:
         `wait` when nothing of the run is left, with `until` when that condition holds."""
         if self._unknown(names, to):
             return
-        waiter = self._waiter(to, until or (("stop", waits.gone) if wait else ("stop", waits.at_once)))
+        waiter = self._waiter(to, until or (waits.STOP, waits.gone if wait else waits.at_once))
         for name in dict.fromkeys(names):
             self._expect(waiter, name, _refuse_stop(self.jobs[name]), waits.STOP)
         self.waiters.register(waiter, timeout, now)
@@ -237,23 +237,24 @@ class Supervisor:
         self._see(waiter, now)
 
     def reload(
-        self, plan: Plan, to: Hashable, now: float, *, restart: bool = False, timeout: float | None = None
+        self, plan: Plan, to: Hashable, now: float, *, restart: bool = False, by: str = "reload"
     ) -> None:
-        """Go over to another configuration. What did not change is not touched; with `restart` the jobs
-        whose runs are older than their configuration get new ones, and the answer waits for that."""
+        """Go by another configuration. What is removed is stopped and forgotten, what is added is started
+        if it starts by itself, all else runs on. Answered when that is ordered; with `restart`, which gives
+        a new run to what is stale, when that is ready."""
         if self.terminating:
             message = "the supervisor is terminating"
             self._actions.append(Reply(to, False, (), "terminating", message, self.log.last))
             return
         for spec in (*plan.added, *(change.spec for change in plan.changed)):
             self._adopt(spec, now)
-        self.order = Order(job.spec for job in self.jobs.values())
+        self.order = Order(job.spec for job in self.jobs.values())  # what is removed keeps its place in it
         for name in reversed(self.order.sort(plan.removed)):
-            self._stop_in_order(name, Remove(), now)
+            self._remove(name, now)
         for name in list(self.jobs):
             self._refresh(name, now)
         for name in self.order.sort(spec.name for spec in plan.added if spec.autostart):
-            self._start(name, "autostart", now)
+            self._start(name, by, now)
         for job in [job for job in self.jobs.values() if job.state is State.WAITING]:
             self._see_for_what(job, now)
         for name, what in list(self._leaving.items()):
@@ -262,7 +263,7 @@ class Supervisor:
         up = [name for name, job in self.jobs.items() if _stays(job) and name not in self._leaving]
         stale = [name for name in up if self.jobs[name].stale]
         if restart and stale:
-            self.restart(stale, to, now, wait=True, timeout=timeout, by="reload")
+            self.restart(stale, to, now, wait=True, by=by)
         else:
             self.waiters.reply(to, (), self.log.last)
 
@@ -502,6 +503,12 @@ class Supervisor:
         if type(self._leaving.get(spec.name)) is Remove:
             del self._leaving[spec.name]
         self.feed(spec.name, SpecChanged(spec), now)
+
+    def _remove(self, name: str, now: float) -> None:
+        """A job is not configured any more: who waits for it to come up does so in vain."""
+        hopeless = (*waits.FAIL_AT_THE_END, waits.START)
+        self.waiters.give_up(name, "failed", "was removed", lambda waiter: waiter.name in hopeless)
+        self._stop_in_order(name, Remove(), now)
 
     def _waiter(self, to: Hashable, until: tuple[str, Condition], quorum: Quorum = Quorum.EACH) -> Waiter:
         return self.waiters.new(to, *until, quorum, self.log.last)

@@ -83,6 +83,8 @@ class Case(NamedTuple):
         )
 
 
+# Of what a reload changes here, the keys that count for the next run.
+
 READINESS: tuple[tuple[Readiness | None, float | None], ...] = (
     (None, None),
     (READY, START_TIMEOUT),
@@ -526,7 +528,7 @@ def _after_spec(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
     assert isinstance(move.what, events.SpecChanged)
     _claim(after.job.spec is move.what.spec and not kinds, "a new spec is taken and does nothing else")
     _claim(after.job.state is node.job.state, "a new spec is taken and does nothing else")
-    another = after.job.launched_as != after.job.spec
+    another = after.job.ran != after.job.spec
     _claim(bool(after.job.stale) == (node.job.state in LIVE and another), "stale: launched as another")
 
 

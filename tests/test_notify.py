@@ -143,6 +143,30 @@ def test_a_full_queue_blocks_nobody_and_loses_no_ready(ear: Ear) -> None:
     notifier.close()
 
 
+def test_a_full_queue_keeps_reloads_apart_from_all_else(told: Ear) -> None:
+    """RELOADING=1 and the READY=1 after it wait in datagrams of their own; of several reloads the last does,
+    however many come."""
+    others = told.fill()
+    notifier = Notifier({"NOTIFY_SOCKET": told.address})
+    notifier.tell(STATUS="one")
+    for turn in range(100):
+        notifier.tell(RELOADING=1, MONOTONIC_USEC=turn)
+        notifier.tell(READY=1, STATUS=f"turn {turn}")
+    notifier.tell(WATCHDOG=1)
+    notifier.tell(STOPPING=1)
+    for _ in range(others):
+        assert told.next() == {"FILLER": "1"}
+    notifier.flush()
+
+    heard = [told.next() for _ in range(4)]
+    assert heard[0] == {"STATUS": "turn 98", "READY": "1"}
+    assert heard[1] == {"RELOADING": "1", "MONOTONIC_USEC": "99"}
+    assert heard[2] == {"READY": "1", "STATUS": "turn 99", "WATCHDOG": "1"}
+    assert heard[3] == {"STOPPING": "1"}
+    assert not notifier.unsent
+    notifier.close()
+
+
 def test_a_manager_that_went_away_is_no_trouble_and_may_come_back(told: Ear) -> None:
     """Nobody there: the words are lost. Somebody there anew, at the same place: they are heard."""
     notifier = Notifier({"NOTIFY_SOCKET": told.address})
@@ -417,18 +441,36 @@ def test_the_watchdog_is_fed_at_half_its_time(daemon: MakeDaemon, told: Ear) -> 
     assert time.monotonic() - began > 0.3
 
 
-def test_a_reload_that_cannot_be_is_answered(daemon: MakeDaemon, told: Ear) -> None:
-    """SIGHUP: RELOADING=1 with its time, then READY=1 with why not, so that nobody waits for it."""
+def test_a_reload_is_told_from_its_beginning_to_its_end(daemon: MakeDaemon, told: Ear) -> None:
+    """SIGHUP: RELOADING=1 with its time, then READY=1; where nothing was changed, with the reason."""
     one = daemon({}, environ={"NOTIFY_SOCKET": told.address})
     told.until("READY")
-    before = time.monotonic() * 1e6
-    one.process.send_signal(signal.SIGHUP)
-    begins, ends = told.next(), told.next()
+    for config, status in (({"jobs": {"new": {"command": "true"}}}, "1 job: 1 stopped"), ({"jobs": 1}, "")):
+        one.configure(config)
+        before = time.monotonic() * 1e6
+        one.process.send_signal(signal.SIGHUP)
+        begins, ends = told.next(), told.next()
 
-    assert set(begins) == {"RELOADING", "MONOTONIC_USEC"}
-    assert before - 1 <= int(begins["MONOTONIC_USEC"]) <= time.monotonic() * 1e6
-    assert ends["READY"] == "1"
-    assert ends["STATUS"].startswith("cannot reload")
+        assert set(begins) == {"RELOADING", "MONOTONIC_USEC"}
+        assert before - 1 <= int(begins["MONOTONIC_USEC"]) <= time.monotonic() * 1e6
+        assert ends["READY"] == "1"
+        assert ends["STATUS"] == status or ends["STATUS"].startswith(f"cannot reload: {one.config}:1:")
+    one.run_cli("reload", "--dry-run")
+    assert not kit.readable(told.socket.fileno(), 0)
+
+
+def test_a_reload_before_it_is_ready_is_not_told(daemon: MakeDaemon, told: Ear) -> None:
+    """READY=1 would come too early: it comes once, when the jobs of the new configuration are ready."""
+    slow = {"command": "read x < gate; echo >&3; exec sleep 1000000", "ready": {"fd": 3}, "autostart": True}
+    one = daemon({"jobs": {"slow": slow}}, announced=False, environ={"NOTIFY_SOCKET": told.address})
+    gate = one.fifo("gate")
+    one.stdout.line()
+    one.configure({"jobs": {"slow": slow, "new": {"command": "true"}}})
+    assert one.run_cli("reload").out == "+ new\n"
+    os.write(gate.fd, b"\n")
+    told.until("READY")
+
+    assert not [words for words in told.heard if "RELOADING" in words]
 
 
 def test_without_a_watchdog_nothing_is_fed(daemon: MakeDaemon, told: Ear) -> None:

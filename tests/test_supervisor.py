@@ -15,6 +15,8 @@ from jobmon.spec import Essential, JobSpec, Readiness, Restart
 from jobmon.supervisor import TOLD_OF_A_BUG, Supervisor
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from jobmon.events import Action, Input
 
 READY = Readiness("fd", 3)
@@ -70,7 +72,7 @@ class Bench:
         """Nothing is left of the run."""
         self.feed(events.Exited(self.run(name), status), name)
 
-    def up(self, *names: str) -> Bench:
+    def up(self, *names: str) -> Self:
         """Bring jobs up, without a trace in the answers."""
         for name in names or ("web",):
             self.supervisor.start([name], "bench", self.now)

@@ -117,9 +117,15 @@ def status_line(job: JobStatus, now: float) -> str:
             parts.append(f"{plural(job.processes, 'process')} left{_names(job)}")
     if job.result and job.state != "running":
         parts.append(escape(job.result))
+    if job.stale:
+        parts.append(_stale(job))
     if job.says:
         parts.append(f'"{escape(job.says)}"')
     return f"{escape(job.job)}: {', '.join(parts)}"
+
+
+def _stale(job: JobStatus) -> str:
+    return f"stale: {', '.join(job.stale)} changed since it was started"
 
 
 def _names(job: JobStatus) -> str:
@@ -171,7 +177,8 @@ def _row(job: JobStatus, now: float) -> tuple[str, ...]:
     since = f"{span(now - job.since)} ago" if job.since and job.run else "-"
     pid = "-" if job.pid is None else str(job.pid)
     processes = str(job.processes) if job.processes else "-"
-    return escape(job.job), job.state, pid, processes, since, str(job.restarts), escape(job.result)
+    result = "; ".join(filter(None, (escape(job.result), _stale(job) if job.stale else "")))
+    return escape(job.job), job.state, pid, processes, since, str(job.restarts), result
 
 
 def _aligned(row: tuple[str, ...], widths: list[int]) -> str:

@@ -225,6 +225,23 @@ VERBS = {
             (("--all", "", "to every process of the job, not just its first"),),
         ),
         Verb(
+            "reload",
+            "reload",
+            "",
+            0,
+            0,
+            "let the daemon read its configuration again and go by it",
+            (
+                ("--dry-run", "", "show what would change, and change nothing"),
+                ("--restart", "", "restart what runs on with old settings; returns when that is ready"),
+                ("--json", "", "as JSON, for programs"),
+            ),
+            "Prints what changes: + JOB is new, - JOB is stopped and forgotten, ~ JOB has other settings,\n"
+            "which count at once or at its next start. What has not changed is not touched, and what\n"
+            "somebody has stopped stays so. A configuration with mistakes changes nothing: they are\n"
+            "listed with their places (exit 1). SIGHUP to the daemon does the same; its log tells.",
+        ),
+        Verb(
             "terminate",
             "control",
             "",
@@ -321,6 +338,8 @@ def _check(verb: Verb, arguments: Arguments) -> None:
         raise UsageError("--timeout means nothing with --no-wait")
     if "--wait" in options and "--no-wait" in options:
         raise UsageError("--wait and --no-wait exclude each other")
+    if "--dry-run" in options and "--restart" in options:
+        raise UsageError("--dry-run and --restart exclude each other")
     if "--dot" in options and "--json" in options:
         raise UsageError("--dot and --json exclude each other")
     if "--foreground" in options and "--background" in options:

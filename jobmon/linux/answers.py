@@ -9,11 +9,12 @@ from jobmon.why import why as causes_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from jobmon.events import JobResult, Reply
     from jobmon.machine import Job
+    from jobmon.plan import Plan
     from jobmon.protocol import Message
     from jobmon.supervisor import Supervisor
 
@@ -39,6 +40,29 @@ def answer07(job: str, reply: Reply) -> Message:
     if reply.ok:
         return protocol.Success(job)
     return protocol.Failure(job, _REASONS_07.get(reply.code, protocol.ERR_NOT_STARTED))
+
+
+def reload(
+    request_id: int, code: str, problems: Sequence[str], body: Mapping[str, Any]
+) -> protocol.ReplyMessage:
+    """The answer to a reload that changes nothing: there are problems, or it was only to be shown."""
+    if not code:
+        return protocol.ReplyMessage(request_id, True, body)
+    message = problems[0] if len(problems) == 1 else f"{len(problems)} problems, the first: {problems[0]}"
+    error = {"code": code, "message": message}
+    return protocol.ReplyMessage(request_id, False, {"error": error, "problems": list(problems)})
+
+
+def plan(plan: Plan) -> dict[str, Any]:
+    """What a reload changes."""
+    return {
+        "added": [spec.name for spec in plan.added],
+        "removed": list(plan.removed),
+        "changed": [
+            {"job": one.spec.name, "hot": list(one.hot), "restart": list(one.restart)} for one in plan.changed
+        ],
+        "supervisor": {"hot": list(plan.daemon.hot), "restart": list(plan.daemon.restart)},
+    }
 
 
 def until(request: protocol.Request) -> tuple[str, waits.Condition] | None:
@@ -98,6 +122,7 @@ def status(
         description=job.spec.description,
         tree=processes_tree,
         says=says,
+        stale=job.stale,
     )
 
 

@@ -13,7 +13,7 @@ from jobmon.linux.spawn import Gift
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from jobmon.events import ProcessInput
     from jobmon.linux.readiness import Tools
@@ -188,6 +188,11 @@ class Attendants:
             return self._late[job]
         _, attendant = self._by_job.get(job, (0, None))
         return attendant.why_not() if attendant is not None else ""
+
+    def keep(self, jobs: Container[str]) -> None:
+        """Forget the trouble of all others. (Their runs are over.)"""
+        for job in [job for job in self._late if job not in jobs]:
+            del self._late[job]
 
     def dismiss(self, job: str) -> None:
         """Attend a job no more."""

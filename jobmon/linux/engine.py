@@ -29,7 +29,7 @@ from jobmon.spec import KillScope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
     from typing import Any
 
     from jobmon.linux.cgroup import Cgroup, Hierarchy
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from jobmon.linux.logfile import Log
     from jobmon.linux.notify import Notifier
     from jobmon.linux.peers import Access, Peer
+    from jobmon.linux.reload import Outcome, Reloader
     from jobmon.linux.sockets import Stream
     from jobmon.linux.spawn import Spawner
     from jobmon.linux.tree import Tree
@@ -65,7 +66,7 @@ class Engine:
         log: Log,
         access: Access,
         *,
-        connections: int,
+        reloader: Reloader,
         tree: Tree,
         hierarchy: Hierarchy | None,
         announce: Callable[[], None],
@@ -79,7 +80,8 @@ class Engine:
         self.pid = os.getpid()
         self.reactor = Reactor(self._source_failed)
         self.timers = Timers()
-        self.sessions = Sessions(self, access, connections)
+        self.sessions = Sessions(self, access, len(supervisor.jobs))
+        self._reloader = reloader
         self._spawner = spawner
         self._announce = announce
         self._about = about
@@ -163,6 +165,23 @@ class Engine:
         self._ordered = self._ordered or not self.supervisor.terminating
         self.supervisor.terminate(time.monotonic())
 
+    def reload(self, to: Hashable, by: str, *, restart: bool = False, dry_run: bool = False) -> Outcome:
+        """Read the configuration again and go by it, or say what is wrong with it, or (`dry_run`) what
+        that would change. Where it was done the supervisor answers `to`."""
+        herald = None if dry_run else self._herald
+        if herald is not None:
+            herald.reloading()
+        trouble: tuple[str, ...] = ()
+        try:
+            outcome = self._reloader.reload(self, to, by, restart=restart, dry_run=dry_run)
+            trouble = outcome.problems
+        finally:
+            if herald is not None:
+                herald.reloaded(trouble)
+        self.last_words.keep(self.supervisor.jobs)
+        self.attendants.keep(self.supervisor.jobs)
+        return outcome
+
     def info(self) -> dict[str, Any]:
         """What a client may know of this daemon."""
         return {"pid": self.pid, "version": __version__, **self._about}
@@ -211,9 +230,7 @@ class Engine:
         elif number == signal.SIGUSR1:
             self.log.reopen()
         elif number == signal.SIGHUP:
-            self.log.write(logfile.WARNING, "SIGHUP: this version cannot reload its configuration")
-            if self._herald is not None:
-                self._herald.cannot_reload()
+            self.reload(None, f"SIGHUP from pid {sender}")
         elif number in HARMLESS:
             name = signals.name_of(number)
             self.log.write(logfile.WARNING, "a signal that means nothing", signal=name, sender=sender)

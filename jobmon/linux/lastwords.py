@@ -11,6 +11,8 @@ import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from jobmon.spec import JobSpec
 
 MAX_BYTES = 4096
@@ -30,6 +32,11 @@ class LastWords:
             self._begun[job] = mark
         else:
             self._begun.pop(job, None)
+
+    def keep(self, jobs: Container[str]) -> None:
+        """Forget all others."""
+        for job in [job for job in self._begun if job not in jobs]:
+            del self._begun[job]
 
     def of(self, spec: JobSpec) -> list[str]:
         """The last lines of the run, none where there is no file of it any more."""

@@ -6,6 +6,7 @@ that misbehaves, or whose reader is too slow, ends alone.
 
 from __future__ import annotations
 
+import resource
 import time
 
 from jobmon import protocol, waits
@@ -18,7 +19,7 @@ from jobmon.linux.sockets import Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from jobmon.eventlog import Event
@@ -34,6 +35,8 @@ ACCEPTS_PER_TURN = 64
 RETRY_ACCEPT_SECONDS = 0.5
 EVENT_BATCH_BYTES = 32_768
 MIN_CONNECTIONS_PER_UID = 16
+MAX_CONNECTIONS_PER_UID = 1024
+RESERVED_FDS = 64  # for streams while spawning, the log, /proc, refusing politely
 MAX_REASON = 1000  # characters: what is kept 10,000 times is to be short
 MAX_UNANSWERED = 1000  # requests of one connection that wait: each costs memory, and a look at every change
 MAX_TREE = 2000  # processes of which one request is told what they run: some tens of milliseconds
@@ -45,10 +48,10 @@ class Ticket:
     """To whom an answer goes: the session and its request's id (None: a 0.7 command).
 
     `runs` are the first runs of jobs whose last words belong into the answer, `first` what a command
-    stops before what it names.
+    stops before what it names, `rest` what else the answer is to say.
     """
 
-    __slots__ = ("first", "id", "job", "runs", "session")
+    __slots__ = ("first", "id", "job", "rest", "runs", "session")
 
     def __init__(self, session: Session, request_id: int | None, job: str = "") -> None:
         self.session = session
@@ -56,15 +59,16 @@ class Ticket:
         self.job = job
         self.runs: dict[str, int] = {}
         self.first: dict[str, list[str]] = {}
+        self.rest: Mapping[str, Any] = {}
 
 
 class Sessions:
     """All connections, and the listeners that they come from."""
 
-    def __init__(self, engine: Engine, access: Access, connections: int) -> None:
+    def __init__(self, engine: Engine, access: Access, jobs: int) -> None:
         self.engine = engine
         self._access = access
-        self._per_uid = max(MIN_CONNECTIONS_PER_UID, connections)
+        self.make_room(jobs)
         self._listeners: dict[Listener, str] = {}
         self._is_open = False
         self._sessions: dict[int, Session] = {}
@@ -77,6 +81,24 @@ class Sessions:
     def listen(self, listener: Listener, role: str) -> None:
         """A listener to serve from `open` on: `role` is protocol.CONTROL or protocol.EVENTS."""
         self._listeners[listener] = role
+
+    def make_room(self, jobs: int) -> None:
+        """Let nobody have so many connections that there would be no descriptors for so many jobs."""
+        room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 2 * jobs - RESERVED_FDS
+        self._per_uid = max(MIN_CONNECTIONS_PER_UID, min(MAX_CONNECTIONS_PER_UID, room // 2))
+
+    def permit(self, access: Access) -> None:
+        """Serve these from now on. Who is here and may be no longer is sent away, once he has his answer."""
+        if access == self._access:
+            return
+        self._access = access
+        for listener in self._listeners:
+            try:
+                listener.share(access.is_shared)
+            except OSError as error:
+                path, why = str(listener.address), error.strerror
+                self.engine.log.write(logfile.ERROR, "cannot change the mode", path=path, error=why)
+        self.engine.timers.arm(self._send_away, 0, time.monotonic())
 
     def open(self) -> None:
         """Serve those who connect; who came earlier has been waiting in the kernel's queue."""
@@ -163,6 +185,11 @@ class Sessions:
         session = Session(self, stream, peer, self._listeners[listener])
         self._sessions[stream.fileno()] = session
         session.guard(session.begin)
+
+    def _send_away(self, _token: int) -> None:
+        for session in list(self._sessions.values()):
+            if not self._access.permits(session.peer):
+                session._drop("is not permitted any more")
 
     def _objection(self, peer: Peer | None) -> str:
         if peer is None:
@@ -413,6 +440,16 @@ class Session:
         self.send(protocol.ReplyMessage(request.id, True, {"pid": engine.pid}))
         engine.terminate(self._by("terminate", request.reason))
 
+    def _reload(self, request: protocol.Request) -> None:
+        ticket, by = self._ticket(request.id), self._by("reload")
+        restart, dry_run = request.restart, request.dry_run
+        outcome = self._sessions.engine.reload(ticket, by, restart=restart, dry_run=dry_run)
+        if outcome.code or dry_run:
+            self.tickets.discard(ticket)
+            self.send(answers.reload(request.id, outcome.code, outcome.problems, outcome.body))
+        else:
+            ticket.rest = outcome.body
+
     def _info(self, request: protocol.Request) -> None:
         self.send(protocol.ReplyMessage(request.id, True, self._sessions.engine.info()))
 
@@ -512,7 +549,7 @@ class Session:
         message = answers.answer(request_id, self._explained(reply))
         for told in message.rest.get("results", ()):
             self._tell_more(told, ticket)
-        return message
+        return message.replace(rest={**message.rest, **ticket.rest}) if ticket.rest else message
 
     def _tell_more(self, told: dict[str, Any], ticket: Ticket) -> None:
         name = told["job"]
@@ -521,7 +558,7 @@ class Session:
         job = self._sessions.engine.supervisor.jobs.get(name)
         if told["ok"] or job is None or job.run < ticket.runs.get(name, job.run + 1):
             return
-        lines = self._sessions.engine.last_words.of(job.spec)
+        lines = self._sessions.engine.last_words.of(job.ran)
         if lines:
             told["stderr"] = lines
 
@@ -642,6 +679,7 @@ _VERBS: dict[str, Callable[[Session, protocol.Request], None]] = {
     "status": Session._show,
     "list": Session._list,
     "terminate": Session._terminate,
+    "reload": Session._reload,
     "info": Session._info,
     "graph": Session._graph,
     "why": Session._why,
