@@ -442,6 +442,8 @@ def test_a_daemon_tells_its_life(daemon: MakeDaemon, ear: Ear) -> None:
     assert one.wait() == 0
 
 
+ENDS = {"command": "exit 7", "ready": {"fd": 3}}
+AGAIN = {"restart": True, "restart-penalty": 1000}
 GATED = {"command": "read line <go; echo >&3; exec sleep 1000000", "ready": {"fd": 3}}
 HOLD_BACK: dict[str, dict[str, Any]] = {
     "starting": {"a": {**GATED, "autostart": True}},
@@ -483,15 +485,12 @@ def test_ready_waits_for_the_autostart_jobs(daemon: MakeDaemon, told: Ear, name:
 @pytest.mark.parametrize(
     "jobs",
     [
-        {"a": {"command": "exit 7", "autostart": True}},
+        {"a": {**ENDS, "autostart": True}},
         {"a": {"command": ["/no/such"], "autostart": True}},
-        {"a": {"command": "exit 7", "autostart": True, "restart": True, "restart-penalty": 1000}},
+        {"a": {**ENDS, "autostart": True, **AGAIN}},
         {"a": {**SLEEPER, "ready": {"fd": 3}, "start-timeout": 0.1}},
-        {"db": {"command": "exit 7", "ready": {"fd": 3}}, "a": {**SLEEPER, "requires": ["db"]}},
-        {
-            "db": {"command": "exit 7", "ready": {"fd": 3}, "restart": True, "restart-penalty": 1000},
-            "a": {**SLEEPER, "requires": ["db"]},
-        },
+        {"db": ENDS, "a": {**SLEEPER, "requires": ["db"]}},
+        {"db": {**ENDS, **AGAIN}, "a": {**SLEEPER, "requires": ["db"]}},
     ],
     ids=[
         "ended",
