@@ -205,12 +205,12 @@ class Herald:
         self._dirty = False
         self._told_at = now
         jobs = self._supervisor.jobs.values()
-        status = _status(jobs, self._moving(jobs))
+        moving = self._moving(jobs)
+        status = _status(jobs, moving)
         if status != self._told:
             self._told = words["STATUS"] = status
-        patience = self._patience(jobs, now)
-        if patience:
-            words["EXTEND_TIMEOUT_USEC"] = patience
+        if self._is_stopping or not self._is_ready:
+            words["EXTEND_TIMEOUT_USEC"] = self._patience(moving, now)
         if words:
             self._send(words)
 
@@ -237,18 +237,22 @@ class Herald:
         going, coming = (State.STOPPING, State.KILLING), (State.STARTING, State.WAITING)
         states: tuple[State, ...] = going if self._is_stopping else coming
         if not self._is_ready and not self._is_stopping:
-            states = (*states, State.BACKOFF)
+            states = (
+                *coming,
+                *going,
+            )  # what takes too long to be ready is on its way down before it has failed
         return [job for job in jobs if job.state in states]
 
-    def _patience(self, jobs: Iterable[Job], now: float) -> int:
-        """How many microseconds the start, or the stop, may still legitimately take; 0 for no matter.
+    def _patience(self, moving: Iterable[Job], now: float) -> int:
+        """How many microseconds the start, or the stop, may still legitimately take.
 
         Up to the deadlines that are running, which are the jobs' own; nothing extends them in turn,
-        so what SIGKILL does not end is systemd's to judge.
+        so what SIGKILL does not end is systemd's to judge. Who starts without a deadline, a oneshot,
+        may take any time: for that one systemd is told again, before it has waited in vain.
         """
-        if self._is_ready and not self._is_stopping:
-            return 0
-        deadlines = [job.armed for job in self._moving(jobs) if job.armed is not None]
+        if any(job.state is State.STARTING and job.armed is None for job in moving):
+            self._timers.arm(self._later, 0, now + SLACK_SECONDS / 2)
+        deadlines = [job.armed for job in moving if job.armed is not None]
         return int((max(deadlines, default=now) - now + SLACK_SECONDS) * 1_000_000)
 
     def close(self) -> None:
