@@ -80,6 +80,7 @@ class Job:
         "held",
         "launches",
         "leader",
+        "losses",
         "next",
         "past",
         "pid",
@@ -109,6 +110,7 @@ class Job:
         self.past = _NO_PAST
         self.launches = 0  # processes that came to be
         self.deaths = 0  # runs of which nothing was left
+        self.losses = 0  # those of them that nobody has asked for, but for the success of a oneshot
         self.endings = 0  # times that it was given up, or ended for good by itself
         self.status: Status = None  # of the last death
         self.restarts = 0
@@ -228,6 +230,7 @@ class Job:
         spec = self.spec if self.spec.type is self.ran.type else self.spec.replace(type=self.ran.type)
         verdict = judge(spec, death, self.past, now)
         self.past = verdict.past
+        self.losses += kind == "died" and not (death.ok and spec.type is JobType.ONESHOT)
         self.result = f"{cause}, gave up after {verdict.past.failures} restarts" if verdict.gave_up else cause
         if verdict.delay is not None:
             self._enter(State.BACKOFF, now, cause, kind, verdict.delay)

@@ -35,7 +35,7 @@ from jobmon.events import (
 )
 from jobmon.machine import Job
 from jobmon.order import Order
-from jobmon.spec import Essential
+from jobmon.spec import Essential, JobType
 from jobmon.waiters import Waiters
 from jobmon.waits import Quorum
 
@@ -70,7 +70,7 @@ class Supervisor:
         self.log = EventLog(self.jobs)
         self.wall = wall
         self.terminating = False
-        self.waiters = Waiters(self.jobs, self._do)
+        self.waiters = Waiters(self.jobs, self._do, lambda name: name in self._leaving)
         self._actions: list[Action] = []
         self._published = 0
         self._live = 0
@@ -139,6 +139,10 @@ class Supervisor:
     def drop(self, to: Hashable) -> None:
         """Whoever `to` is has gone: nobody waits there any more."""
         self.waiters.drop(to)
+
+    def going(self, name: str) -> Input | None:
+        """How a job is to go once nothing that needs it lives; None where nothing waits for that."""
+        return self._leaving.get(name)
 
     # ---- commands: each is answered exactly once ------------------------------------------
 
@@ -530,15 +534,16 @@ class Supervisor:
         mark = waits.mark(self.jobs[name], fresh=fresh)
         if since is None:
             return mark
-        later = [event for event in self.log.after(since) if event[2] == name]
-        launches = sum(event[3] == "launched" for event in later)
-        deaths = sum(event[3] == "died" for event in later)
-        endings = sum(event[4] in ENDED and event[3] in ("state", "died") for event in later)
+        later = [(event[3], event[4]) for event in self.log.after(since) if event[2] == name]
+        deaths = [state for kind, state in later if kind == "died"]
+        oneshot = self.jobs[name].ran.type is JobType.ONESHOT
+        lost = (State.BACKOFF, State.FAILED) if oneshot else (State.BACKOFF, State.FAILED, State.EXITED)
         return mark.replace(
             run=0,  # the launches tell
-            launches=mark.launches - launches,
-            deaths=mark.deaths - deaths,
-            endings=mark.endings - endings,
+            launches=mark.launches - sum(kind == "launched" for kind, _ in later),
+            deaths=mark.deaths - len(deaths),
+            losses=mark.losses - sum(state in lost for state in deaths),
+            endings=mark.endings - sum(state in ENDED and kind in ("state", "died") for kind, state in later),
         )
 
     def _unknown(self, names: Sequence[str], to: Hashable) -> bool:

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 class Waiters:
     """Keys of theirs: an int for the deadline, ("look", int) for looking at a condition again."""
 
-    def __init__(self, jobs: Mapping[str, Job], do: Callable[[Action], None]) -> None:
+    def __init__(
+        self, jobs: Mapping[str, Job], do: Callable[[Action], None], queued: Callable[[str], bool]
+    ) -> None:
         self._jobs = jobs
         self._do = do
+        self._queued = queued  # whether a job is to go, and has to wait for that
         self._by_key: dict[int, Waiter] = {}
         self._by_asker: dict[Hashable, Waiter] = {}
         self._by_job: dict[str, dict[int, Waiter]] = {}
@@ -55,7 +58,7 @@ class Waiters:
 
     def look_at(self, waiter: Waiter, name: str, now: float) -> None:
         """See what a job means to a waiter, and answer it if that is all."""
-        if waiter.key not in self._by_key:
+        if waiter.key not in self._by_key or (waiter.has_started(name) and self._queued(name)):
             return
         before = waiter.later
         waiter.look(self._jobs, name, now)

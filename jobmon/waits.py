@@ -29,6 +29,7 @@ class Mark(Record):
     run: int
     launches: int
     deaths: int
+    losses: int
     endings: int
     command: str = ""
     pardoned: int = 0
@@ -43,7 +44,7 @@ class Mark(Record):
 def mark(job: Job, *, command: str = "", fresh: bool = False) -> Mark:
     """The mark of this moment; `command`: what is about to be done."""
     replaces = command == START and job.pid is not None
-    return Mark(job.run, job.launches, job.deaths, job.endings, command, int(replaces), fresh)
+    return Mark(job.run, job.launches, job.deaths, job.losses, job.endings, command, int(replaces), fresh)
 
 
 # ---- the answers of commands ----------------------------------------------------------------
@@ -108,11 +109,13 @@ def restarted(job: Job, since: Mark, _now: float) -> JobResult | None:
 
 
 def stable(seconds: float) -> Condition:
-    """It is ready, and has been for so long in one run."""
+    """It is ready, and has been for so long in one run. Any death is its end; but where a command or a
+    token came before, it is that command that has asked for a new run or an end, and this does not count."""
 
     def condition(job: Job, since: Mark, now: float) -> JobResult | float | None:
         its_end = job.ready and not job.alive  # a oneshot is ready by that
-        if job.deaths - its_end > since.deaths + since.pardoned:
+        died = job.deaths - its_end > since.deaths if since.fresh else job.losses > since.losses
+        if died:
             return _fails(job, f"has died meanwhile ({job.result or job.cause})")
         if not job.ready or job.run < since.first_run:
             return _given_up(job, since)
@@ -244,6 +247,10 @@ class Waiter:
     def waits(self) -> bool:
         """Whether its answer is not known yet."""
         return bool(self.marks)
+
+    def has_started(self, name: str) -> bool:
+        """Whether it waits for a run that it has asked for."""
+        return name in self.marks and self.marks[name].command == START
 
     def look(self, jobs: Mapping[str, Job], changed: str, now: float) -> None:
         """A job has changed: see what that means. With ALL every job counts as it is now."""

@@ -133,7 +133,9 @@ class _View:
         yield self._origin()
 
     def _running(self) -> Iterator[str]:
-        yield "is ready" if self._job.spec.ready is not None else "its program runs"
+        yield "is ready" if self._job.ran.ready is not None else "its program runs"
+        if self._job.stale:
+            yield f"is stale: {', '.join(self._job.stale)} changed since it was started"
         yield self._origin()
 
     def _leaving(self) -> Iterator[str]:
@@ -190,7 +192,7 @@ class _View:
     def _in_its_way(self) -> list[str]:
         """What has to be gone before it is stopped, if it is to be."""
         supervisor, name = self._supervisor, self._job.spec.name
-        if name not in supervisor._leaving:  # noqa: SLF001 - a look, and nothing else
+        if supervisor.going(name) is None:
             return []
         edges = supervisor.order.before if supervisor.terminating else supervisor.order.required_by
         jobs = supervisor.jobs
@@ -210,7 +212,7 @@ class _View:
         """That it is to be stopped, where others have to be gone before it."""
         others = self._in_its_way()
         if others:
-            what = self._supervisor._leaving[self._job.spec.name]  # noqa: SLF001 - as above
+            what = self._supervisor.going(self._job.spec.name)
             by = _NAMELESS.get(type(what), "") or str(getattr(what, "by", ""))
             then = "restarted" if _is_restart(by) else "stopped"
             yield f"is to be {then} {asked(by)}, once these are gone: {', '.join(others)}"

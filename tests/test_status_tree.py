@@ -13,7 +13,7 @@ from termios import TIOCSWINSZ
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit import Lines
+from kit import Lines, settled
 
 from jobmon import wire
 from jobmon.cli import text, tree
@@ -213,6 +213,7 @@ def test_who_has_no_command_line_has_a_name(cat: subprocess.Popen[bytes]) -> Non
 def test_a_long_command_line_is_cut() -> None:
     """Of megabytes of arguments only the beginning is read."""
     with subprocess.Popen(["cat", "-", "x" * 100_000], stdin=subprocess.PIPE) as child:
+        settled(child.pid, "cat")
         line = procfs.command(fact_of(child.pid))
         child.kill()
 

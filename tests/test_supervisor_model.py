@@ -588,16 +588,20 @@ class Story(RuleBasedStateMachine):
             "ready": ready,
             "restarted": ready and any(run > request.runs.get(name, 0) for run in launched),
             "stable": ready
-            and not self.unpardoned(job, later)
+            and not self.was_lost(job, later, fresh=request.fresh)
             and self.kernel.now >= self.since(name) + STEADY,
             "stopped": job.state in AT_REST,
             "exited": died or (job.deaths > 0 and job.pid is None and job.state is not State.STARTING),
             "settled": job.state in (*AT_REST, State.RUNNING),
         }[request.until or "changed"]
 
-    def unpardoned(self, job: Job, later: list[tuple[str, State, int, float]]) -> bool:
-        """Whether it has died, other than by the end by which a oneshot is ready."""
-        return sum(kind == "died" for kind, _, _, _ in later) > (self.is_ready(job) and not job.alive)
+    def was_lost(self, job: Job, later: list[tuple[str, State, int, float]], *, fresh: bool) -> bool:
+        """Whether it has died, other than by the success of a oneshot; if not `fresh`, by itself."""
+        deaths = [state for kind, state, _, _ in later if kind == "died"]
+        if fresh:
+            return len(deaths) > (self.is_ready(job) and not job.alive)
+        fine = State.EXITED if job.ran.type is JobType.ONESHOT else None
+        return any(state in {State.BACKOFF, *ENDED} - {fine} for state in deaths)
 
     def since(self, name: str) -> float:
         """When a job that is ready became so."""
@@ -615,7 +619,7 @@ class Story(RuleBasedStateMachine):
             state in ENDED and kind in ("state", "died") for kind, state, _, _ in later
         )
         if until in ("running", "ready", "stable"):
-            died = until == "stable" and self.unpardoned(job, later)
+            died = until == "stable" and self.was_lost(job, later, fresh=request.fresh)
             gone = at_rest and not (until == "stable" and self.is_ready(job))
             return died or (gone and (given_up or request.fresh))
         if until == "restarted":

@@ -409,12 +409,12 @@ def test_the_failure_of_the_command_is_that_of_the_wait(daemon: Make) -> None:
     assert tell(one, "wait", "web", "--", "sh", "-c", "exit 3") == (
         1,
         "",
-        "jobmon: sh: the command failed (exit 3)\n",
+        "jobmon: the command sh failed (exit 3)\n",
     )
     assert tell(one, "wait", "web", "--", "sh", "-c", "kill -TERM $$") == (
         1,
         "",
-        "jobmon: sh: the command failed (signal 15)\n",
+        "jobmon: the command sh failed (signal 15)\n",
     )
 
 

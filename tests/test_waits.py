@@ -83,7 +83,7 @@ app: start | stop                                ---     F--    F--     ---     
 app: start | remove                              FFx     FFx    FFx     FFx     FFx     HHx    FFx     HHx
 
 web: start launch | ready                        ---     HHH    HHH     ---     ---     ---    ---     HHH
-web: start launch | down                         HHH     HH-    F--     ---     FFF     HHH    HHH     HHH
+web: start launch | down                         HHH     HH-    F--     ---     F--     HHH    HHH     HHH
 web: start launch | late gone                    HHH     HHF    FFF     FFF     FFF     HHH    HHH     HHH
 web: start launch | exit0                        HHH     HHF    FFF     FFF     FFF     HHH    HHH     HHH
 web: start launch | remove gone                  HHx     HHx    FFx     FFx     FFx     HHx    HHx     HHx
@@ -93,16 +93,16 @@ web: up | 2s                                     ---     HHH    HHH     ---     
 web: up | 5s                                     ---     HHH    HHH     ---     HHH     ---    ---     HHH
 web: up 3s | 2s                                  ---     HHH    HHH     ---     HHH     ---    ---     HHH
 web: up | stop                                   ---     HH-    HH-     ---     ---     ---    ---     HH-
-web: up | down                                   HHH     HH-    HH-     ---     FFF     HHH    HHH     HHH
-web: up | stop patience gone                     HHH     HH-    HH-     ---     FFF     HHH    HHH     HHH
+web: up | down                                   HHH     HH-    HH-     ---     F--     HHH    HHH     HHH
+web: up | stop patience gone                     HHH     HH-    HH-     ---     F--     HHH    HHH     HHH
 web: up | exit0                                  HHH     HHF    HHF     FFF     FFF     HHH    HHH     HHH
 web: up | exit7                                  HHH     HHF    HHF     FFF     FFF     HHH    HHH     HHH
 web: up | orphans                                ---     HH-    HH-     ---     ---     ---    ---     HH-
 web: up | orphans gone                           HHH     HHF    HHF     FFF     FFF     HHH    HHH     HHH
 web: up | restart                                ---     HH-    HH-     ---     ---     ---    ---     HH-
-web: up | restart gone                           HHH     HH-    HH-     ---     FFF     ---    HHH     HH-
-web: up | restart gone launch                    HHH     HHH    HH-     ---     FFF     ---    HHH     HH-
-web: up | restart gone launch ready              HHH     HHH    HHH     HHH     FFF     ---    HHH     HHH
+web: up | restart gone                           HHH     HH-    HH-     ---     F--     ---    HHH     HH-
+web: up | restart gone launch                    HHH     HHH    HH-     ---     F--     ---    HHH     HH-
+web: up | restart gone launch ready              HHH     HHH    HHH     HHH     F--     ---    HHH     HHH
 web: up | restart gone launch exit7              HHH     HHF    HHF     FFF     FFF     HHH    HHH     HHH
 web: up | exit7 up                               HHH     HHH    HHH     FFH     FFF     HH-    HHH     HHH
 web: up | remove                                 ---     HH-    HH-     ---     ---     ---    ---     HH-

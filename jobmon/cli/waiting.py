@@ -94,7 +94,7 @@ def _beside(daemon: CommandPipe, number: int, command: list[str], output: int) -
     code = os.waitstatus_to_exitcode(status)
     if code:
         how = f"exit {code}" if code > 0 else f"signal {-code}"
-        raise CommandFailed(f"{command[0]}: the command failed ({how})", "command-failed")
+        raise CommandFailed(f"the command {command[0]} failed ({how})", "command-failed")
 
 
 def _start(command: list[str], output: int) -> int:

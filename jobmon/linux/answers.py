@@ -112,7 +112,7 @@ def status(
         state=job.state.value,
         alive=job.pid is not None,
         pid=job.leader,
-        run=job.run,
+        run=job.run if job.cause else 0,  # before the first one it is that of who had its name before
         since=job.since + wall,
         restarts=job.restarts,
         result=job.result,
