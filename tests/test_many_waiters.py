@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 from collections import Counter
@@ -51,11 +52,13 @@ def steps(work: Callable[[], object]) -> int:
         return see
 
     before = sys.gettrace()
+    gc.disable()  # somebody may have hooked into it, as hypothesis does
     sys.settrace(see)
     try:
         work()
     finally:
         sys.settrace(before)
+        gc.enable()
     return count
 
 

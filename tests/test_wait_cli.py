@@ -175,6 +175,27 @@ def test_who_waits_for_a_job_that_gives_up_hears_of_it(daemon: Make, cond: str) 
     assert tuple(link.end()) == (1, "", "jobmon: web: is failed: exit 3\n")
 
 
+def test_who_waits_for_a_job_that_is_removed_hears_of_it(daemon: Make) -> None:
+    """A reload leaves it out: what can hold no more has failed, and what its end has brought holds."""
+    one = daemon({"jobs": {"down": WEB, "up": {**WEB, "autostart": True}}})
+    one.watch(since=0).until("up", "running")
+    links = {
+        words: waiting(one, *words.split())
+        for words in ("down", "up --for restarted", "up", "up --for stopped", "up --for exited --propagate")
+    }
+    one.configure({"jobs": {}})
+    assert one.run_cli("reload").code == 0
+
+    ends = {words: tuple(link.end()) for words, link in links.items()}
+    assert ends == {
+        "down": (1, "", "jobmon: down: was removed\n"),
+        "up --for restarted": (1, "", "jobmon: up: was removed\n"),
+        "up": (0, "", ""),
+        "up --for stopped": (0, "", ""),
+        "up --for exited --propagate": (128 + signal.SIGTERM, "", ""),
+    }
+
+
 def test_ready_is_more_than_running(daemon: Make) -> None:
     """A job that says when it serves is waited for until then."""
     ready = {"command": "read line; echo >&3; exec sleep 1000000", "stdin": "fifo", "ready": {"fd": 3}}
