@@ -109,7 +109,7 @@ class _View:
         job = self._job
         if job.pid is None:
             yield "is being launched"
-        elif job.spec.ready is None:
+        elif job.ran.ready is None:
             yield "has not ended yet, and is ready when it has succeeded"
         else:
             yield f"is not ready: {self._trouble}" if self._trouble else "is not ready"
@@ -118,7 +118,7 @@ class _View:
         yield from self._launch()
 
     def _running(self) -> Iterator[str]:
-        yield "is ready" if self._job.spec.ready is not None else "its program runs"
+        yield "is ready" if self._job.ran.ready is not None else "its program runs"
         yield from self._launch()
 
     def _leaving(self) -> Iterator[str]:
@@ -196,7 +196,7 @@ class _View:
 
     def _end_of(self, leaving: Sequence[Event], cause: str) -> str:
         """What a death means. `leaving` is what was done to the run before it, if anything."""
-        spec = self._job.spec
+        spec = self._job.ran
         if cause == LATE:
             told = f"was not ready within {_seconds(spec.start_timeout or 0)} (start-timeout)"
             return f"{told}: {self._trouble}" if self._trouble else told
