@@ -476,10 +476,12 @@ class Supervisor:
         at_once = isinstance(what, Stop) and what.now
         names = self.order.needed_by(name, self._is_wanted)
         for other in names:
-            if at_once or type(self._leaving.get(other)) not in (Stop, Shutdown):
+            waits_for = type(self._leaving.get(other))
+            if waits_for is not Remove and (at_once or waits_for not in (Stop, Shutdown)):
                 self._leaving[other] = Stop(at_once, by)
                 self._bring_back.pop(other, None)  # that is now the business of `name`
-        self._leaving[name] = what
+        if type(self._leaving.get(name)) is not Remove:  # whoever comes later cannot keep it
+            self._leaving[name] = what
         for other in (*names, name):
             self._refresh_after(other, now)
         self._let_leave((*names, name), now)
@@ -508,8 +510,8 @@ class Supervisor:
         """Whether it would be up after what goes on now: nobody has asked for its end."""
         if any(name in back for back in self._bring_back.values()):
             return True
-        stopped = type(self._leaving.get(name)) is Stop or self.jobs[name].next in (Next.STOP, Next.REMOVE)
-        return not stopped
+        leaves = type(self._leaving.get(name)) in (Stop, Remove)
+        return not leaves and self.jobs[name].next not in (Next.STOP, Next.REMOVE)
 
     def _return(self, name: str, now: float) -> None:
         """A restart is on its way: what it took down may come up again after it."""
