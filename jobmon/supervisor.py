@@ -37,7 +37,7 @@ from jobmon.machine import Job
 from jobmon.order import Order
 from jobmon.spec import Essential, JobType
 from jobmon.waiters import Waiters
-from jobmon.waits import Quorum
+from jobmon.waits import ENDED, Quorum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from jobmon.spec import JobSpec
     from jobmon.waits import Condition, Waiter
 
-ENDED = frozenset((State.EXITED, State.FAILED))
 # A job in one of these may yet become ready, and what comes after it waits for that.
 COMING = frozenset((State.WAITING, State.STARTING, State.BACKOFF))
 # Nothing of it lives, but it would come up by itself.
@@ -70,7 +69,7 @@ class Supervisor:
         self.log = EventLog(self.jobs)
         self.wall = wall
         self.terminating = False
-        self.waiters = Waiters(self.jobs, self._do, lambda name: name in self._leaving)
+        self.waiters = Waiters(self.jobs, self._do, lambda name: type(self._leaving.get(name)) is RestartJob)
         self._actions: list[Action] = []
         self._published = 0
         self._live = 0
@@ -232,13 +231,11 @@ class Supervisor:
             self._actions.append(Reply(to, False, (), "bad-request", message, self.log.last))
             return
         waiter = self._waiter(to, until, Quorum.ANY if any_of else Quorum.ALL)
-        for name in dict.fromkeys(names):
-            waiter.marks[name] = self._mark(name, since, fresh=fresh and since is None)
+        waiter.marks = self._marks(names, since, fresh=fresh and since is None)
         self.waiters.register(waiter, timeout, now)
-        for name in dict.fromkeys(names):
-            if self.terminating:
-                self._fail_at_the_end(name)
         self._see(waiter, now)
+        for name in waiter.watched if self.terminating else ():
+            self._fail_at_the_end(name)
 
     def reload(
         self, plan: Plan, to: Hashable, now: float, *, restart: bool = False, by: str = "reload"
@@ -445,7 +442,7 @@ class Supervisor:
         for other in others:
             self._let_go_first(other, name, what)
         if type(self._leaving.get(name)) is not Remove or type(what) is Remove:
-            self._leaving[name] = what
+            self._queue(name, what)
         for each in (*others, name):
             self._refresh_after(each, now)
         self._let_leave((*others, name), now)
@@ -455,12 +452,19 @@ class Supervisor:
         pending = type(self._leaving.get(name))
         at_once = isinstance(what, (Stop, Remove)) and what.now
         if pending is Remove:
-            self._leaving[name] = Remove(at_once)
+            self._queue(name, Remove(at_once))
         elif isinstance(what, RestartJob):
             if pending is type(None) and _stays(self.jobs[name]):
-                self._leaving[name] = RestartJob(f"restart of {need}")
+                self._queue(name, RestartJob(f"restart of {need}"))
         elif at_once or pending is not Stop:
-            self._leaving[name] = Stop(at_once, f"requires {need}, which is to be stopped")
+            self._queue(name, Stop(at_once, f"requires {need}, which is to be stopped"))
+
+    def _queue(self, name: str, what: Input) -> None:
+        """A job is to go, once it may. A restart that has not had its turn by then will not have one."""
+        overtaken = type(self._leaving.get(name)) is RestartJob and not isinstance(what, RestartJob)
+        self._leaving[name] = what
+        if overtaken:
+            self.waiters.give_up(name, "failed", "was stopped meanwhile", lambda w: w.has_started(name))
 
     def _let_leave(self, names: Iterable[str], now: float) -> None:
         """Let those of them go that are to, and are needed by nothing that lives."""
@@ -525,26 +529,18 @@ class Supervisor:
 
     def _see(self, waiter: Waiter, now: float) -> None:
         """The command is carried out: it may be answered already."""
-        for name in list(waiter.marks):
-            self.waiters.look_at(waiter, name, now)
-        self.waiters.answer_if_known(waiter)
+        self.waiters.look_at(waiter, tuple(waiter.marks), now)
 
-    def _mark(self, name: str, since: int | None, *, fresh: bool) -> waits.Mark:
-        """The mark of now, or of the event number `since`: less what has happened after it."""
-        mark = waits.mark(self.jobs[name], fresh=fresh)
+    def _marks(self, names: Iterable[str], since: int | None, *, fresh: bool) -> dict[str, waits.Mark]:
+        """The marks of now, or of the event number `since`: less what has happened after it."""
+        marks = {name: waits.mark(self.jobs[name], fresh=fresh) for name in names}
         if since is None:
-            return mark
-        later = [(event[3], event[4]) for event in self.log.after(since) if event[2] == name]
-        deaths = [state for kind, state in later if kind == "died"]
-        oneshot = self.jobs[name].ran.type is JobType.ONESHOT
-        lost = (State.BACKOFF, State.FAILED) if oneshot else (State.BACKOFF, State.FAILED, State.EXITED)
-        return mark.replace(
-            run=0,  # the launches tell
-            launches=mark.launches - sum(kind == "launched" for kind, _ in later),
-            deaths=mark.deaths - len(deaths),
-            losses=mark.losses - sum(state in lost for state in deaths),
-            endings=mark.endings - sum(state in ENDED and kind in ("state", "died") for kind, state in later),
-        )
+            return marks
+        for _, _, name, kind, state, _, _, _ in self.log.after(since):
+            if name in marks:
+                oneshot = self.jobs[name].ran.type is JobType.ONESHOT
+                marks[name] = waits.before(marks[name], kind, state, oneshot=oneshot)
+        return {name: mark.replace(run=0) for name, mark in marks.items()}  # the launches tell
 
     def _unknown(self, names: Sequence[str], to: Hashable) -> bool:
         unknown = [name for name in dict.fromkeys(names) if name not in self.jobs]
@@ -568,7 +564,7 @@ class Supervisor:
         del self.jobs[job.spec.name]
         self._past_runs = max(self._past_runs, job.run)
         self.log.forget(job.spec.name)
-        self.waiters.give_up(job.spec.name, "failed", "was removed", lambda _: True)
+        self.waiters.give_up(job.spec.name, "failed", "was removed", lambda w: w.name != "stopped")
 
     def _look(self, job: Job, now: float) -> None:
         self.waiters.look(job.spec.name, now)

@@ -25,7 +25,7 @@ class Waiters:
     ) -> None:
         self._jobs = jobs
         self._do = do
-        self._queued = queued  # whether a job is to go, and has to wait for that
+        self._queued = queued  # whether a job waits for its turn to be restarted
         self._by_key: dict[int, Waiter] = {}
         self._by_asker: dict[Hashable, Waiter] = {}
         self._by_job: dict[str, dict[int, Waiter]] = {}
@@ -54,54 +54,52 @@ class Waiters:
     def look(self, name: str, now: float) -> None:
         """A job has changed."""
         for waiter in list(self._by_job.get(name, {}).values()):
-            self.look_at(waiter, name, now)
+            self.look_at(waiter, (name,), now)
 
-    def look_at(self, waiter: Waiter, name: str, now: float) -> None:
-        """See what a job means to a waiter, and answer it if that is all."""
-        if waiter.key not in self._by_key or (waiter.has_started(name) and self._queued(name)):
+    def look_at(self, waiter: Waiter, names: Iterable[str], now: float) -> None:
+        """See what some jobs mean to a waiter, and answer it if that is all."""
+        for name in names:
+            if name in self._jobs and not (waiter.has_started(name) and self._queued(name)):
+                waiter.look(self._jobs[name], now)
+        self._follow(waiter, names)
+
+    def _follow(self, waiter: Waiter, names: Iterable[str]) -> None:
+        """Something is known of some jobs: answer, or wait on for the others."""
+        if waiter.key not in self._by_key:
             return
-        before = waiter.later
-        waiter.look(self._jobs, name, now)
         if not waiter.waits:
             self._answer(waiter)
             return
-        if waiter.later is not None:
-            self._do(Arm(("look", waiter.key), 0, waiter.later))
-        elif before is not None:
-            self._do(Disarm(("look", waiter.key)))
-        self._unwatch(waiter, (name,))
-
-    def answer_if_known(self, waiter: Waiter) -> None:
-        """Answer one that has nothing left to wait for."""
-        if waiter.key in self._by_key and not waiter.waits:
-            self._answer(waiter)
+        later = waiter.later
+        if later != waiter.alarm:
+            key = ("look", waiter.key)
+            self._do(Disarm(key) if later is None else Arm(key, 0, later))
+            waiter.alarm = later
+        self._unwatch(waiter, names)
 
     def give_up(self, name: str, code: str, message: str, only: Callable[[Waiter], bool]) -> None:
         """What some wait for on this job can hold no more."""
         for waiter in list(self._by_job.get(name, {}).values()):
             if only(waiter):
+                waiter.held.pop(name, None)
+                waiter.due.pop(name, None)
                 waiter.settle(JobResult(name, code, message))
-                self.answer_if_known(waiter)
-                self._unwatch(waiter, (name,))
+                self._follow(waiter, (name,))
 
     def timer(self, key: object, now: float) -> None:
         """A deadline has come, or a time to look again."""
-        if isinstance(key, tuple):
-            waiter = self._by_key.get(key[1])
-            if waiter is not None:
-                waiter.later = None
-                for name in list(waiter.marks):
-                    self.look_at(waiter, name, now)
-        elif isinstance(key, int) and (waiter := self._by_key.get(key)) is not None:
+        number = key[1] if isinstance(key, tuple) else key
+        waiter = self._by_key.get(number) if isinstance(number, int) else None
+        if waiter is None:
+            return
+        if number is key:
             waiter.deadline = False
-            for name in list(waiter.marks):
-                self.look_at(waiter, name, now)  # what holds at this very time holds
-            if not waiter.waits:
-                return
-            late = [
-                JobResult(name, "timeout", f"timed out: it is {self._plight(name)}") for name in waiter.marks
-            ]
-            waiter.close(late)
+        else:
+            waiter.alarm = None
+        self.look_at(waiter, [name for name, at in waiter.due.items() if at <= now], now)  # what holds holds
+        if number is key and waiter.waits:
+            names = [name for name in waiter.marks if name not in waiter.held]
+            waiter.close([JobResult(n, "timeout", f"timed out: it is {self._plight(n)}") for n in names])
             self._answer(waiter)
 
     def drop(self, to: Hashable) -> None:
@@ -131,7 +129,7 @@ class Waiters:
         self._unwatch(waiter, waiter.watched)  # an answer need not speak of each
         if waiter.deadline:
             self._do(Disarm(waiter.key))
-        if waiter.later is not None:
+        if waiter.alarm is not None:
             self._do(Disarm(("look", waiter.key)))
 
     def _unwatch(self, waiter: Waiter, names: Iterable[str]) -> None:

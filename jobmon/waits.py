@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     Condition = Callable[[Job, "Mark", float], "JobResult | float | None"]
 
+ENDED = frozenset((State.EXITED, State.FAILED))
 SETTLED = AT_REST | {State.RUNNING}
 STABLE = "stable"
 START, STOP = "start", "stop"
@@ -45,6 +46,21 @@ def mark(job: Job, *, command: str = "", fresh: bool = False) -> Mark:
     """The mark of this moment; `command`: what is about to be done."""
     replaces = command == START and job.pid is not None
     return Mark(job.run, job.launches, job.deaths, job.losses, job.endings, command, int(replaces), fresh)
+
+
+def before(mark: Mark, kind: str, state: State, *, oneshot: bool) -> Mark:
+    """The mark before an event that led to `state`: what it has counted is taken back."""
+    launched, died = kind == "launched", kind == "died"
+    lost = died and (state in (State.BACKOFF, State.FAILED) or (state is State.EXITED and not oneshot))
+    ended = state in ENDED and (died or kind == "state")
+    if not (launched or died or ended):
+        return mark
+    return mark.replace(
+        launches=mark.launches - launched,
+        deaths=mark.deaths - died,
+        losses=mark.losses - lost,
+        endings=mark.endings - ended,
+    )
 
 
 # ---- the answers of commands ----------------------------------------------------------------
@@ -214,13 +230,18 @@ class Quorum(Enum):
 
 
 class Waiter:
-    """Somebody who waits for a condition on some jobs; `to` gets one answer."""
+    """Somebody who waits for a condition on some jobs; `to` gets one answer.
+
+    What a condition says of a job stays so until that job changes, or until a time that it names.
+    """
 
     __slots__ = (
+        "alarm",
         "condition",
         "deadline",
+        "due",
+        "held",
         "key",
-        "later",
         "marks",
         "name",
         "quorum",
@@ -237,63 +258,61 @@ class Waiter:
         self.condition = condition
         self.quorum = quorum
         self.token = 0
-        self.marks: dict[str, Mark] = {}  # of the jobs that nothing is known of yet
+        self.marks: dict[str, Mark] = {}  # of the jobs that may change the answer yet
         self.watched: tuple[str, ...] = ()  # all that it was registered for
+        self.held: dict[str, JobResult] = {}  # with ALL: where the condition holds now
         self.results: dict[str, JobResult] = {}
+        self.due: dict[str, float] = {}  # when the condition will hold, if nothing happens before
         self.deadline = False
-        self.later: float | None = None  # when it is to be looked at again
+        self.alarm: float | None = None  # the time for which a timer is armed, to look again
 
     @property
     def waits(self) -> bool:
         """Whether its answer is not known yet."""
         return bool(self.marks)
 
+    @property
+    def later(self) -> float | None:
+        """When it is to be looked at again: with ALL one look, when all can hold, is enough."""
+        if not self.due:
+            return None
+        return (max if self.quorum is Quorum.ALL else min)(self.due.values())
+
     def has_started(self, name: str) -> bool:
         """Whether it waits for a run that it has asked for."""
         return name in self.marks and self.marks[name].command == START
 
-    def look(self, jobs: Mapping[str, Job], changed: str, now: float) -> None:
-        """A job has changed: see what that means. With ALL every job counts as it is now."""
-        names = (changed,) if self.quorum is Quorum.EACH else tuple(self.marks)
-        self.later = None
-        found = {}
-        for name in names:
-            since, job = self.marks.get(name), jobs.get(name)
-            if since is not None and job is not None:
-                result = self.condition(job, since, now)
-                if isinstance(result, JobResult):
-                    found[name] = result
-                elif result is not None:
-                    self.later = result if self.later is None else min(self.later, result)
-        self._judge(found)
+    def look(self, job: Job, now: float) -> None:
+        """A job has changed, or a time has come: see what that means."""
+        name = job.spec.name
+        since = self.marks.get(name)
+        if since is None:
+            return
+        self.held.pop(name, None)
+        self.due.pop(name, None)
+        result = self.condition(job, since, now)
+        if isinstance(result, JobResult):
+            self.settle(result)
+        elif result is not None:
+            self.due[name] = result
 
     def settle(self, result: JobResult) -> None:
-        """What became of one job is known from elsewhere."""
-        if result.job in self.marks:
-            self._judge({result.job: result})
+        """What becomes of one job is known."""
+        if result.job not in self.marks:
+            return
+        if self.quorum is Quorum.EACH or (self.quorum is Quorum.ANY and result.code):
+            self.results[result.job] = result
+            del self.marks[result.job]
+        elif self.quorum is Quorum.ANY or result.code:
+            self.close((result,))
+        else:
+            self.held[result.job] = result
+            if len(self.held) == len(self.marks):
+                self.close(self.held.values())
 
     def close(self, results: Iterable[JobResult]) -> None:
-        """It gets these results, for the jobs that nothing was known of."""
-        self.results.update((result.job, result) for result in results)
+        """It gets these results; beside them, of EACH, what is known of the other jobs."""
+        found = {result.job: result for result in results}
+        self.results = self.results | found if self.quorum is Quorum.EACH else found
         self.marks.clear()
-
-    def _judge(self, found: Mapping[str, JobResult]) -> None:
-        if self.quorum is Quorum.EACH:
-            self._keep(found)
-            return
-        failed = {name: result for name, result in found.items() if result.code}
-        held = {name: result for name, result in found.items() if not result.code}
-        if self.quorum is Quorum.ANY:
-            if held:
-                self.close(held.values())
-            else:
-                self._keep(failed)
-        elif failed:
-            self.close(failed.values())
-        elif len(held) == len(self.marks):
-            self.close(held.values())
-
-    def _keep(self, found: Mapping[str, JobResult]) -> None:
-        for name, result in found.items():
-            self.results[name] = result
-            self.marks.pop(name, None)
+        self.due.clear()

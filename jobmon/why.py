@@ -122,9 +122,9 @@ class _View:
         job = self._job
         if job.pid is None:
             yield "is being launched"
-        elif job.spec.type is JobType.ONESHOT:
+        elif job.ran.type is JobType.ONESHOT:
             yield "has not ended yet, and is ready when it has succeeded"
-        elif job.spec.ready is None:
+        elif job.ran.ready is None:
             yield "its program is not being executed yet"
         else:
             yield f"is not ready: {self._trouble}" if self._trouble else "is not ready"
@@ -210,9 +210,8 @@ class _View:
 
     def _what_comes(self) -> Iterator[str]:
         """That it is to be stopped, where others have to be gone before it."""
-        others = self._in_its_way()
-        if others:
-            what = self._supervisor.going(self._job.spec.name)
+        what, others = self._supervisor.going(self._job.spec.name), self._in_its_way()
+        if what is not None and others:
             by = _NAMELESS.get(type(what), "") or str(getattr(what, "by", ""))
             then = "restarted" if _is_restart(by) else "stopped"
             yield f"is to be {then} {asked(by)}, once these are gone: {', '.join(others)}"
@@ -236,7 +235,7 @@ class _View:
 
     def _end_of(self, leaving: Sequence[Event], cause: str) -> str:
         """What a death means. `leaving` is what was done to the run before it was gone, if anything."""
-        spec = self._job.spec
+        spec = self._job.ran
         if cause == LATE:
             told = f"was not ready within {_seconds(spec.start_timeout or 0)} (start-timeout)"
             return f"{told}: {self._trouble}" if self._trouble else told

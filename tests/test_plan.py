@@ -284,6 +284,25 @@ def test_what_waits_for_its_turn_to_go_and_is_added_again_stays() -> None:
         assert site.supervisor.jobs["db"].spec.command == "new"
 
 
+@pytest.mark.parametrize("command", ["start", "stop", "restart", "reload"])
+def test_a_removal_that_waits_for_its_turn_is_not_called_off(command: str) -> None:
+    """Whoever comes with another order for it meanwhile, also by restarting what is stale, it goes."""
+    site = Site(spec_of("db"), spec_of("app", requires=("db",))).up("db", "app")
+    site.reload(spec_of("db", command="new"), spec_of("app", requires=("db",)), to="first")
+    site.reload(to="second")
+    if command == "reload":
+        site.reload(restart=True)
+    else:
+        getattr(site.supervisor, command)(["db"], "me", site.now, wait=True)
+    site.end(name="app")
+    assert site.states() == {"db": "stopping"}
+    site.end(name="db")
+
+    assert site.states() == {}
+    assert site.code() == {"start": "already-started", "restart": "failed"}.get(command, "")
+    assert site.idle()
+
+
 def test_a_new_order_is_gone_by_at_once() -> None:
     """Who waited for what it need not wait for any more is launched; who has come to require what stops
     stops with it."""

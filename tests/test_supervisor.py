@@ -616,6 +616,18 @@ def test_a_stop_after_a_restart_counts_more() -> None:
     assert (bench.state("web"), bench.state("db")) == (State.STOPPED, State.RUNNING)
 
 
+def test_a_restart_that_never_has_its_turn_fails() -> None:
+    """It waits for others to be gone, and meanwhile the job is stopped, and started: the old run goes on."""
+    bench = in_order()
+    bench.supervisor.restart(["db"], "me", 0.0, wait=True)
+    bench.supervisor.stop(["db"], "other", 0.0)
+    assert (bench.code(), bench.replies()[0].message) == ("failed", "was stopped meanwhile")
+
+    bench.supervisor.start(["db"], "third", 0.0)
+    bench.end(name="web")
+    assert (bench.state("db"), bench.run("db")) == (State.RUNNING, 1)
+
+
 def test_one_that_dies_before_its_restart_is_not_given_up() -> None:
     """A job that waits for its turn to be restarted dies by itself: the new run follows, nobody is lost."""
     bench = in_order()

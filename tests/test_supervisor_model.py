@@ -561,7 +561,7 @@ class Story(RuleBasedStateMachine):
             assert set(held) == set(names) or (request.any_of and held), "what was waited for is so"
             assert request.any_of or {result.job for result in reply.results} == set(names)
             return
-        assert not (held == list(names) or (request.any_of and reply.code == "timeout" and held)), (
+        assert not (held == list(names) or (request.any_of and held)), (
             "who could be told of a success is"
         )
         if reply.code == "failed" and not request.any_of:
@@ -577,7 +577,7 @@ class Story(RuleBasedStateMachine):
         """The conditions of `wait`, by the words of the design and by the event log."""
         job = self.supervisor.jobs.get(name)
         if job is None:
-            return False
+            return request.until == "stopped"
         later = self.later(request, name)
         launched = [run for kind, _, run, _ in later if kind == "launched"]
         died = any(kind == "died" for kind, _, _, _ in later)
@@ -612,7 +612,7 @@ class Story(RuleBasedStateMachine):
         """When a condition can hold no more."""
         job, until = self.supervisor.jobs.get(name), request.until
         if job is None or name in self.removing:
-            return True
+            return until != "stopped"
         later = self.later(request, name)
         at_rest = job.state in AT_REST
         given_up = at_rest and any(

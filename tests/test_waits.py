@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jobmon import events, waits
+from jobmon.eventlog import EventLog
 from jobmon.events import Reply, State
 from jobmon.spec import JobSpec, JobType, Readiness, Restart
 from jobmon.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
+
+    from jobmon.eventlog import Event
 
 READY = Readiness("fd", 3)
 STEADY = 5.0  # the seconds of "stable"
@@ -317,7 +320,7 @@ class World:
             self.supervisor.drop(to)
         self.act()
         waiters = self.supervisor.waiters
-        deadlines = [key for key in self.armed if isinstance(key, int)]
+        deadlines = [key for key in self.armed if not isinstance(key, str)]
         return not (waiters._by_key or waiters._by_job or deadlines)
 
 
@@ -502,7 +505,7 @@ def test_a_time_that_means_nothing_any_more_is_forgotten() -> None:
     world.tell("up")
     world.wait("me", "stable", acts=True)
     world.tell("2s stop")
-    assert [key for key in world.armed if not isinstance(key, str)] == []
+    assert not world.armed
 
     world.tell("patience")
     assert world.verdict("me") == "-"
@@ -688,3 +691,101 @@ def test_an_event_that_is_not_known() -> None:
     world.wait("known", "changed", since=1)
     assert world.answers["past"].message == "event 0 is not known any more"
     assert world.verdict("known") == "H"
+
+
+# ---- several jobs, and very many --------------------------------------------------------------
+
+
+def test_any_holds_although_another_has_failed() -> None:
+    """`--any` is content with one of them, also if another was given up before."""
+    world = World()
+    world.wait("me", "ready", "a", "b", acts=True, any_of=True)
+    world.tell("a.start a.nofile b.up")
+
+    assert world.verdict("me") == "H"
+
+
+def test_any_times_out_although_another_has_failed() -> None:
+    """While one may still hold, the end of the time is a timeout (124), not a failure (1)."""
+    world = World()
+    world.wait("me", "ready", "a", "b", acts=True, any_of=True, timeout=3.0)
+    world.tell("a.start a.nofile 3s")
+
+    assert world.verdict("me") == "timeout"
+
+
+@pytest.mark.parametrize("last", ["b.exit7", "b.stop"])
+def test_a_command_on_two_jobs_forgets_no_time(last: str) -> None:
+    """`start a b --wait stable:5s`: what happens to b does not make one forget when a is stable."""
+    world = World()
+    world.supervisor.start(["a", "b"], "me", world.now, until=("stable", waits.condition("stable", 5.0)))
+    world.act()
+    world.tell(f"a.launch a.ready b.launch b.ready 2s {last} 3s")
+    if last == "b.stop":
+        world.tell("b.gone")
+
+    assert world.verdict("me") == "F"  # of a: stable; of b: why not
+
+
+def test_an_answer_takes_its_timer_along() -> None:
+    """Who waits for `stable` and is answered for another reason leaves no timer behind."""
+    world = World()
+    world.tell("up")
+    world.wait("me", "stable")
+    world.tell("exit7")
+
+    assert world.verdict("me") == "F"
+    assert not world.armed
+
+
+def test_stopped_never_fails() -> None:
+    """A job that is removed is gone and does not come back; the others are waited for."""
+    world = World()
+    world.tell("b.up b.stop")
+    world.wait("me", "stopped", "a", "b")
+    world.tell("a.remove")
+    assert world.verdict("me") == "-"
+
+    world.tell("b.gone")
+    assert world.verdict("me") == "H"
+
+
+def test_what_holds_already_holds_while_the_daemon_ends() -> None:
+    """`wait --since TOKEN` that comes during a shutdown: what has held since the token cannot be missed."""
+    world = World()
+    world.tell("up")
+    token = world.supervisor.log.last
+    world.tell("terminate gone")
+    world.wait("me", "changed", since=token)
+
+    assert world.verdict("me") == "H"
+
+
+def test_looking_at_many_jobs_is_linear() -> None:
+    """One `wait` for N jobs costs N looks when it comes, not N*N."""
+    names = [f"job-{number}" for number in range(100)]
+    supervisor = Supervisor([JobSpec(name, "true") for name in names])
+    looks = 0
+
+    def count(job: object, since: object, now: float) -> None:
+        nonlocal looks
+        looks += 1
+
+    supervisor.wait(names, "me", 0.0, until=("count", count), fresh=False)
+    assert looks <= 2 * len(names)
+
+
+def test_a_token_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`wait --since` for N jobs goes through the events after the token once, not once for each job."""
+    after, asked = EventLog.after, []
+
+    def count(log: EventLog, seq: int) -> Iterator[Event]:
+        asked.append(seq)
+        return after(log, seq)
+
+    monkeypatch.setattr(EventLog, "after", count)
+    names = [f"job-{number}" for number in range(100)]
+    supervisor = Supervisor([JobSpec(name, "true") for name in names])
+    supervisor.wait(names, "me", 0.0, since=0)
+
+    assert len(asked) <= 2

@@ -353,9 +353,8 @@ def _run(engine: Engine, listeners: list[Listener]) -> int:
 
     for listener, role in zip(listeners, (protocol.CONTROL, protocol.EVENTS), strict=True):
         engine.sessions.listen(listener, role)
-    forget()
     sys.modules.pop("prctl", None)  # it was needed once
-    gc.collect()
+    forget()
     gc.freeze()  # what is there now stays: later collections need not look at it
     return engine.run()
 

@@ -6,6 +6,7 @@ What reads it is loaded for that alone: a quarter of a megabyte that a daemon at
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import stat
 import sys
@@ -79,9 +80,13 @@ class Disk:
 
 def forget() -> None:
     """Unload what reads configurations, once nothing of what it made but specs is in use."""
+    from jobmon.linux.syscalls import trim
+
     for name in [name for name in sys.modules if name.startswith(_MODULES)]:
         del sys.modules[name]
         sys.modules["jobmon"].__dict__.pop(name.rpartition(".")[2], None)
+    gc.collect()  # modules refer to themselves
+    trim()
 
 
 def _open_regular(path: str, _flags: int) -> int:

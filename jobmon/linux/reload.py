@@ -6,7 +6,6 @@ the supervisor; what it means to the daemon itself is done here.
 
 from __future__ import annotations
 
-import gc
 import time
 
 from jobmon.errors import ConfigError, StartupError
@@ -54,7 +53,6 @@ class Reloader:
             outcome = self._try(engine, to, by, restart, dry_run)
         finally:
             forget()
-            gc.collect()  # what was loaded for it refers to itself
         if outcome.code and not dry_run:
             for problem in outcome.problems:
                 engine.log.write(ERROR, "reload: a mistake", at=problem)
