@@ -54,7 +54,7 @@ def _point_at(problem: str) -> None:
 
 def _show(told: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
-        shown = ("plan", "warnings", "stale", "results")
+        shown = ("plan", "warnings", "stale", "results", "token")
         say(dumps({key: told[key] for key in shown if key in told}))
         return
     try:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from jobmon.linux.logfile import Log
     from jobmon.plan import Plan
 
-NEEDS_A_NEW_DAEMON = "needs a restart of the daemon"
-
 
 class Outcome(Record):
     """What a reload came to: `body` is what it changes, in the words of the wire. With a `code`, and the
@@ -36,6 +34,15 @@ class Outcome(Record):
     code: str = ""
     problems: tuple[str, ...] = ()
     body: Mapping[str, Any] = {}
+
+
+class _Draft(Record):
+    """A configuration that can be gone by at once. `log` is the descriptor of another log file, or -1."""
+
+    config: Config
+    plan: Plan
+    access: Access
+    log: int
 
 
 class Reloader:
@@ -60,31 +67,47 @@ class Reloader:
         return outcome
 
     def _try(self, engine: Engine, to: Hashable, by: str, restart: bool, dry_run: bool) -> Outcome:
-        from jobmon.plan import plan
-
         try:
-            new = self._source.read()
-            spec = new.supervisor
-            access = Access.resolve(spec.allow_users, spec.allow_groups)
-            changes = plan(self._source.config, new)
-            log = -1 if dry_run or "log-file" not in changes.daemon.hot else self._open_log(spec.log_file)
+            draft = self._prepare(with_log=not dry_run)
         except ConfigError as error:
             return Outcome("invalid", tuple(map(str, error.problems)))
         except StartupError as error:
             return Outcome("invalid", tuple(str(error).splitlines()))
-        body = {"plan": answers.plan(changes), "warnings": list(map(str, new.warnings))}
+        body = {"plan": answers.plan(draft.plan), "warnings": list(map(str, draft.config.warnings))}
         if dry_run:
             return Outcome(body=body)
-        if log >= 0:
-            engine.log.go_on(spec.log_file or self._log_path, log)
-        engine.log.keep_to(spec.log_level)
-        _log(engine.log, changes, new, by)
-        engine.sessions.permit(access)
-        engine.sessions.make_room(len(new.jobs))
-        self._keep(new, changes)
-        engine.supervisor.reload(changes, to, time.monotonic(), restart=restart, by=by)
+        self._change_daemon(engine, draft, by)
+        engine.supervisor.reload(draft.plan, to, time.monotonic(), restart=restart, by=by)
         stale = [] if restart else [name for name, job in engine.supervisor.jobs.items() if job.stale]
         return Outcome(body={**body, "stale": stale})
+
+    def _prepare(self, *, with_log: bool) -> _Draft:
+        """All that may fail. Raises ConfigError, StartupError."""
+        from jobmon.plan import plan
+
+        config = self._source.read()
+        spec = config.supervisor
+        access = Access.resolve(spec.allow_users, spec.allow_groups)
+        changes = plan(self._source.config, config)
+        moves = with_log and "log-file" in changes.daemon.hot
+        return _Draft(config, changes, access, self._open_log(spec.log_file) if moves else -1)
+
+    def _open_log(self, path: str | None) -> int:
+        path = path or self._log_path
+        try:
+            return open_log(path)
+        except OSError as error:
+            raise StartupError(f"log-file {path}: {error.strerror}") from None
+
+    def _change_daemon(self, engine: Engine, draft: _Draft, by: str) -> None:
+        spec = draft.config.supervisor
+        if draft.log >= 0:
+            engine.log.go_on(spec.log_file or self._log_path, draft.log)
+        engine.log.keep_to(spec.log_level)
+        _log(engine.log, draft, by)
+        engine.sessions.permit(draft.access)
+        engine.sessions.make_room(len(draft.config.jobs))
+        self._keep(draft.config, draft.plan)
 
     def _keep(self, new: Config, changes: Plan) -> None:
         """Compare the next one with this; but the daemon's own settings with those that it goes by. Without
@@ -95,16 +118,10 @@ class Reloader:
         ours = {field: getattr(self._source.config.supervisor, field) for field in fields}
         self._source.config = new.replace(supervisor=new.supervisor.replace(**ours), warnings=())
 
-    def _open_log(self, path: str | None) -> int:
-        path = path or self._log_path
-        try:
-            return open_log(path)
-        except OSError as error:
-            raise StartupError(f"log-file {path}: {error.strerror}") from None
 
-
-def _log(log: Log, changes: Plan, new: Config, by: str) -> None:
+def _log(log: Log, draft: _Draft, by: str) -> None:
     """A line for each change."""
+    changes = draft.plan
     log.write(INFO, "reload" if changes else "reload: nothing has changed", by=by)
     for name in changes.removed:
         log.write(INFO, "reload: removed", job=name)
@@ -116,6 +133,7 @@ def _log(log: Log, changes: Plan, new: Config, by: str) -> None:
     if changes.daemon.hot:
         log.write(INFO, "reload: changed", supervisor=", ".join(changes.daemon.hot))
     if changes.daemon.restart:
-        log.write(WARNING, f"reload: {NEEDS_A_NEW_DAEMON}", supervisor=", ".join(changes.daemon.restart))
-    for warning in new.warnings:
+        keys = ", ".join(changes.daemon.restart)
+        log.write(WARNING, "reload: needs a restart of the daemon", supervisor=keys)
+    for warning in draft.config.warnings:
         log.write(WARNING, "reload: doubtful", at=str(warning))
