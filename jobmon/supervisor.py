@@ -172,8 +172,7 @@ class Supervisor:
         for name in wanted:
             (self._restart if again else self._start)(name, by, now)
         if not wait and until is None:
-            for name in self._leaving:  # it waits for its turn: that is queued too
-                waiter.settle(JobResult(name))
+            waiter.settle(JobResult(name) for name in self._leaving)  # it waits for its turn: queued too
         self._see(waiter, now)
 
     def restart(

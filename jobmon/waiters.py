@@ -58,9 +58,9 @@ class Waiters:
 
     def look_at(self, waiter: Waiter, names: Iterable[str], now: float) -> None:
         """See what some jobs mean to a waiter, and answer it if that is all."""
-        for name in names:
-            if name in self._jobs and not (waiter.has_started(name) and self._queued(name)):
-                waiter.look(self._jobs[name], now)
+        decided = [n for n in names if n in self._jobs and not (waiter.has_started(n) and self._queued(n))]
+        found = [waiter.look(self._jobs[name], now) for name in decided]
+        waiter.settle(result for result in found if result is not None)
         self._follow(waiter, names)
 
     def _follow(self, waiter: Waiter, names: Iterable[str]) -> None:
@@ -83,7 +83,7 @@ class Waiters:
             if only(waiter):
                 waiter.held.pop(name, None)
                 waiter.due.pop(name, None)
-                waiter.settle(JobResult(name, code, message))
+                waiter.settle((JobResult(name, code, message),))
                 self._follow(waiter, (name,))
 
     def timer(self, key: object, now: float) -> None:

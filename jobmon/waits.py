@@ -282,31 +282,36 @@ class Waiter:
         """Whether it waits for a run that it has asked for."""
         return name in self.marks and self.marks[name].command == START
 
-    def look(self, job: Job, now: float) -> None:
-        """A job has changed, or a time has come: see what that means."""
+    def look(self, job: Job, now: float) -> JobResult | None:
+        """A job has changed, or a time has come: what that means, for `settle`."""
         name = job.spec.name
         since = self.marks.get(name)
         if since is None:
-            return
+            return None
         self.held.pop(name, None)
         self.due.pop(name, None)
-        result = self.condition(job, since, now)
-        if isinstance(result, JobResult):
-            self.settle(result)
-        elif result is not None:
-            self.due[name] = result
+        found = self.condition(job, since, now)
+        if isinstance(found, JobResult):
+            return found
+        if found is not None:
+            self.due[name] = found
+        return None
 
-    def settle(self, result: JobResult) -> None:
-        """What becomes of one job is known."""
-        if result.job not in self.marks:
-            return
-        if self.quorum is Quorum.EACH or (self.quorum is Quorum.ANY and result.code):
-            self.results[result.job] = result
-            del self.marks[result.job]
-        elif self.quorum is Quorum.ANY or result.code:
-            self.close((result,))
+    def settle(self, results: Iterable[JobResult]) -> None:
+        """What becomes of some jobs is known."""
+        known = {result.job: result for result in results if result.job in self.marks}
+        failed = [result for result in known.values() if result.code]
+        held = [result for result in known.values() if not result.code]
+        if self.quorum is Quorum.ANY and held:
+            self.close(held)
+        elif self.quorum is not Quorum.ALL:
+            self.results |= known
+            for name in known:
+                del self.marks[name]
+        elif failed:
+            self.close(failed)
         else:
-            self.held[result.job] = result
+            self.held |= known
             if len(self.held) == len(self.marks):
                 self.close(self.held.values())
 
