@@ -113,6 +113,22 @@ def test_a_dry_run_only_says_it(daemon: Factory) -> None:
     assert len(watch.seen) == 1
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_its_token_comes_before_all_that_it_does(daemon: Factory, code: int) -> None:
+    """Whoever begins with the event after the token misses nothing; a restart that fails has one too."""
+    one = daemon({"jobs": {"old": UP, "web": UP}})
+    before = one.pipe().request("graph")["token"]
+    one.configure({"jobs": {"web": UP | {"command": ["/nonexistent"] if code else ["sleep", "1000"]}}})
+    done = one.run_cli("reload", "--restart", "--json")
+    token = json.loads(done.out)["token"]
+    watch = one.watch(since=token)
+    watch.until("old", "removed")
+
+    assert (done.code, token) == (code, before)
+    assert watch.words()[0] == "old state stopping"
+    assert "web state stopping" in watch.words()
+
+
 def test_sighup_does_the_same_and_the_log_tells(daemon: Factory) -> None:
     """What changes, what is wrong, and that nothing was changed then."""
     one = daemon({"jobs": {"web": UP}})

@@ -76,10 +76,11 @@ class Reloader:
         body = {"plan": answers.plan(draft.plan), "warnings": list(map(str, draft.config.warnings))}
         if dry_run:
             return Outcome(body=body)
+        token = engine.supervisor.log.last
         self._change_daemon(engine, draft, by)
         engine.supervisor.reload(draft.plan, to, time.monotonic(), restart=restart, by=by)
         stale = [] if restart else [name for name, job in engine.supervisor.jobs.items() if job.stale]
-        return Outcome(body={**body, "stale": stale})
+        return Outcome(body={**body, "stale": stale, "token": token})
 
     def _prepare(self, *, with_log: bool) -> _Draft:
         """All that may fail. Raises ConfigError, StartupError."""
