@@ -53,17 +53,15 @@ def _point_at(problem: str) -> None:
 
 
 def _show(told: Mapping[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        shown = ("plan", "warnings", "stale", "results", "token")
-        say(dumps({key: told[key] for key in shown if key in told}))
-        return
+    """What it says on standard error is the same with JSON as without."""
     try:
         lines = list(_lines(told)) or ["nothing has changed"]
         warnings, restart = list(told["warnings"]), ", ".join(told["plan"]["supervisor"]["restart"])
         stale = ", ".join(told.get("stale", ()))
     except (KeyError, TypeError) as error:
         raise RemoteProtocolError(f"a reply to reload makes no sense: {error!r}") from None
-    for line in lines:
+    shown = ("plan", "warnings", "stale", "results", "token")
+    for line in [dumps({key: told[key] for key in shown if key in told})] if as_json else lines:
         say(line)
     for warning in warnings:
         _point_at(f"{warning} (a warning)")
