@@ -307,7 +307,8 @@ def test_every_status_there_can_be(state: State) -> None:
     """A status has all members, whatever is known of the job."""
     for following in (None, *(each.value for each in Next)):
         bare = protocol.JobStatus("job", state.value, False, next=following)
-        full = bare.replace(pid=1, since=0.5, until=1.5, tree=((2, 0, "a"), (3, 2, "")), says="x")
+        tree = ((2, 0, "a"), (3, 2, ""))
+        full = bare.replace(pid=1, since=0.5, until=1.5, tree=tree, stale=("env",), says="x")
         assert checked("status", dumps([bare.body(), full.body()]))[0]["next"] == following
 
 
@@ -426,15 +427,175 @@ def test_the_daemon_ends_meanwhile(daemon: Make) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_another_user_may_not(daemon: Make) -> None:
-    """5 has an object too."""
+@pytest.mark.parametrize("words", [["wait", "web"], ["reload"]], ids=" ".join)
+def test_another_user_may_not(daemon: Make, words: list[str]) -> None:
+    """5 has an object too, but of `wait` alone."""
     one = daemon({"jobs": {"web": WEB}})
     os.chmod(one.directory, 0o755)
-    done = subprocess.run(
-        e2e.as_nobody("wait", "web", "--json"), env=one.environ, capture_output=True, text=True, check=False
-    )
+    command = e2e.as_nobody(*words, "--json")
+    done = subprocess.run(command, env=one.environ, capture_output=True, text=True, check=False)
 
-    assert (done.returncode, checked("wait", done.stdout)["error"]["code"]) == (5, "not-permitted")
+    assert done.returncode == 5
+    if words == ["reload"]:
+        assert done.stdout == ""
+    else:
+        assert checked("wait", done.stdout)["error"]["code"] == "not-permitted"
+
+
+# ---- reload ---------------------------------------------------------------------------------------
+
+NOTHING = {"added": [], "removed": [], "changed": [], "supervisor": {"hot": [], "restart": []}}
+# What the tests change: one job is new, one is gone, two have other settings, one of them for its next start.
+BEFORE: dict[str, Any] = {"web": AUTO, "db": AUTO, "old": AUTO}
+AFTER: dict[str, Any] = {
+    "web": {**AUTO, "env": {"A": "1"}, "signal": "SIGINT"},
+    "db": {**AUTO, "kill-timeout": 5},
+    "new": WEB,
+}
+CHANGES = {
+    **NOTHING,
+    "added": ["new"],
+    "removed": ["old"],
+    "changed": [
+        {"job": "web", "hot": ["signal"], "restart": ["env"]},
+        {"job": "db", "hot": ["kill-timeout"], "restart": []},
+    ],
+}
+RUNS_ON = "jobmon: run on as they were started: web (jobmon reload --restart restarts them)\n"
+
+
+@pytest.fixture
+def changed(daemon: Make) -> kit.Daemon:
+    """A daemon whose configuration has changed since it was read."""
+    one = daemon({"jobs": BEFORE})
+    one.configure({"jobs": AFTER})
+    return one
+
+
+def states(one: kit.Daemon) -> list[tuple[str, int, list[str]]]:
+    """Each job with its run and what is stale of it, by `status`."""
+    found, _, _ = ask(one, "status")
+    return [(job["job"], job["run"], job["stale"]) for job in found]
+
+
+def test_a_reload_that_is_only_shown(changed: kit.Daemon) -> None:
+    """A dry run says the plan and what is doubtful, and nothing else; nothing is done."""
+    changed.configure({"supervisor": {"include-dirs": ["none/*"], "control-port": "other"}, "jobs": AFTER})
+    plain = changed.run_cli("reload", "--dry-run")
+    document, code, err = ask(changed, "reload", "--dry-run")
+    (warning,) = document.pop("warnings")
+
+    assert (code, err) == (plain.code, plain.err) == (0, plain.err)
+    daemons = {"hot": ["include-dirs"], "restart": ["control-port"]}
+    assert document == {"plan": {**CHANGES, "supervisor": daemons}}
+    assert err == f"{warning} (a warning)\njobmon: control-port: needs a restart of the daemon\n"
+    assert states(changed) == [(name, 1, []) for name in BEFORE]
+
+
+def test_a_reload_that_is_done(changed: kit.Daemon) -> None:
+    """What is stale is named, by standard error too; with the token no event of it is missed."""
+    before, _, _ = ask(changed, "listen", "--since=0", "6")  # three jobs start
+    document, code, err = ask(changed, "reload")
+    told, _, _ = ask(changed, "listen", f"--since={document['token']}", "1")
+
+    assert (code, err) == (0, RUNS_ON)
+    assert document.pop("token") == before[-1]["seq"]
+    assert document == {"plan": CHANGES, "warnings": [], "stale": ["web"], "results": []}
+    assert (told[0]["job"], told[0]["state"]) == ("old", "stopping")
+    changed.pipe().wait("web", condition="running")
+    assert ("web", 1, ["env"]) in states(changed)
+
+
+@pytest.mark.parametrize("words", [[], ["--restart"]], ids=str)
+def test_a_reload_that_has_nothing_to_do(daemon: Make, words: list[str]) -> None:
+    """The plan is there and empty."""
+    document, code, err = ask(daemon({"jobs": BEFORE}), "reload", *words)
+    del document["token"]
+
+    assert (code, err) == (0, "")
+    assert document == {"plan": NOTHING, "warnings": [], "stale": [], "results": []}
+
+
+def test_a_reload_that_restarts(changed: kit.Daemon) -> None:
+    """With --restart nothing is stale afterwards, and the results are what was: of this or an earlier one."""
+    document, code, err = ask(changed, "reload")
+    assert (document["stale"], err) == (["web"], RUNS_ON)
+    document, code, err = ask(changed, "reload", "--restart")
+
+    assert (code, err) == (0, "")
+    assert (document["plan"], document["stale"]) == (NOTHING, [])
+    assert document["results"] == [{"job": "web", "ok": True}]
+    assert ("web", 2, []) in states(changed)
+
+
+# What web is to run, the code and the message of what becomes of it.
+RESTARTS = {
+    "no program": (["/no/such"], "could-not-start", "could not be started: exec /no/such: ENOENT"),
+    "dies": ("exit 3", "failed", "is failed: exit 3"),
+}
+
+
+@pytest.mark.parametrize(("command", "error", "says"), RESTARTS.values(), ids=RESTARTS)
+def test_a_reload_whose_restart_fails(changed: kit.Daemon, command: Any, error: str, says: str) -> None:
+    """1, with the whole object: what has changed has changed. Each of the results says how it went."""
+    web = {**AUTO, "command": command, "ready": {"fd": 3}}
+    changed.configure({"jobs": {**AFTER, "web": web, "db": {**AUTO, "env": {"B": "2"}}}})
+    document, code, err = ask(changed, "reload", "--restart")
+    results = {one["job"]: one for one in document["results"]}
+
+    assert code == 1
+    assert document["plan"]["added"] == ["new"]
+    assert isinstance(document["token"], int)
+    assert (results["db"], results["web"]["error"]["code"]) == ({"job": "db", "ok": True}, error)
+    assert results["web"]["error"]["message"].startswith(says)
+    assert err == f"jobmon: web: {results['web']['error']['message']}\n"
+    assert [run for name, run, _ in states(changed) if name == "db"] == [2]
+
+
+def test_a_reload_while_the_daemon_ends(changed: kit.Daemon) -> None:
+    """Cut short in its restart it says what has changed, begun too late nothing: 1 both times."""
+    stubborn = {**e2e.STUBBORN, "autostart": True}
+    changed.configure({"jobs": {**AFTER, "web": {**NEVER_READY, "autostart": True}, "rock": stubborn}})
+    cut_short = changed.start_cli("reload", "--restart", "--json")
+    watch = changed.watch(since=0)
+    watch.find(lambda event: (event.job, event.run, event.event) == ("web", 2, "launched"))
+    changed.pipe().terminate()
+    out, err = cut_short.communicate(timeout=kit.DEADLINE)
+    document = checked("reload", out)
+
+    (result,) = document["results"]
+    assert (cut_short.returncode, err) == (1, f"jobmon: web: {result['error']['message']}\n")
+    assert (result["error"]["code"], document["plan"]["added"]) == ("failed", ["new", "rock"])
+    assert ask(changed, "reload") == (None, 1, "jobmon: the supervisor is terminating\n")
+
+
+@pytest.mark.parametrize("words", [[], ["--restart"], ["--dry-run"]], ids=str)
+def test_a_configuration_with_mistakes(changed: kit.Daemon, words: list[str]) -> None:
+    """1, with the problems alone, those of standard error and of `jobmon check`; nothing is done."""
+    changed.configure({"jobs": {"new\n": {"comand": "true"}, "\ud800": WEB}})
+    document, code, err = ask(changed, "reload", *words)
+
+    assert code == 1
+    assert document == {"problems": err.splitlines()}
+    assert err == changed.run_cli("check", changed.config).err
+    assert states(changed) == [(name, 1, []) for name in BEFORE]
+
+
+def test_every_name_in_a_plan(daemon: Make) -> None:
+    """Names are exact there too, whatever happens to them, and in what is stale."""
+    one = daemon({})
+    names = list(NAMES)
+    one.configure({"jobs": dict.fromkeys(names, AUTO)})
+    added, _, _ = ask(one, "reload")
+    one.configure({"jobs": {name: {**AUTO, "env": {"A": "1"}} for name in names}})
+    others, _, _ = ask(one, "reload")
+    restarted, code, _ = ask(one, "reload", "--restart")
+    one.configure({})
+    removed, _, _ = ask(one, "reload")
+
+    assert added["plan"]["added"] == removed["plan"]["removed"] == others["stale"] == names
+    assert [change["job"] for change in others["plan"]["changed"]] == names
+    assert (code, {result["job"] for result in restarted["results"]}) == (0, set(names))
 
 
 # ---- when something is wrong ----------------------------------------------------------------------
@@ -447,6 +608,8 @@ QUESTIONS = {
     "why": ["why", "no such"],
     "graph": ["graph"],
     "wait": ["wait", "no such"],
+    "reload": ["reload"],
+    "reload --dry-run": ["reload", "--dry-run"],
 }
 
 
@@ -518,6 +681,8 @@ def test_no_such_job(daemon: Make, verb: str, code: int) -> None:
         ["wait", "x", "--for", "redy"],
         ["wait", "x", "--timeout", "soon"],
         ["wait", "x", "--propagate", "--for", "ready"],
+        ["reload", "x"],
+        ["reload", "--dry-run", "--restart"],
     ],
     ids=" ".join,
 )
@@ -542,6 +707,8 @@ def test_wrong_usage(daemon: Make, words: list[str]) -> None:
         ("graph", 0),
         ("wait web --for stopped", 0),
         ("wait web --for ready", 1),
+        ("reload", 0),
+        ("reload --dry-run", 0),
     ],
 )
 def test_nobody_reads(daemon: Make, verb: str, code: int, unbuffered: str) -> None:
@@ -576,7 +743,7 @@ def test_the_schema_is_one() -> None:
 
 def test_every_verb_with_json_is_described() -> None:
     """The verbs that take --json, the definitions, the root's alternatives and the page name the same."""
-    assert set(JSON_VERBS) == {"list-jobs", "status", "listen", "why", "graph", "wait"}
+    assert set(JSON_VERBS) == {"list-jobs", "status", "listen", "why", "graph", "wait", "reload"}
     assert SCHEMA["anyOf"] == [{"$ref": f"#/$defs/{verb}"} for verb in DEFS if verb in JSON_VERBS]
     assert len(SCHEMA["anyOf"]) == len(JSON_VERBS)
     for verb in JSON_VERBS:
@@ -590,7 +757,7 @@ def test_the_words_are_those_of_the_daemon() -> None:
     following = CLOSED["$defs"]["job-status"]["properties"]["next"]["enum"]
     assert following == [*(each.value for each in Next), None]
     codes = set(CLOSED["$defs"]["error"]["properties"]["code"]["enum"])
-    of_commands = {"already-started", "already-stopped", "not-running", "could-not-start"}
+    of_commands = {"already-started", "already-stopped", "not-running", "invalid"}
     assert codes == {*errors.CODES, "command-failed", "unreachable", "connection-lost"} - of_commands
 
 
@@ -606,7 +773,7 @@ def test_every_member_is_explained() -> None:
     """Each has a description in the schema, and stands in the tables of the page; so does each word."""
     for name, member, what in members():
         assert what.get("description"), (name, member)
-        assert re.search(rf"^\| (`[^`]+`, )*`([a-z]+(\[\])?\.)?{member}`", PAGE, re.MULTILINE), (name, member)
+        assert re.search(rf"^\| (`[^`]+`, )*`([a-z]+(\[\])?\.)*{member}`", PAGE, re.MULTILINE), (name, member)
     for name, definition in DEFS.items():
         assert definition.get("description"), name
     for schema in _within(DEFS):
@@ -633,7 +800,8 @@ def test_the_examples_are_documents() -> None:
     """What the page shows is what the schema allows, every member included."""
     shown = examples()
 
-    assert [verb for verb, _ in shown] == ["status", "listen", "why", "graph", "wait", "wait"]
+    verbs = [verb for verb, _ in shown]
+    assert verbs == ["status", "listen", "why", "graph", "wait", "wait", "reload", "reload"]
     for verb, document in shown:
         assert faults(document, verb, CLOSED) == [], verb
         assert faults(document, verb) == []
@@ -679,6 +847,14 @@ def test_a_line_of_another_kind_is_no_fault() -> None:
     assert faults({"type": "event", "seq": 1}, "listen") != []
 
 
+DONE = {"plan": NOTHING, "warnings": [], "stale": [], "results": [], "token": 1}
+
+
+def test_the_schema_can_agree() -> None:
+    """What the next test spoils is right as it is."""
+    assert faults(DONE, "reload", CLOSED) == []
+
+
 @pytest.mark.parametrize(
     ("verb", "document"),
     [
@@ -691,6 +867,14 @@ def test_a_line_of_another_kind_is_no_fault() -> None:
         ("wait", {"ok": True, "error": {"code": "failed", "message": ""}, "results": []}),
         ("wait", {"ok": True, "results": [{"job": "web", "ok": False}]}),
         ("wait", {"ok": True, "results": [{"job": "web", "ok": True, "exit": "exit 7"}]}),
+        ("reload", {}),
+        ("reload", {"problems": []}),
+        ("reload", {"plan": NOTHING}),
+        ("reload", {"plan": NOTHING, "problems": ["no"]}),
+        ("reload", {"plan": {}, "warnings": []}),
+        ("reload", {"plan": NOTHING, "warnings": [], "stale": []}),
+        ("reload", {**DONE, "results": [{"job": "web", "ok": False}]}),
+        ("reload", {**DONE, "results": [{"job": "web", "ok": True, "error": {"code": "x", "message": ""}}]}),
     ],
 )
 def test_the_schema_can_refuse(verb: str, document: Any) -> None:
