@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Order:
-    """The edges in both directions. Names that are no jobs are left out."""
+    """The edges in both directions. A name may be that of no job (any more)."""
 
     def __init__(self, specs: Iterable[JobSpec]) -> None:
         ordered = [spec for spec in specs if spec.requires or spec.after]
@@ -24,24 +24,20 @@ class Order:
         self.required_by = _reversed(self.requires)
         self.before = _reversed(self.after)
 
-    def needs(self, name: str) -> list[str]:
-        """All that a job requires, directly or not, the deepest first; itself not."""
-        return _deepest_first(name, self.requires)
+    def needs(self, *names: str) -> dict[str, str]:
+        """All that jobs require, directly or not, the deepest first, each with one that requires it; what
+        was asked for itself not."""
+        found = _deepest_first(names, self.requires)
+        return {name: by for name, by in found.items() if by}
 
     def needed_by(self, name: str, counts: Callable[[str], bool] = lambda _: True) -> list[str]:
         """All that require a job, directly or through jobs that count, the outermost first; itself not."""
-        return _deepest_first(name, self.required_by, counts)
+        return list(_deepest_first((name,), self.required_by, counts))[:-1]
 
     def sort(self, names: Iterable[str]) -> list[str]:
         """The names, each after those of them that it comes after; repeated ones once."""
         wanted = dict.fromkeys(names)
-        found: dict[str, None] = {}
-        for name in wanted:
-            if name not in found:
-                for earlier in (*_deepest_first(name, self.after), name):
-                    if earlier in wanted:
-                        found[earlier] = None
-        return list(found)
+        return [name for name in _deepest_first(wanted, self.after) if name in wanted]
 
 
 def cycle(edges: Mapping[str, Iterable[str]]) -> list[str]:
@@ -79,20 +75,27 @@ def _reversed(edges: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]
 
 
 def _deepest_first(
-    name: str, edges: Mapping[str, tuple[str, ...]], counts: Callable[[str], bool] = lambda _: True
-) -> list[str]:
-    """Depth first, so that what is further along the edges comes before what leads there."""
-    found: dict[str, None] = {}
-    stack = [(name, iter(edges.get(name, ())))]
-    seen = {name}
-    while stack:
-        current, rest = stack[-1]
-        following = next((each for each in rest if each not in seen and counts(each)), None)
-        if following is None:
-            stack.pop()
-            if current != name:
-                found[current] = None
-        else:
-            seen.add(following)
-            stack.append((following, iter(edges.get(following, ()))))
-    return list(found)
+    names: Iterable[str],
+    edges: Mapping[str, tuple[str, ...]],
+    counts: Callable[[str], bool] = lambda _: True,
+) -> dict[str, str]:
+    """Depth first from the names, so that what is further along the edges comes before what leads there.
+    Each is found with the one that led there, a name itself with ""."""
+    found: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    roots = dict.fromkeys(names)
+    for root in roots:
+        if root in seen:
+            continue
+        seen[root] = ""
+        stack = [(root, iter(edges.get(root, ())))]
+        while stack:
+            current, rest = stack[-1]
+            following = next((each for each in rest if each not in seen and counts(each)), None)
+            if following is None:
+                stack.pop()
+                found[current] = "" if current in roots else seen[current]
+            else:
+                seen[following] = current
+                stack.append((following, iter(edges.get(following, ()))))
+    return found

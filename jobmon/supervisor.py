@@ -15,27 +15,22 @@ from jobmon.events import (
     Deliver,
     Finish,
     Happened,
-    Hold,
     Impossible,
     JobResult,
     Next,
     Publish,
-    Release,
     Remove,
     Removed,
     Reply,
-    RequirementLost,
     RestartJob,
-    Shutdown,
     SpecChanged,
-    Start,
     State,
     Stop,
     Timer,
 )
 from jobmon.machine import Job
-from jobmon.order import Order
 from jobmon.spec import Essential, JobType
+from jobmon.turns import Turns
 from jobmon.waiters import Waiters
 from jobmon.waits import ENDED, Quorum
 
@@ -45,14 +40,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobmon.events import Action, Input
+    from jobmon.order import Order
     from jobmon.plan import Plan
     from jobmon.spec import JobSpec
     from jobmon.waits import Condition, Waiter
-
-# A job in one of these may yet become ready, and what comes after it waits for that.
-COMING = frozenset((State.WAITING, State.STARTING, State.BACKOFF))
-# Nothing of it lives, but it would come up by itself.
-PENDING = frozenset((State.WAITING, State.BACKOFF))
 
 TOLD_OF_A_BUG = 20  # events of a job that go with the report of a contradiction
 
@@ -65,11 +56,10 @@ class Supervisor:
         self._past_runs = 0  # of jobs that were removed: the number of a run never comes again
         for spec in specs:
             self._know(spec, now)
-        self.order = Order(job.spec for job in self.jobs.values())
         self.log = EventLog(self.jobs)
         self.wall = wall
-        self.terminating = False
-        self.waiters = Waiters(self.jobs, self._do, lambda name: type(self._leaving.get(name)) is RestartJob)
+        self.waiters = Waiters(self.jobs, self._do, lambda name: type(self.going(name)) is RestartJob)
+        self.turns = Turns(self.jobs, self.feed, self.waiters.give_up)
         self._actions: list[Action] = []
         self._published = 0
         self._live = 0
@@ -80,8 +70,20 @@ class Supervisor:
         self._unready: set[str] | None = None
         self._changed: list[tuple[Job, State]] = []  # what others do not know yet
         self._passing_on = False
-        # What is to go once nothing that needs it lives, and how: Stop, RestartJob, Remove, Shutdown.
-        self._leaving: dict[str, Input] = {}
+
+    @property
+    def order(self) -> Order:
+        """Which job comes before which."""
+        return self.turns.order
+
+    @property
+    def terminating(self) -> bool:
+        """Whether the end has begun."""
+        return self.turns.ending
+
+    def going(self, name: str) -> Input | None:
+        """How a job is to go once nothing that needs it lives; None where nothing waits for that."""
+        return self.turns.leaving.get(name)
 
     def take(self) -> list[Action]:
         """What is to be done, in order; each action is handed out once."""
@@ -96,13 +98,11 @@ class Supervisor:
     def begin(self, now: float) -> None:
         """Start the autostart jobs and what they require. Announce follows when each is launched,
         waiting or given up; AllReady when each is ready, or has failed once: that may go on for ever."""
-        for name in self.order.after:
-            self._refresh(name, now)
+        self.turns.rearrange((), now)
         names = [name for name, job in self.jobs.items() if job.spec.autostart]
         self._unannounced = set(names)
-        self._unready = set(names).union(*(self.order.needs(name) for name in names))
-        for name in self.order.sort(names):
-            self._start(name, "autostart", now)
+        self._unready = {*names, *self.order.needs(*names)}
+        self.turns.start(names, "autostart", now)
         self._announce()
 
     def feed(self, name: str, what: Input, now: float) -> None:
@@ -139,10 +139,6 @@ class Supervisor:
         """Whoever `to` is has gone: nobody waits there any more."""
         self.waiters.drop(to)
 
-    def going(self, name: str) -> Input | None:
-        """How a job is to go once nothing that needs it lives; None where nothing waits for that."""
-        return self._leaving.get(name)
-
     # ---- commands: each is answered exactly once ------------------------------------------
 
     def start(
@@ -169,10 +165,9 @@ class Supervisor:
             if refused is None or refused.code == "already-started":  # the table knows what that comes to
                 wanted.append(name)
         self.waiters.register(waiter, timeout, now)
-        for name in wanted:
-            (self._restart if again else self._start)(name, by, now)
+        (self.turns.restart if again else self.turns.start)(wanted, by, now)
         if not wait and until is None:
-            waiter.settle(JobResult(name) for name in self._leaving)  # it waits for its turn: queued too
+            waiter.settle(JobResult(name) for name in self.turns.leaving)  # it waits for its turn: queued too
         self._see(waiter, now)
 
     def restart(
@@ -201,8 +196,7 @@ class Supervisor:
         for name in dict.fromkeys(names):
             self._expect(waiter, name, _refuse_stop(self.jobs[name]), waits.STOP)
         self.waiters.register(waiter, timeout, now)
-        for name in reversed(self.order.sort(names)):  # else the end of one could be the start of the next
-            self._stop_in_order(name, Stop(at_once, by), now)
+        self.turns.stop(names, Stop(at_once, by), now)
         self._see(waiter, now)
 
     def wait(
@@ -248,20 +242,12 @@ class Supervisor:
             return
         for spec in (*plan.added, *(change.spec for change in plan.changed)):
             self._adopt(spec, now)
-        self.order = Order(job.spec for job in self.jobs.values())  # what is removed keeps its place in it
-        for name in reversed(self.order.sort(plan.removed)):
-            self._remove(name, now)
-        for name in list(self.jobs):
-            self._refresh(name, now)
-        for name in self.order.sort(spec.name for spec in plan.added if spec.autostart):
-            self._start(name, by, now)
-        for job in [job for job in self.jobs.values() if job.state is State.WAITING]:
-            self._see_for_what(job, now)
-        for name, what in list(self._leaving.items()):
-            if name in self._leaving:
-                self._stop_in_order(name, what, now)  # others may need it now
-        up = [name for name, job in self.jobs.items() if _stays(job) and name not in self._leaving]
-        stale = [name for name in up if self.jobs[name].stale]
+        hopeless = (*waits.FAIL_AT_THE_END, waits.START)
+        for name in plan.removed:
+            self.waiters.give_up(name, "failed", "was removed", lambda waiter: waiter.name in hopeless)
+        self.turns.rearrange(plan.removed, now)
+        self.turns.start([spec.name for spec in plan.added if spec.autostart], by, now)
+        stale = [name for name, job in self.jobs.items() if job.stale and self.turns.stays(name)]
         if restart and stale:
             self.restart(stale, to, now, wait=True, by=by)
         else:
@@ -296,20 +282,9 @@ class Supervisor:
         """Stop everything, what comes after others before them, and end. A second time: without
         patience and order."""
         if self.terminating:
-            going, self._leaving = self._leaving, {}
-            for name, job in list(self.jobs.items()):
-                if job.alive:
-                    removed = type(going.get(name)) is Remove
-                    self.feed(name, Remove(True) if removed else Stop(True, "shutdown"), now)
+            self.turns.hurry(now)
             return
-        self.terminating = True
-        up = [name for name, job in self.jobs.items() if job.alive and job.next is None]
-        gone = {name: what for name, what in self._leaving.items() if type(what) is Remove}
-        self._leaving = {name: gone.get(name) or Shutdown() for name in up}
-        for name in list(self.jobs):
-            if name not in self._leaving:  # down, or going down: nothing of it is to come again
-                self.feed(name, Shutdown(), now)
-        self._let_leave(up, now)
+        self.turns.end(now)
         for name in self.jobs:
             self._fail_at_the_end(name)
         self._all_told = True
@@ -329,161 +304,10 @@ class Supervisor:
             self._passing_on = False
 
     def _pass_on(self, job: Job, state: State, now: float) -> None:
-        """A job is in another state: what comes after it, what requires it, the daemon."""
-        name = job.spec.name
+        """A job is in another state: what this means to the daemon, and to those in order with it."""
         if state in ENDED:
             self._mind_essential(job, state, now)
-        if self.terminating and job.state in PENDING:
-            self.feed(name, Shutdown(), now)  # it ended before its turn, and will not come back
-        if self._leaving and not _stays(job):
-            self._let_leave((name, *self.order.after.get(name, ())), now)
-        if not self.terminating:
-            if job.state in AT_REST and not job.ready:
-                self._take_down(job, now)
-            elif job.state is State.WAITING:
-                self._see_for_what(job, now)
-        self._refresh_after(name, now)
-
-    def _take_down(self, job: Job, now: float) -> None:
-        """A requirement is stopped or given up: so is what requires it, outermost first."""
-        name, why = job.spec.name, _loss(job)
-        for other in self.order.required_by.get(name, ()):
-            if not self._is_wanted(other):
-                continue
-            if self.jobs[other].state is State.WAITING and job.state in ENDED:
-                self.feed(other, RequirementLost(why), now)
-            else:
-                self._stop_in_order(other, Stop(by=why), now)
-
-    def _see_for_what(self, job: Job, now: float) -> None:
-        """A job begins to wait: not for what does not come."""
-        for need in job.spec.requires:
-            earlier = self.jobs.get(need)
-            if earlier is not None and earlier.state in AT_REST and not earlier.ready:
-                self.feed(job.spec.name, RequirementLost(_loss(earlier)), now)
-                return
-
-    def _refresh(self, name: str, now: float) -> None:
-        """See whether a job has to wait for what it comes after."""
-        job = self.jobs.get(name)
-        if job is None or self.terminating:  # nothing is launched any more
-            return
-        reason = self._reason_to_wait(job)
-        if reason and reason != job.held:
-            self.feed(name, Hold(reason), now)
-        elif not reason and job.held:
-            self.feed(name, Release(), now)
-
-    def _refresh_after(self, name: str, now: float) -> None:
-        for other in self.order.before.get(name, ()):
-            self._refresh(other, now)
-
-    def _reason_to_wait(self, job: Job) -> str:
-        names = []
-        for other in self.order.after.get(job.spec.name, ()):
-            earlier = self.jobs.get(other)
-            if earlier is None or self._is_ready(other):
-                continue
-            if other in job.spec.requires or earlier.state in COMING or self._is_to_return(earlier):
-                names.append(other)
-        return f"waiting for {', '.join(names)}" if names else ""
-
-    def _is_ready(self, name: str) -> bool:
-        """Whether what requires it may be launched: not if its own end waits for theirs."""
-        job = self.jobs.get(name)
-        return job is not None and job.ready and name not in self._leaving
-
-    def _is_to_return(self, job: Job) -> bool:
-        """Whether it goes, or will go, only to come again."""
-        to_restart = type(self._leaving.get(job.spec.name)) is RestartJob
-        return to_restart or job.next in (Next.RESTART, Next.DECIDE)
-
-    def _start(self, name: str, by: str, now: float) -> None:
-        """Start a job, and what it requires."""
-        self._start_requirements(name, now)
-        self._stay(name, now)
-        self._refresh(name, now)
-        self.feed(name, Start(by), now)
-
-    def _restart(self, name: str, by: str, now: float) -> None:
-        """Give a job a new run, and what requires it."""
-        self._start_requirements(name, now)
-        self._stop_in_order(name, RestartJob(by), now)
-
-    def _start_requirements(self, name: str, now: float) -> None:
-        for need in self.order.needs(name):
-            job = self.jobs.get(need)
-            if job is None:
-                continue
-            self._stay(need, now)
-            if not job.ready and job.state not in COMING:
-                self._refresh(need, now)
-                self.feed(need, Start(f"required by {name}"), now)
-
-    def _stay(self, name: str, now: float) -> None:
-        """A stop that waits for its turn is called off: it is wanted up again."""
-        if type(self._leaving.get(name)) is not Stop:
-            return
-        restarted = [need for need in self.order.needs(name) if need in self._leaving]
-        if restarted:  # it has to go for that, and comes back with it
-            self._leaving[name] = RestartJob(f"restart of {restarted[-1]}")
-        else:
-            del self._leaving[name]
-        why = "was started meanwhile"
-        self.waiters.give_up(
-            name, "failed", why, lambda w: name in w.marks and w.marks[name].command == waits.STOP
-        )
-        self._refresh_after(name, now)
-
-    def _stop_in_order(self, name: str, what: Input, now: float) -> None:
-        """Let a job go once nothing that requires it lives; those first. With a restart they come back."""
-        others = self.order.needed_by(name, self._is_wanted)
-        for other in others:
-            self._let_go_first(other, name, what)
-        if type(self._leaving.get(name)) is not Remove or type(what) is Remove:
-            self._queue(name, what)
-        for each in (*others, name):
-            self._refresh_after(each, now)
-        self._let_leave((*others, name), now)
-
-    def _let_go_first(self, name: str, need: str, what: Input) -> None:
-        """A job has to go before `need` does. How it is to go already counts more than how that goes."""
-        pending = type(self._leaving.get(name))
-        at_once = isinstance(what, (Stop, Remove)) and what.now
-        if pending is Remove:
-            self._queue(name, Remove(at_once))
-        elif isinstance(what, RestartJob):
-            if pending is type(None) and _stays(self.jobs[name]):
-                self._queue(name, RestartJob(f"restart of {need}"))
-        elif at_once or pending is not Stop:
-            self._queue(name, Stop(at_once, f"requires {need}, which is to be stopped"))
-
-    def _queue(self, name: str, what: Input) -> None:
-        """A job is to go, once it may. A restart that has not had its turn by then will not have one."""
-        overtaken = type(self._leaving.get(name)) is RestartJob and not isinstance(what, RestartJob)
-        self._leaving[name] = what
-        if overtaken:
-            self.waiters.give_up(name, "failed", "was stopped meanwhile", lambda w: w.has_started(name))
-
-    def _let_leave(self, names: Iterable[str], now: float) -> None:
-        """Let those of them go that are to, and are needed by nothing that lives."""
-        for name in names:
-            if name in self._leaving and not self._is_needed(name):
-                self.feed(name, self._leaving.pop(name), now)
-                self._refresh_after(name, now)
-
-    def _is_needed(self, name: str) -> bool:
-        """Whether it is up, and something else that leaves too has to be gone before it."""
-        job = self.jobs.get(name)
-        if job is None or not (_stays(job) or job.ready):
-            return False
-        edges = self.order.before if self.terminating else self.order.required_by
-        others = edges.get(name, ())
-        return any(other in self.jobs and self.jobs[other].alive for other in others)
-
-    def _is_wanted(self, name: str) -> bool:
-        job = self.jobs.get(name)
-        return job is not None and (job.alive or job.state in PENDING)
+        self.turns.pass_on(job, now)
 
     def _mind_essential(self, job: Job, state: State, now: float) -> None:
         """A job has ended by itself. If the daemon lives for it, that is the daemon's end too."""
@@ -507,15 +331,8 @@ class Supervisor:
         if spec.name not in self.jobs:
             self._know(spec, now)
             return
-        if type(self._leaving.get(spec.name)) is Remove:
-            del self._leaving[spec.name]
+        self.turns.keep(spec.name)
         self.feed(spec.name, SpecChanged(spec), now)
-
-    def _remove(self, name: str, now: float) -> None:
-        """A job is not configured any more: who waits for it to come up does so in vain."""
-        hopeless = (*waits.FAIL_AT_THE_END, waits.START)
-        self.waiters.give_up(name, "failed", "was removed", lambda waiter: waiter.name in hopeless)
-        self._stop_in_order(name, Remove(), now)
 
     def _waiter(self, to: Hashable, until: tuple[str, Condition], quorum: Quorum = Quorum.EACH) -> Waiter:
         return self.waiters.new(to, *until, quorum, self.log.last)
@@ -551,7 +368,7 @@ class Supervisor:
     def _refuse_up(self, job: Job) -> JobResult | None:
         if self.terminating:
             return JobResult(job.spec.name, "terminating", "the supervisor is terminating")
-        if job.next is Next.REMOVE or type(self._leaving.get(job.spec.name)) is Remove:
+        if job.next is Next.REMOVE or type(self.going(job.spec.name)) is Remove:
             return JobResult(job.spec.name, "failed", "is being removed")
         return None
 
@@ -632,13 +449,3 @@ def _refuse_stop(job: Job) -> JobResult | None:
     if job.state in AT_REST and not job.ready:  # a oneshot that has succeeded can be undone
         return JobResult(job.spec.name, "already-stopped", "is already stopped")
     return None
-
-
-def _stays(job: Job) -> bool:
-    """Whether it is up and nothing has told it to go."""
-    return job.alive and job.next is None
-
-
-def _loss(job: Job) -> str:
-    """What the end of a job is for what requires it."""
-    return f"requires {job.spec.name}, which is {job.state.value}" + (f": {job.cause}" if job.cause else "")

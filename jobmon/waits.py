@@ -282,6 +282,10 @@ class Waiter:
         """Whether it waits for a run that it has asked for."""
         return name in self.marks and self.marks[name].command == START
 
+    def has_stopped(self, name: str) -> bool:
+        """Whether it waits for an end that it has asked for."""
+        return name in self.marks and self.marks[name].command == STOP
+
     def look(self, job: Job, now: float) -> JobResult | None:
         """A job has changed, or a time has come: what that means, for `settle`."""
         name = job.spec.name

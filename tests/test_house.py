@@ -35,6 +35,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "machine",
         "waits",
         "waiters",
+        "turns",
         "supervisor",
         "why",
         "jsontext",

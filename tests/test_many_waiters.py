@@ -34,8 +34,8 @@ WEB = {"command": kit.FOR_EVER}
 # What a process's memory does by itself: the log of events grows by some, the allocator rounds. A thousand
 # waiters of which 100 bytes each were kept would be seen after two rounds.
 SLACK_KIB = 192
-# What stays of the first thousand for the next: tables and pages that were never needed before.
-FIRST_KIB = 2048
+# What stays of the first thousand for the next: tables, and arenas of a MiB that were never needed before.
+FIRST_KIB = 3072
 
 
 # ---- the supervisor -------------------------------------------------------------------------------

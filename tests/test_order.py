@@ -114,7 +114,7 @@ def test_the_deepest_first(specs: list[JobSpec], name: str) -> None:
     """What is needed comes in the order in which it can be started; who needs it, in that of stopping."""
     order = Order(specs)
 
-    assert in_order(order.needs(name), requires(specs))
+    assert in_order(list(order.needs(name)), requires(specs))
     assert in_order(order.needed_by(name), backwards(requires(specs)))
 
 
@@ -214,3 +214,14 @@ def test_many_jobs(shape: str) -> None:
     assert len(order.needs(forwards[-1])) == (1 if shape == "fan" else LONG - 1)
     assert cycle(order.after) == []
     assert cycle({**order.after, "0": (forwards[-1],)}) != []
+
+
+@SETTINGS
+@given(acyclic, st.sets(st.sampled_from(NAMES)))
+def test_who_is_needed_by_several(specs: list[JobSpec], names: set[str]) -> None:
+    """What any of them requires, each with one that does; they themselves not."""
+    edges = requires(specs)
+    found = Order(specs).needs(*names)
+
+    assert set(found) == {need for name in names for need in reach(edges).get(name, set())} - names
+    assert all(need in edges[by] and by in {*found, *names} for need, by in found.items())

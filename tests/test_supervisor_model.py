@@ -26,6 +26,7 @@ from jobmon.machine import TABLE, Job
 from jobmon.plan import Change, Plan
 from jobmon.spec import Essential, JobSpec, JobType, Readiness, Restart
 from jobmon.supervisor import Supervisor
+from jobmon.turns import Turns
 from jobmon.waiters import Waiters
 
 if TYPE_CHECKING:
@@ -361,7 +362,7 @@ class Story(RuleBasedStateMachine):
             removed=tuple(name for name in before if name not in after),
             changed=tuple(Change(s) for name, s in after.items() if before.get(name, s) != s),
         )
-        jobs, leaving = self.supervisor.jobs, self.supervisor._leaving
+        jobs, leaving = self.supervisor.jobs, self.supervisor.turns.leaving
         request = self.ask("reload", [], restart, None)
         apart = [job for job in jobs.values() if not restart and not self.is_entangled(job.spec.name, plan)]
         untouched = [(job, job.state, job.run, job.next, job.armed) for job in apart]
@@ -416,14 +417,14 @@ class Story(RuleBasedStateMachine):
         queued = {Next.STOP: (events.Stop, events.Shutdown), Next.RESTART: (events.RestartJob,)}[following]
         if set(names) <= set(self.supervisor.jobs):
             for job in (self.supervisor.jobs[name] for name in set(names) - self.removing):
-                waits_for_turn = isinstance(self.supervisor._leaving.get(job.spec.name), queued)
+                waits_for_turn = isinstance(self.supervisor.turns.leaving.get(job.spec.name), queued)
                 assert job.state in states or job.next is following or waits_for_turn, (
                     "the last command counts"
                 )
 
     def has_what_it_requires(self, names: list[str]) -> None:
         """Right after a start neither it nor what it requires is down, or goes down to stay there."""
-        jobs, leaving = self.supervisor.jobs, self.supervisor._leaving
+        jobs, leaving = self.supervisor.jobs, self.supervisor.turns.leaving
         if not set(names) <= set(jobs):
             return
         for name in set(names) - self.removing:
@@ -660,7 +661,7 @@ class Story(RuleBasedStateMachine):
             assert job.pid == (process.pid if process is not None else None)
             assert (job.leader is not None) == (process is not None and process.leader_status is None)
             assert kernel.timers.get(name) == (None if job.armed is None else (job.token, job.armed))
-            leaves = isinstance(self.supervisor._leaving.get(name), events.Remove)
+            leaves = isinstance(self.supervisor.turns.leaving.get(name), events.Remove)
             assert (name in self.removing) == (leaves or job.next is Next.REMOVE), (
                 "removed, and nothing else, whatever comes"
             )
@@ -725,14 +726,15 @@ class Story(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_for_what_does_not_come(self) -> None:
         """What waits, waits for something on its way; what is down has taken down what requires it."""
-        jobs, leaving = self.supervisor.jobs, self.supervisor._leaving
+        jobs, leaving = self.supervisor.jobs, self.supervisor.turns.leaving
         for name, job in jobs.items():
             earlier = [jobs[other] for other in self.supervisor.order.after.get(name, ()) if other in jobs]
             coming = [j for j in earlier if j.state in (*COMING, *LEAVING) or j.spec.name in leaving]
             assert job.state is not State.WAITING or coming, "somebody is waited for"
             if self.terminating:
                 continue
-            assert bool(job.held) == bool(self.supervisor._reason_to_wait(job)), "held is what has to wait"
+            reason = self.supervisor.turns._reason_to_wait(job)
+            assert bool(job.held) == bool(reason), "held is what has to wait"
             if self.rewired.get(name) == job.run:  # what a reload made it require counts from its next start
                 continue
             lost = [j for j in earlier if j.spec.name in job.spec.requires and j.state in AT_REST]
@@ -743,7 +745,7 @@ class Story(RuleBasedStateMachine):
     @invariant()
     def every_turn_comes(self) -> None:
         """What waits for its turn to be stopped waits for something that goes; what is to return, too."""
-        jobs, leaving, order = self.supervisor.jobs, self.supervisor._leaving, self.supervisor.order
+        jobs, leaving, order = self.supervisor.jobs, self.supervisor.turns.leaving, self.supervisor.order
         edges = order.before if self.terminating else order.required_by
         for name in leaving:
             others = [jobs[other] for other in edges.get(name, ()) if other in jobs]
@@ -849,13 +851,14 @@ def answers_at_once(job: machine.Job, _since: waits.Mark, _now: float) -> events
         (Waiters, "look", lambda *_: None),
         (Waiters, "_dismiss", lambda *_: None),
         (Supervisor, "_look", lambda *_: None),
-        (Supervisor, "_take_down", lambda *_: None),
-        (Supervisor, "_refresh", lambda *_: None),
-        (Supervisor, "_is_needed", lambda *_: False),
-        (Supervisor, "_is_ready", lambda self, name: name in self.jobs and self.jobs[name].ready),
-        (Supervisor, "_start_requirements", lambda *_: None),
-        (Supervisor, "_stay", lambda *_: None),
-        (Supervisor, "_let_go_first", lambda *_: None),
+        (Turns, "_take_down", lambda *_: None),
+        (Turns, "_refresh", lambda *_: None),
+        (Turns, "_is_needed", lambda *_: False),
+        (Turns, "_reason_to_wait", lambda *_: ""),
+        (Turns, "_is_to_return", lambda *_: False),
+        (Turns, "_with_requirements", lambda self, names, _: self.order.sort(names)),
+        (Turns, "_stay", lambda *_: None),
+        (Turns, "_let_go_first", lambda *_: None),
         (Supervisor, "_adopt", lambda *_: None),
         (Waiters, "timer", lambda *_: None),
         (Supervisor, "_refuse_up", lambda *_: None),

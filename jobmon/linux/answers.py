@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jobmon import protocol, waits
 from jobmon.linux import procfs
-from jobmon.supervisor import PENDING
+from jobmon.turns import PENDING
 from jobmon.why import why as causes_of
 
 TYPE_CHECKING = False
