@@ -78,7 +78,8 @@ def remove_cgroup(log: str) -> None:
     """Remove what a killed daemon, whose log (INFO) this is, had made for the cgroups of its jobs."""
     cgroup = re.search(r'a cgroup of its own below="(.*)"', log)
     if cgroup is not None:
-        os.rmdir(cgroup[1])
+        for path, _, _ in os.walk(cgroup[1], topdown=False):
+            os.rmdir(path)
 
 
 class Relay:

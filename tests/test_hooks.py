@@ -532,7 +532,7 @@ def test_web_starts_after_the_migration(migrating: tuple[Shop, kit.Fifo]) -> Non
     shop, _ = migrating
     watch = shop.daemon.watch()
     assert shop.daemon.run_cli("start", "web").code == 0
-    assert tuple(shop.run("migrate-then-restart", "migrate", "web"))[:2] == (0, "")
+    assert tuple(shop.run("migrate-then-restart", "migrate", "web")) == (0, "", "")
 
     watch.find(lambda event: (event.job, event.run, event.state) == ("web", 2, "running"))
     order = [f"{one.job} {one.event} {one.run}" for one in watch.seen if one.event in ("launched", "died")]
@@ -548,11 +548,12 @@ def test_a_migration_that_fails_keeps_web_down(migrating: tuple[Shop, kit.Fifo])
     shop, _ = migrating
     shop.daemon.run_cli("start", "web")
     broken = mark(shop, "broken")
-    code, _, err = shop.run("migrate-then-restart", "migrate", "web", MIGRATION_TIMEOUT="300s")
+    code, out, err = shop.run("migrate-then-restart", "migrate", "web", STABLE="300s", TIMEOUT="600s")
 
-    assert code == 1
-    assert "jobmon: migrate: is failed: exit 4\n" in err
-    assert "web is failed\n  requires migrate, which is failed: exit 4" in err
+    assert (code, out) == (1, "")
+    assert "jobmon: migrate: has died meanwhile (exit 4); it wrote last:\n  | column total exists" in err
+    assert "jobmon: web: is failed: requires migrate, which is failed: exit 4\n" in err
+    assert "\nweb is failed\n  requires migrate, which is failed: exit 4" in err
     assert "requires migrate, which is failed: exit 4" in shop.daemon.run_cli("why", "web").out
     assert shop.served() == ""
 
@@ -586,14 +587,48 @@ def test_a_migration_that_takes_too_long_goes_on(migrating: tuple[Shop, kit.Fifo
     shop.daemon.run_cli("start", "web")
     told.until("begun")
     mark(shop, "slow")
-    code, _, err = shop.run("migrate-then-restart", "migrate", "web", MIGRATION_TIMEOUT="300ms")
+    code, _, err = shop.run("migrate-then-restart", "migrate", "web", TIMEOUT="300ms", REASON="release 7")
 
     assert code == 124
-    assert "web is waiting\n  waiting for migrate" in err
+    assert "jobmon: web: timed out: it is waiting\n" in err
+    assert "\nweb is waiting\n  waiting for migrate" in err
+    assert "release 7" in err
     waiting = shop.daemon.start_cli("wait", "web", "--for", "ready")
     with open(shop.go, "w", encoding="utf-8") as go:
         go.write("go\n")
     assert shop.end(waiting).code == 0
+    assert shop.served() == "one"
+
+
+def test_a_migration_when_the_daemon_goes_away(migrating: tuple[Shop, kit.Fifo]) -> None:
+    """75, at once."""
+    shop, told = migrating
+    mark(shop, "slow")
+    process = shop.start("migrate-then-restart", "migrate", "web")
+    told.until("begun")
+    pid = shop.daemon.pipe().get_pid("migrate")
+    shop.daemon.process.kill()
+    code, _, err = shop.end(process)
+    assert pid is not None
+    kit.end_orphan(pid)
+    e2e.crash(shop.daemon)
+
+    assert code == 75
+    assert err.startswith("jobmon: the daemon at ")
+
+
+def test_a_migration_that_the_old_program_can_live_with(daemon: Make) -> None:
+    """With `after` the restart of the oneshot returns when it has succeeded or failed, and web runs on."""
+    migrate = {"type": "oneshot", "command": "test ! -e ../broken"}
+    shop = Shop(daemon, {"after": ["migrate"]}, migrate=migrate)
+    shop.begin()
+    well = shop.run("jobmon", "restart", "--timeout", "300s", "--", "migrate")
+    mark(shop, "broken")
+    badly = shop.run("jobmon", "restart", "--timeout", "300s", "--", "migrate")
+
+    assert tuple(well) == (0, "", "")
+    assert (badly.code, badly.err) == (1, "jobmon: migrate: is failed: exit 1\n")
+    assert [(job.job, job.run) for job in shop.daemon.pipe().status()] == [("web", 1), ("migrate", 2)]
     assert shop.served() == "one"
 
 

@@ -122,7 +122,7 @@ VERBS = {
             MANY,
             "stop jobs, start them again and wait until they are ready",
             (_WAIT, _NO_WAIT, _TIMEOUT, _REASON),
-            "A job that is stopped is just started. What requires them is taken down and brought back.\n\n"
+            "A job that is stopped is just started. What requires them is restarted too, in order.\n\n"
             "    jobmon restart web --wait stable:20s --timeout 90s",
         ),
         Verb(
@@ -204,13 +204,15 @@ VERBS = {
             "wait until jobs change between running and stopped, or for COND",
             (
                 ("--for", "COND", "what to wait for, see below"),
-                ("--any", "", "until it is so for one of the jobs, not for all at the same moment"),
+                ("--any", "", "until it is so for one of the jobs, even if others were given up"),
                 _TIMEOUT,
                 ("--since", "TOKEN", "count changes from event TOKEN on, which --no-wait has printed"),
                 ("--propagate", "", "with exited and one job: exit as it has, 128+n for signal n"),
                 ("--json", "", "say as JSON what it came to; what CMD prints goes to standard error"),
             ),
             "COND is one of\n" + _CONDITIONS + "\n\n"
+            "It is to be so for all of the jobs at the same moment. Any death ends `stable`; after --since,\n"
+            "with CMD, and with --wait of another verb, only one that nobody asked for.\n\n"
             "Prints nothing, and why on standard error when it can be so no more (exit 1, at once) or the\n"
             "time is over (124). The daemon watches: no change after the call is missed. CMD is started\n"
             "once that is sure; when CMD fails so does the wait (exit 1), and it ends no sooner than CMD.",
