@@ -763,6 +763,7 @@ def test_who_pushes_may_go_away(shop: Shop, pushed: Repositories) -> None:
     old = shop.points_at
     told, go = shop.daemon.fifo("told"), shop.daemon.fifo("go")
     pushed.commit("bad", 'echo begun >"$TOLD"; read -r _ <"$GO"; exit 3')
+    ours = kit.children_of(os.getpid())
     push = pushed.start_push()
     told.until("begun")
     push.kill()
@@ -771,6 +772,8 @@ def test_who_pushes_may_go_away(shop: Shop, pushed: Repositories) -> None:
     shop.end(push)
     with open(os.path.join(shop.base, "push.lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # when the hook has ended
+    for orphan in kit.children_of(os.getpid()) - ours:
+        os.waitpid(orphan, 0)
 
     assert (shop.points_at, shop.served()) == (old, "one")
 
