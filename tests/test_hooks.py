@@ -607,7 +607,7 @@ def test_a_migration_when_the_daemon_goes_away(migrating: tuple[Shop, kit.Fifo])
     process = shop.start("migrate-then-restart", "migrate", "web")
     told.until("begun")
     pid = shop.daemon.pipe().get_pid("migrate")
-    shop.daemon.process.kill()
+    shop.daemon.stop(signal.SIGKILL)
     code, _, err = shop.end(process)
     assert pid is not None
     kit.end_orphan(pid)
