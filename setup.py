@@ -47,6 +47,7 @@ setup(
     extras_require={
         "test": [
             "hypothesis>=6.100",
+            "jsonschema>=4.18",
             "mypy>=1.10",
             "pytest>=8",
             "pytest-timeout>=2.3",

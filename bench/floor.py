@@ -1,7 +1,8 @@
 """The floor: the least that a supervisor in Python can be, as a reference beside the real ones.
 
 One epoll, posix_spawn, a pidfd for each child; every death is a new start at once. It answers JobMon 0.7's
-status command on a UNIX socket and stops everything on SIGTERM. No policy, no configuration, no errors.
+status command on a UNIX socket, and `wait` when the job dies, and stops everything on SIGTERM. No policy, no
+configuration, no errors.
 Usage: floor.py SOCKET COUNT COMMAND
 """
 
@@ -19,6 +20,7 @@ epoll = select.epoll()
 jobs: dict[str, int] = {}  # name -> pid
 pidfds: dict[int, str] = {}  # pidfd -> name
 clients: dict[int, socket.socket] = {}
+waiting: dict[str, list[tuple[socket.socket, int]]] = {}  # name -> who waits for its end, by which request
 stopping = False
 wakeup, wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -37,17 +39,34 @@ def died(fd: int) -> None:
     os.waitpid(jobs.pop(name), 0)
     if not stopping:
         start(name)
+    told: dict[socket.socket, bytes] = {}
+    for client, number in waiting.pop(name, ()):
+        reply = {"type": "reply", "id": number, "ok": True, "results": [{"job": name, "ok": True}]}
+        told[client] = told.get(client, b"") + frame(reply)
+    for client, replies in told.items():
+        client.sendall(replies)
+
+
+def frame(message: dict[str, object]) -> bytes:
+    body = json.dumps(message).encode()
+    return len(body).to_bytes(4, "big") + body
 
 
 def answer(client: socket.socket) -> None:
-    data = client.recv(65536)  # one whole request at a time: nobody here pipelines
+    data = client.recv(1 << 20)  # whole requests, always: nobody here sends them in pieces
     if not data:
         epoll.unregister(client)
         del clients[client.fileno()]
         return client.close()
-    name = json.loads(data[4:])["job"]
-    body = json.dumps({"type": 4, "job": name, "is_running": name in jobs, "pid": jobs.get(name)}).encode()
-    return client.sendall(len(body).to_bytes(4, "big") + body)
+    while data:
+        size = 4 + int.from_bytes(data[:4], "big")
+        request, data = json.loads(data[4:size]), data[size:]
+        if request["type"] == "request":
+            waiting.setdefault(request["jobs"][0], []).append((client, request["id"]))
+        else:
+            name = request["job"]
+            client.sendall(frame({"type": 4, "job": name, "is_running": name in jobs, "pid": jobs.get(name)}))
+    return None
 
 
 def stop() -> None:

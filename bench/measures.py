@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import statistics
 import subprocess
 import time
@@ -19,6 +21,7 @@ from session import Session
 Samples = dict[str, list[float]]
 
 LIBRARIES = {"jobmon": str(peers.JobMon.python), "supervisord": str(peers.Supervisord.python)}  # for ask.py
+WAITERS, WAITING_CONNECTIONS = 1000, 10
 YOUNG_S = 1.2  # runit and s6 hold a service back that dies within 1 s of its start
 
 
@@ -64,6 +67,7 @@ MEASURES = (
     Measure("requests", "1/s", (Limit(15, "supervisord", at_least=True),)),
     Measure("requests-100", "1/s", ()),
     Measure("library", "1/s", ()),
+    Measure("wake", "ms", (Limit(5, "floor"),)),
     Measure("client", "ms", (Limit(1.6, "python3 -c pass"), Limit(1 / 3, "supervisord"))),
 )
 NAMES = tuple(measure.name for measure in MEASURES)
@@ -112,8 +116,8 @@ class Run:
             self.idle()
         if self.wanted & {"requests", "library"}:
             self.answers(self.fleet_jobs, {"requests": raw_requests, "library": library_requests})
-        if self.wanted & {"requests-100", "client"}:
-            self.answers(self.idle_jobs, {"requests-100": raw_requests})
+        if self.wanted & {"requests-100", "wake", "client"}:
+            self.answers(self.idle_jobs, {"requests-100": raw_requests, "wake": wake_waiters})
 
     def sessions(self, stack: ExitStack, jobs: int, wanted: list[Peer]) -> dict[str, Session]:
         """A daemon of each peer, all at once."""
@@ -203,6 +207,42 @@ def raw_requests(session: Session, seconds: float) -> float | None:
             count += 1
         session.peer.check_reply(reply)
         return count / (now - began)
+
+
+def wake_waiters(session: Session, _seconds: float) -> float | None:
+    """SIGKILL to a job for which many wait, to the last answer: milliseconds."""
+    peer, job = session.peer, session.place.names[-1]
+    if peer.wait_request(job, 1) is None:
+        return None
+    with ExitStack() as stack:
+        connections = [stack.enter_context(session.connect()) for _ in range(WAITING_CONNECTIONS)]
+        for connection in connections:
+            numbers = range(1, WAITERS // WAITING_CONNECTIONS + 1)
+            connection.sendall(b"".join(peer.wait_request(job, number) or b"" for number in numbers))
+            connection.sendall(peer.status_request(session.place, job) or b"")
+            status = json.loads(receive(connection, 1)[4:])  # all that came before it is registered
+        killed_ns = session.kill(status["pid"])
+        told = [receive(connection, len(numbers)) for connection in connections]
+        told_ns = time.monotonic_ns()
+    if sum(replies.count(b'"error"') for replies in told):
+        raise session.error(f"did not wake everybody: {told[0]!r}")
+    session.successor_ns(status["pid"])
+    return (told_ns - killed_ns) / 1e6
+
+
+def receive(connection: socket.socket, frames: int) -> bytes:
+    """So many replies."""
+    data, end = b"", 0
+    while frames:
+        if len(data) < end + 4 or len(data) < end + 4 + int.from_bytes(data[end : end + 4], "big"):
+            more = connection.recv(1 << 20)
+            if not more:
+                raise system.BenchError("a connection was closed while replies were awaited")
+            data += more
+        else:
+            end += 4 + int.from_bytes(data[end : end + 4], "big")
+            frames -= 1
+    return data
 
 
 def clients(run: Run, sessions: dict[str, Session]) -> None:

@@ -63,6 +63,10 @@ class Peer:
         """The bytes that ask for one job's status on the socket, where it can be asked at all."""
         return None
 
+    def wait_request(self, job: str, number: int) -> bytes | None:
+        """The bytes that ask to be told of the next end of a job, in a request of that number."""
+        return None
+
     def whole_reply(self, data: bytes) -> bool:
         """Whether these bytes are a whole reply."""
         return len(data) >= 4 and len(data) == 4 + int.from_bytes(data[:4], "big")
@@ -81,6 +85,11 @@ def frame(body: dict[str, object]) -> bytes:
     """One message of JobMon's wire: a length of 4 bytes, then JSON."""
     text = json.dumps(body, separators=(",", ":")).encode()
     return len(text).to_bytes(4, "big") + text
+
+
+def wait_frame(job: str, number: int) -> bytes:
+    """A request for the next change of a job."""
+    return frame({"type": "request", "id": number, "command": "wait", "jobs": [job]})
 
 
 class JobMon(Peer):
@@ -124,6 +133,9 @@ class JobMon(Peer):
     def status_request(self, place: Place, job: str) -> bytes:
         return frame({"type": 1, "job": job, "command": 5})
 
+    def wait_request(self, job: str, number: int) -> bytes:
+        return wait_frame(job, number)
+
     def status_command(self, place: Place, job: str) -> list[str]:
         return [str(self.program), "status", job]
 
@@ -147,6 +159,9 @@ class Floor(Peer):
 
     def status_request(self, place: Place, job: str) -> bytes:
         return frame({"type": 1, "job": job, "command": 5})
+
+    def wait_request(self, job: str, number: int) -> bytes:
+        return wait_frame(job, number)
 
 
 class ServiceDirectories(Peer):

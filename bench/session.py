@@ -124,13 +124,23 @@ class Session:
     def kill_job(self, least_age_s: float) -> float:
         """SIGKILL the oldest job, once it is `least_age_s` old: the seconds to its successor's beginning."""
         pid = min(self.began, key=lambda pid: self.began[pid])
-        age_s = (time.monotonic_ns() - self.began.pop(pid)) / 1e9
+        age_s = (time.monotonic_ns() - self.began[pid]) / 1e9
         time.sleep(max(0.0, least_age_s - age_s))
+        killed_ns = self.kill(pid)
+        return (self.successor_ns(pid) - killed_ns) / 1e9
+
+    def kill(self, pid: int) -> int:
+        """SIGKILL a job: when that was, in nanoseconds. Its successor has to be waited for."""
+        del self.began[pid]
         killed_ns = time.monotonic_ns()
         os.kill(pid, system.SIGKILL)
+        return killed_ns
+
+    def successor_ns(self, pid: int) -> int:
+        """When the successor of a killed job began."""
         for began_ns, successor in self.reports.read(PATIENCE_S):
             self.began[successor] = began_ns
-            return (began_ns - killed_ns) / 1e9
+            return began_ns
         raise self.error(f"started no successor of job {pid}")
 
     def supervisors(self) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 
 from jobmon.records import Record
-from jobmon.spec import JobSpec, Restart
+from jobmon.spec import JobSpec, JobType, Restart
 
 # What the daemon itself lacks when a spawn fails; it says nothing about the job.
 SHORTAGES = frozenset((errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
@@ -54,7 +54,11 @@ def judge(spec: JobSpec, death: Death, past: Past, now: float) -> Verdict:
 
 
 def _wanted(spec: JobSpec, death: Death) -> bool:
-    if death.shortage or spec.restart is Restart.ALWAYS:
+    if death.shortage:
+        return True
+    if spec.type is JobType.ONESHOT and death.ok:
+        return False
+    if spec.restart is Restart.ALWAYS:
         return True
     return spec.restart is Restart.ON_FAILURE and not death.ok
 

@@ -11,6 +11,7 @@ import os
 
 from jobmon.errors import (
     AddressError,
+    ConfigError,
     ConnectionLost,
     DaemonUnreachable,
     JobError,
@@ -261,13 +262,24 @@ class CommandPipe:
 
     # ---- the verbs of the command line
 
-    def start(self, *jobs: str, wait: bool = True, timeout: float | None = None, reason: str = "") -> int:
-        """Start jobs and wait until all are running. Returns the number of the latest event before.
+    def start(
+        self,
+        *jobs: str,
+        wait: bool = True,
+        timeout: float | None = None,
+        reason: str = "",
+        condition: str = "",
+        duration: float = 0.0,
+    ) -> int:
+        """Start jobs and wait until all are ready, or until `condition` holds for each (see `wait`).
+        Returns the number of the latest event before.
 
         Raises:
             WaitTimeout: they were not within `timeout` seconds; they are not stopped for it.
         """
-        return self._command("start", jobs, wait=wait, timeout=timeout, reason=reason)
+        return self._command(
+            "start", jobs, wait=wait, condition=condition, duration=duration, timeout=timeout, reason=reason
+        )
 
     def stop(
         self,
@@ -276,13 +288,35 @@ class CommandPipe:
         wait: bool = True,
         timeout: float | None = None,
         reason: str = "",
+        condition: str = "",
+        duration: float = 0.0,
     ) -> int:
-        """Stop jobs and wait until nothing of them is left; `now`: by SIGKILL, without patience."""
-        return self._command("stop", jobs, now=now, wait=wait, timeout=timeout, reason=reason)
+        """Stop jobs, and first what requires them, and wait until nothing of them is left (or for
+        `condition`); `now`: by SIGKILL, without patience."""
+        return self._command(
+            "stop",
+            jobs,
+            now=now,
+            wait=wait,
+            condition=condition,
+            duration=duration,
+            timeout=timeout,
+            reason=reason,
+        )
 
-    def restart(self, *jobs: str, wait: bool = True, timeout: float | None = None, reason: str = "") -> int:
-        """Give jobs a new run, and wait until all are running."""
-        return self._command("restart", jobs, wait=wait, timeout=timeout, reason=reason)
+    def restart(
+        self,
+        *jobs: str,
+        wait: bool = True,
+        timeout: float | None = None,
+        reason: str = "",
+        condition: str = "",
+        duration: float = 0.0,
+    ) -> int:
+        """Give jobs a new run, and wait until all are ready (or for `condition`)."""
+        return self._command(
+            "restart", jobs, wait=wait, condition=condition, duration=duration, timeout=timeout, reason=reason
+        )
 
     def status(self, *jobs: str, tree: bool = False) -> list[JobStatus]:
         """What is known of these jobs, or of all; with `tree`, also what each of their processes runs."""
@@ -307,17 +341,59 @@ class CommandPipe:
             raise RemoteProtocolError('a reply to list has no "jobs"')
         return jobs
 
-    def wait(self, *jobs: str, timeout: float | None = None) -> None:
-        """Wait until every one of these jobs has changed from running to stopped or back.
+    def wait(
+        self,
+        *jobs: str,
+        condition: str = "changed",
+        duration: float = 0.0,
+        any: bool = False,  # noqa: A002 - the verb's word
+        since: int | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, int | str | None]:
+        """Wait until a condition holds for all of these jobs at the same moment, or for `any` of them.
+
+        The conditions are those of docs/protocol.md, `duration` is the seconds of "stable". Changes
+        count from now, or from the event number `since`. Returns the jobs that it holds for; with
+        "exited" each with how its run ended: an exit code, the name of a signal, or "unknown".
 
         Raises:
-            WaitTimeout: they had not within `timeout` seconds.
+            WaitTimeout: it did not within `timeout` seconds.
+            JobError: it cannot any more.
         """
-        self._command("wait", jobs, timeout=timeout)
+        if not jobs:
+            raise TypeError("wait needs the name of a job")
+        details = {"any": any, "since": since, "timeout": timeout}
+        return ends_of(self.request("wait", jobs, condition=condition, duration=duration, **details))
 
     def signal(self, signal: str | int, *jobs: str, all: bool = False) -> None:  # noqa: A002 - the verb's word
         """Send a signal, by name or number, to the first process of jobs, or to `all` of theirs."""
         self._command("signal", jobs, signal=str(signal), all=all)
+
+    def reload(self, *, dry_run: bool = False, restart: bool = False) -> dict[str, Any]:
+        """Let the daemon read its configuration again and go by it; returns the "plan" (docs/protocol.md).
+
+        With `dry_run` it only says what would change; with `restart` what is stale gets a new run, and this
+        returns when that is ready.
+
+        Raises:
+            ConfigError: something is wrong with it, and nothing was changed. `problems` are lines.
+        """
+        return dict(self.request("reload", dry_run=dry_run, restart=restart))
+
+    def graph(self) -> dict[str, dict[str, Any]]:
+        """Each job with "state", "ready", and the jobs that it "requires" or comes "after"."""
+        jobs = self.request("graph").get("jobs")
+        if type(jobs) is not dict or not all(type(job) is dict for job in jobs.values()):
+            raise RemoteProtocolError('a reply to graph has no "jobs"')
+        return jobs
+
+    def why(self, job: str) -> dict[str, Any]:
+        """Why a job is as it is: "causes", the nearest first, and the last "events" of it."""
+        try:
+            (told,) = self.request("why", (job,))["jobs"]
+            return dict(told)
+        except (KeyError, TypeError, ValueError):
+            raise RemoteProtocolError("a reply to why makes no sense") from None
 
     def info(self) -> dict[str, Any]:
         """What the daemon says of itself: pid, version, config, control, event, started."""
@@ -325,13 +401,32 @@ class CommandPipe:
 
     # ---- requests
 
+    def fileno(self) -> int:
+        """A descriptor for select and poll: readable when a reply, or the end, may have come."""
+        return self._link.fileno()
+
+    def answered(self, number: int) -> bool:
+        """Whether the reply to an earlier request has come."""
+        return number in self._replies
+
+    def refused(self, number: int) -> bool:
+        """Whether it has come and says no."""
+        return number in self._replies and not self._replies[number].ok
+
+    def receive(self, patience: float | None = None) -> None:
+        """Wait for the next reply, and keep it for `collect`."""
+        message = self._link.receive(patience)
+        if not isinstance(message, ReplyMessage):
+            raise RemoteProtocolError(f"the daemon sent a {type(message).__name__} instead of a reply")
+        self._replies[message.id] = message
+
     def request(
         self, command: str, jobs: tuple[str, ...] | None = None, **arguments: Any
     ) -> Mapping[str, Any]:
         """Send a request as docs/protocol.md has it and return what its reply says.
 
         Raises:
-            JobError: it says no.
+            JobError: it says no. (ConfigError, when that is what is wrong.)
         """
         return self.collect(self.submit(command, jobs, **arguments), patience_for(command, arguments))
 
@@ -348,10 +443,7 @@ class CommandPipe:
             JobError: it says no.
         """
         while number not in self._replies:
-            message = self._link.receive(patience)
-            if not isinstance(message, ReplyMessage):
-                raise RemoteProtocolError(f"the daemon sent a {type(message).__name__} instead of a reply")
-            self._replies[message.id] = message
+            self.receive(patience)
         reply = self._replies.pop(number)
         if not reply.ok:
             raise refusal(reply.rest)
@@ -367,6 +459,7 @@ class CommandPipe:
 def patience_for(command: str, arguments: Mapping[str, Any]) -> float | None:
     """How many seconds an answer may take before the daemon counts as stuck; None for ever."""
     waits = command == "wait" or (command in ("start", "stop", "restart") and arguments.get("wait", True))
+    waits = waits or (command == "reload" and arguments.get("restart", False))
     if not waits:
         return PATIENCE
     timeout = arguments.get("timeout")
@@ -380,24 +473,43 @@ _ERRORS: dict[str, type[JobError]] = {
 }
 
 
-def refusal(rest: Mapping[str, Any]) -> JobError:
+def refusal(rest: Mapping[str, Any]) -> JobError | ConfigError:
     """The exception that a reply which is not ok stands for."""
     error = rest["error"]
     code, message, job = error["code"], error["message"], error.get("job")
+    if code == "invalid":
+        return ConfigError(tuple(map(str, rest.get("problems") or (message,))))
     try:
         results = tuple(_result(one) for one in rest.get("results", ()))
+        stderr, first = lists_of(rest, "stderr"), lists_of(rest, "first")
     except (KeyError, TypeError):
         raise RemoteProtocolError("the results of a reply make no sense") from None
     if not results and isinstance(job, str):
         results = ((job, code, message),)
     told = "; ".join(f"{job}: {what}" for job, bad, what in results if bad)
-    return _ERRORS.get(code, JobError)(told or message, code, results)
+    refused = _ERRORS.get(code, JobError)(told or message, code, results)
+    refused.stderr, refused.first, refused.reply = stderr, first, rest
+    return refused
+
+
+def lists_of(reply: Mapping[str, Any], key: str) -> dict[str, tuple[str, ...]]:
+    """What the results of a reply say under `key`, by job: "first" or "stderr", where they say it."""
+    found = {str(one["job"]): one.get(key) for one in reply.get("results", ())}
+    return {job: tuple(map(str, value)) for job, value in found.items() if value}
 
 
 def _result(one: Mapping[str, Any]) -> tuple[str, str, str]:
     if one["ok"]:
         return str(one["job"]), "", ""
     return str(one["job"]), str(one["error"]["code"]), str(one["error"]["message"])
+
+
+def ends_of(reply: Mapping[str, Any]) -> dict[str, int | str | None]:
+    """The jobs of a reply to wait, each with how its run ended, if that was asked for."""
+    try:
+        return {str(one["job"]): one.get("exit") for one in reply["results"] if one["ok"]}
+    except (KeyError, TypeError, AttributeError):
+        raise RemoteProtocolError("a reply to wait makes no sense") from None
 
 
 def _pidfd_of(pid: object) -> int | None:

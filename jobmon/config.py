@@ -11,6 +11,7 @@ from jobmon import config_keys, spec
 from jobmon.config_kinds import Context, Wrong, join, nearest, path_text, show, text_fault
 from jobmon.errors import ConfigError
 from jobmon.jsontext import Document, escape, quote
+from jobmon.order import cycle
 from jobmon.records import Record
 
 TYPE_CHECKING = False
@@ -148,6 +149,7 @@ class _Loader:
         else:
             supervisor = self._broken_master(source)
         self._include(path, source, supervisor.include_dirs)
+        self._check_order()
         if len(self._jobs) > spec.MAX_JOBS:
             self._wrong(source, (), f"{len(self._jobs)} jobs: {spec.MAX_JOBS} are the limit")
         self._raise()
@@ -326,7 +328,50 @@ class _Loader:
             self._wrong(source, path, 'has no "command", and every job needs one', key=True)
         elif "command" in fields and name not in self._jobs:
             fields.setdefault("working_dir", self._context.base)
+            if fields.get("type") is not spec.JobType.ONESHOT:
+                fields.setdefault("start_timeout", spec.START_TIMEOUT)
+            self._check_readiness(source, path, fields)
             self._jobs[name] = spec.JobSpec(name=name, **fields)
+
+    def _check_readiness(self, source: _Source, path: Path, fields: dict[str, Any]) -> None:
+        """Ways to be ready that this job cannot go."""
+        how = fields.get("ready")
+        if fields.get("type") is spec.JobType.ONESHOT:
+            if how is not None:
+                message = "a oneshot is ready when it has succeeded, and can have no other way"
+                self._wrong(source, (*path, "ready"), message)
+            if fields.get("watchdog") is not None:
+                self._wrong(source, (*path, "watchdog"), "is for services; a oneshot has its start-timeout")
+        elif how is not None and how.kind == "log":
+            streams = {fields.get(stream, "/dev/null") for stream in ("stdout", "stderr")}
+            if streams <= {"/dev/null", "inherit"}:
+                message = "needs a stdout or stderr that is a file, to look for the line in"
+                self._wrong(source, (*path, "ready", "log"), message)
+
+    # ---- order ----
+
+    def _check_order(self) -> None:
+        """Names that are no jobs, and jobs that wait for each other."""
+        edges: dict[str, tuple[str, ...]] = {}
+        for name, job in self._jobs.items():
+            known = []
+            for key, others in (("after", job.after), ("requires", job.requires)):
+                for other in others:
+                    if other in self._owners:
+                        known.append(other)
+                    else:
+                        self._no_such_job(name, key, other)
+            if known:
+                edges[name] = tuple(known)
+        found = cycle(edges)
+        if found:
+            way = " -> ".join(quote(name) for name in found)
+            self._wrong(self._owners[found[0]], ("jobs", found[0]), f"comes after itself: {way}", key=True)
+
+    def _no_such_job(self, name: str, key: str, other: str) -> None:
+        meant = nearest(other, self._owners)
+        advice = f"; did you mean {quote(meant)}?" if meant else ""
+        self._wrong(self._owners[name], ("jobs", name, key), f"there is no job {quote(other)}{advice}")
 
     def _job_name(self, source: _Source, path: Path, name: str) -> None:
         owner = self._owners.setdefault(name, source)

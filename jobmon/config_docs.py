@@ -68,8 +68,8 @@ def _property(row: Key) -> Schema:
 def reference() -> str:
     """The whole text of docs/configuration.md."""
     return _TEXT.format(
-        supervisor=_table(SUPERVISOR),
-        job=_table(JOB),
+        supervisor=_table(SUPERVISOR, "new daemon"),
+        job=_table(JOB, "next run"),
         socket_bytes=spec.SOCKET_PATH_BYTES,
         max_jobs=f"{spec.MAX_JOBS:,}",
         name_bytes=f"{spec.JOB_NAME_BYTES:,}",
@@ -77,11 +77,12 @@ def reference() -> str:
     )
 
 
-def _table(rows: tuple[Key, ...]) -> str:
-    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+def _table(rows: tuple[Key, ...], later: str) -> str:
+    lines = ["| key | type | default | a change counts | meaning |", "|---|---|---|---|---|"]
     for row in rows:
         default = "mandatory" if row.required else f"`{dumps(row.default)}`"
-        lines.append(f"| `{row.name}` | {row.kind.words} | {default} | {row.meaning} |")
+        counts = "at once" if row.hot else later
+        lines.append(f"| `{row.name}` | {row.kind.words} | {default} | {counts} | {row.meaning} |")
     return "\n".join(lines)
 
 
@@ -142,6 +143,9 @@ Names of jobs may hold any character but NUL, and are unique in all files togeth
 The globs of `include-dirs` are looked at in their order, the files of each sorted by name. A file
 that several globs find is read once, and the master never as a job file. `*`, `?` and `[...]` match
 within one directory, and no leading dot.
+
+All of it can be read again while the daemon runs, with `jobmon reload` ([reload.md](reload.md)). The
+column *a change counts* says what a new value means then.
 
 ## The supervisor
 

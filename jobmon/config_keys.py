@@ -16,10 +16,12 @@ from jobmon.config_kinds import (
     Environment,
     Flag,
     Globs,
+    JobNames,
     Kind,
     Names,
     Number,
     Port,
+    Ready,
     Signal,
     Stream,
     nearest,
@@ -45,6 +47,9 @@ RESTART = Choice(
 ESSENTIAL = Choice(
     {False: spec.Essential.NO, True: spec.Essential.YES, "on-failure": spec.Essential.ON_FAILURE}
 )
+PATIENCE = Number(0, spec.MAX_SECONDS, "a number of seconds", null="for ever")
+JOB_NAMES = JobNames()
+JOB_TYPE = Choice({kind.value: kind for kind in spec.JobType})
 SCOPE = Choice({scope.value: scope for scope in spec.KillScope})
 LOG_LEVEL = Choice(
     {
@@ -76,6 +81,11 @@ class Key(Record):
     def field(self) -> str:
         """The field of the spec that holds it."""
         return self.name.replace("-", "_")
+
+    @property
+    def hot(self) -> bool:
+        """Whether a change counts at once when it is read again; else for the next run, or daemon."""
+        return self.field not in (*spec.OF_A_RUN, *spec.OF_A_DAEMON)
 
 
 SUPERVISOR = (
@@ -193,7 +203,7 @@ JOB = (
         "autostart",
         FLAG,
         False,
-        "Is it started with the daemon?",
+        "Is it started with the daemon, or when a reload has brought it?",
         also=("auto-start", "enabled"),
     ),
     Key(
@@ -253,6 +263,54 @@ JOB = (
         'with `"on-failure"` only a failure; a stop that somebody asked for never does. The other jobs are '
         "stopped, and the daemon's exit code is the job's: 0 for a success, 128+n for signal n, "
         "126 or 127 if it could not be executed.",
+    ),
+    Key(
+        "type",
+        JOB_TYPE,
+        "service",
+        "A service serves until it is stopped. A oneshot does a piece of work: it is ready when it has "
+        "succeeded and stays so until it is run again; `restart` applies to its failures only, and it "
+        "has no start-timeout unless one is given.",
+    ),
+    Key(
+        "ready",
+        Ready(Number(0.01, spec.MAX_SECONDS, "a number of seconds")),
+        None,
+        'How it shows that it is ready (without it, being launched is enough): `{"notify": true}` by '
+        'sd_notify(3); `{"fd": N}` by a newline on descriptor N; `{"exec": CMD}`, '
+        '`{"tcp": "HOST:PORT"}`, `{"http": URL}` when that succeeds, tried every `interval` (1) seconds '
+        'with a `timeout` (5) for each; `{"log": REGEX}` by a line of its own stdout or stderr, where those '
+        'are files. With tcp, `"owned": true` asks that a process of the job itself listens there. Hosts '
+        'are numbers or localhost.',
+        also=("readiness",),
+    ),
+    Key(
+        "start-timeout",
+        PATIENCE,
+        60,
+        "How long it may take to become ready. After that it is stopped, and `restart` decides.",
+    ),
+    Key(
+        "watchdog",
+        Number(0.01, spec.MAX_SECONDS, "a number of seconds", null="none"),
+        None,
+        "Once it is ready, `WATCHDOG=1` is expected from it (sd_notify(3)) at least this often. Silence is "
+        "a failure: it is stopped, and `restart` decides.",
+    ),
+    Key(
+        "after",
+        JOB_NAMES,
+        [],
+        "Jobs that it comes after: if one of them is on its way up, this one waits for it to be ready. At "
+        "a shutdown it is stopped before them.",
+    ),
+    Key(
+        "requires",
+        JOB_NAMES,
+        [],
+        "Jobs that it needs: as `after`; they are started with it, and it is stopped when one of them is "
+        "stopped or given up (not when one dies and is started again).",
+        also=("depends", "depends-on", "dependencies"),
     ),
     Key(
         "description",

@@ -1,14 +1,36 @@
-"""The exceptions of JobMon. Everything that JobMon raises on purpose is a `JobMonError`."""
+"""The exceptions of JobMon, each a `JobMonError`, and the codes of its refusals."""
 
 from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+# The codes of a refusal, from bad to worse.
+CODES = (
+    "already-started",
+    "already-stopped",
+    "not-running",
+    "timeout",
+    "failed",
+    "could-not-start",
+    "terminating",
+    "not-permitted",
+    "no-such-job",
+    "invalid",
+    "unknown-command",
+    "bad-request",
+)
+
+
+def worst(codes: list[str]) -> str:
+    """Of several codes the one that names the whole; empty where there is none."""
+    return max(codes, key=CODES.index, default="")
 
 
 class JobMonError(Exception):
     """The base of all of them."""
-
-
-class Bug(JobMonError):
-    """JobMon contradicted itself. Never a user's fault."""
 
 
 class ConfigError(JobMonError):
@@ -60,8 +82,14 @@ class JobError(JobMonError):
     """A command about jobs was refused or failed.
 
     `code` is the protocol's word for it. `results` are (job, code, message) for each job of a
-    command that named several; the code is empty where it was done.
+    command that named several; the code is empty where it was done. `stderr` are the last lines that
+    the runs of jobs wrote to standard error, where that is a file; `first` is what was stopped before
+    a job because it requires it; `reply` is all that the daemon said.
     """
+
+    stderr: dict[str, tuple[str, ...]]
+    first: dict[str, tuple[str, ...]]
+    reply: Mapping[str, Any]
 
     def __init__(
         self, message: str = "", code: str = "failed", results: tuple[tuple[str, str, str], ...] = ()
@@ -69,6 +97,9 @@ class JobError(JobMonError):
         super().__init__(message)
         self.code = code
         self.results = results
+        self.stderr = {}
+        self.first = {}
+        self.reply = {}
 
 
 class NoSuchJobError(JobError, NameError):

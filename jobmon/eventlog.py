@@ -1,28 +1,41 @@
-"""The last events, numbered, for everybody who listens at his own pace. No I/O."""
+"""The last events, numbered, for everybody who listens at his own pace. No I/O.
+
+Of each job the last few are kept for longer, however much happens to others: packed, as there may
+be thousands of jobs to which nothing has happened for a month.
+"""
 
 from __future__ import annotations
 
-from jobmon.lean import deque
+from collections import deque
+
+from jobmon.events import HAPPENINGS, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from jobmon.events import State
+    from collections.abc import Container, Iterator
 
     # seq, unix time, job, kind (events.HAPPENINGS), state, run, pid, cause
     Event = tuple[int, float, str, str, State, int, int | None, str]
 
 KEPT_EVENTS = 10_000
+KEPT_OF_EACH = 10
+KEPT_CAUSE = 100  # characters of the cause of an old event
+
+_STATES = tuple(State)
 
 
 class EventLog:
-    """A ring of KEPT_EVENTS events. Numbers begin at 1 and have no gaps."""
+    """A ring of KEPT_EVENTS events. Numbers begin at 1 and have no gaps.
 
-    __slots__ = ("_ring", "last")
+    Of the events that leave the ring, the last KEPT_OF_EACH of every one of `jobs` stay.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_jobs", "_old", "_ring", "last")
+
+    def __init__(self, jobs: Container[str] = ()) -> None:
+        self._jobs = jobs
         self._ring: deque[Event] = deque(maxlen=KEPT_EVENTS)
+        self._old: dict[str, bytes] = {}
         self.last = 0
 
     @property
@@ -34,8 +47,15 @@ class EventLog:
         self, time: float, job: str, kind: str, state: State, run: int, pid: int | None, cause: str
     ) -> None:
         """Append one event at the unix `time` (seconds)."""
+        ring = self._ring
+        if len(ring) == ring.maxlen and ring[0][2] in self._jobs:
+            self._keep(ring[0])
         self.last += 1
-        self._ring.append((self.last, time, job, kind, state, run, pid, cause))
+        ring.append((self.last, time, job, kind, state, run, pid, cause))
+
+    def forget(self, job: str) -> None:
+        """Nobody will ask for the old events of a job any more."""
+        self._old.pop(job, None)
 
     def holds(self, seq: int) -> bool:
         """Whether somebody who has seen everything up to `seq` has missed nothing."""
@@ -46,8 +66,38 @@ class EventLog:
         told = [f"{e[1]:.3f} {e[3]}: {e[4].value}, run {e[5]}, {e[7]}" for e in self._ring if e[2] == job]
         return tuple(told[-length:])
 
+    def of(self, job: str) -> list[Event]:
+        """The last KEPT_OF_EACH events of a job, oldest first. What is old has the number 0, its time in
+        milliseconds, and may have lost the end of its cause."""
+        recent: list[Event] = []
+        for event in reversed(self._ring):
+            if event[2] == job:
+                recent.append(event)
+                if len(recent) == KEPT_OF_EACH:
+                    break
+        old = [_unpacked(job, line) for line in self._old.get(job, b"").split(b"\n") if line]
+        return [*old, *reversed(recent)][-KEPT_OF_EACH:]
+
     def after(self, seq: int) -> Iterator[Event]:
         """The events after `seq`, oldest first. Read it before the next `add`."""
         ring = self._ring
         for index in range(max(seq - self.first + 1, 0), len(ring)):
             yield ring[index]
+
+    def _keep(self, event: Event) -> None:
+        lines = [line for line in self._old.get(event[2], b"").split(b"\n") if line]
+        lines.append(_packed(event))
+        self._old[event[2]] = b"\n".join(lines[-KEPT_OF_EACH:])
+
+
+def _packed(event: Event) -> bytes:
+    _, time, _, kind, state, run, pid, cause = event
+    place = f"{HAPPENINGS.index(kind)}{_STATES.index(state)}"
+    told = cause[:KEPT_CAUSE].replace("\n", " ")
+    return f"{place} {int(time * 1000):x} {run:x} {pid or 0:x} {told}".encode()
+
+
+def _unpacked(job: str, line: bytes) -> Event:
+    place, time, run, pid, cause = line.decode().split(" ", 4)
+    kind, state = HAPPENINGS[int(place[0])], _STATES[int(place[1])]
+    return 0, int(time, 16) / 1000, job, kind, state, int(run, 16), int(pid, 16) or None, cause

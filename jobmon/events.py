@@ -23,6 +23,7 @@ class State(Enum):
     """Where a job is. The values are the words of the wire."""
 
     STOPPED = "stopped"
+    WAITING = "waiting"
     STARTING = "starting"
     RUNNING = "running"
     STOPPING = "stopping"
@@ -79,7 +80,25 @@ class SpecChanged(Input):
 
 
 class Remove(Input):
-    """A reload no longer has it."""
+    """A reload no longer has it; `now` means without patience."""
+
+    now: bool = False
+
+
+class Hold(Input):
+    """What it comes after is not ready: it must not be launched now. `reason` says for what."""
+
+    reason: str
+
+
+class Release(Input):
+    """Nothing keeps it from being launched any more."""
+
+
+class RequirementLost(Input):
+    """What it needs was given up while it waited for it."""
+
+    reason: str
 
 
 class Shutdown(Input):
@@ -223,7 +242,7 @@ class Happened(JobAction):
     cause: str
 
 
-HAPPENINGS = ("launched", "died", "restarting", "state", "removed", "terminated")
+HAPPENINGS = ("launched", "died", "restarting", "state", "signalled", "removed", "terminated")
 
 
 class Warn(JobAction):
@@ -255,15 +274,19 @@ class JobResult(Record):
     job: str
     code: str = ""
     message: str = ""
+    status: Status = None  # how its run ended, where that was asked for
+    ended: bool = False
 
 
 class Announce(Action):
     """Every autostart job is launched or has failed to be: the daemon is up."""
 
 
+class AllReady(Action):
+    """Every autostart job is ready, or will not be."""
+
+
 class Finish(Action):
     """Everything is down after a shutdown: the engine may end, with an exit code or 128 + a signal."""
 
     code: int | str = 0
-
-

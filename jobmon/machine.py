@@ -19,6 +19,7 @@ from jobmon.events import (
     Disarm,
     Exited,
     Happened,
+    Hold,
     Impossible,
     Input,
     Kill,
@@ -27,8 +28,10 @@ from jobmon.events import (
     Next,
     ProcessInput,
     Ready,
+    Release,
     Remove,
     Removed,
+    RequirementLost,
     RestartJob,
     SendSignal,
     Shutdown,
@@ -45,7 +48,7 @@ from jobmon.events import (
     WatchdogExpired,
 )
 from jobmon.records import Record
-from jobmon.spec import JobSpec
+from jobmon.spec import OF_A_RUN, JobSpec, JobType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     Cell = Callable[["Job", Any, float], None]
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as a shell says it
+LATE, SILENT, IMPATIENT = "start-timeout", "watchdog", "kill-timeout"  # causes that are known by name
 MAX_KILL_INTERVAL = 60.0  # seconds between SIGKILLs to a process that does not die
 
 
@@ -65,38 +69,51 @@ class Job:
         "_actions",
         "_interval",
         "_kept",
-        "_last_pid",
+        "_last",
         "_reports_ready",
+        "_restarts_itself",
         "armed",
         "cause",
+        "deaths",
+        "endings",
         "exit_code",
+        "held",
+        "launches",
         "leader",
+        "losses",
         "next",
         "past",
         "pid",
+        "ran",
         "restarts",
         "result",
         "run",
         "since",
         "spawn_error",
         "spec",
-        "stale",
         "state",
+        "status",
         "token",
+        "wanted",
     )
 
-    def __init__(self, spec: JobSpec, now: float = 0.0) -> None:
+    def __init__(self, spec: JobSpec, now: float = 0.0, run: int = 0) -> None:
         self.spec = spec
+        self.ran = spec  # what the last run was launched with
         self.state = State.STOPPED
         self.next: Next | None = None
-        self.run = 0
+        self.run = run
         self.pid: int | None = None  # while anything of the run lives
         self.leader: int | None = None  # the same, while its first process lives
         self.token = 0
         self.armed: float | None = None
         self.past = _NO_PAST
+        self.launches = 0  # processes that came to be
+        self.deaths = 0  # runs of which nothing was left
+        self.losses = 0  # those of them that nobody has asked for, but for the success of a oneshot
+        self.endings = 0  # times that it was given up, or ended for good by itself
+        self.status: Status = None  # of the last death
         self.restarts = 0
-        self.stale = False
         self.result = ""
         self.cause = ""
         self.spawn_error = ""
@@ -104,14 +121,31 @@ class Job:
         self.exit_code: int | str = 0  # what its end means for the daemon's, if it is essential
         self._kept: _Kept | None = None
         self._interval = 0.0
-        self._last_pid: int | None = None
         self._reports_ready = False
+        self._restarts_itself = False
+        self._last: tuple[int, int | None] = (0, None)  # run and pid of the last process
+        self.held = ""  # for what it has to wait before it may be launched
+        self.wanted = ""  # who or what asked for its latest launch, or for the one that is to come
         self._actions: list[Action] = []
 
     @property
     def alive(self) -> bool:
         """Whether a process of it may live."""
         return self.state in LIVE
+
+    @property
+    def ready(self) -> bool:
+        """Whether what requires it may run: it serves, or it is a oneshot that has succeeded."""
+        return self.state is (State.EXITED if self.ran.type is JobType.ONESHOT else State.RUNNING)
+
+    @property
+    def stale(self) -> tuple[str, ...]:
+        """The keys of its configuration that a reload has changed since its run was launched."""
+        then, now = self.ran, self.spec
+        if then is now or not self.alive:
+            return ()
+        changed = [field for field in OF_A_RUN if getattr(then, field) != getattr(now, field)]
+        return tuple(field.replace("_", "-") for field in changed)
 
     def step(self, what: Input, now: float) -> list[Action]:
         """Take one input at `now` (CLOCK_MONOTONIC seconds); return what is to be done, in order."""
@@ -147,13 +181,16 @@ class Job:
         if state not in LEAVING:
             self.next = None
             self._kept = None
-        pid = self._last_pid if kind == "died" else self.pid
-        self._do(Changed(self.spec.name, self.run, pid, before, state, cause))
+        self._do(Changed(self.spec.name, *self._whose(kind), before, state, cause))
         if kind != "state" or state is not State.STARTING:
             self._happened(kind)
 
     def _happened(self, kind: str) -> None:
-        self._do(Happened(self.spec.name, kind, self.state, self.run, self.pid, self.cause))
+        self._do(Happened(self.spec.name, kind, self.state, *self._whose(kind), self.cause))
+
+    def _whose(self, kind: str) -> tuple[int, int | None]:
+        """Run and pid that are spoken of: of a death the last process, even if a run follows at once."""
+        return self._last if kind == "died" else (self.run, self.pid)
 
     def _arm(self, delay: float, now: float) -> None:
         self.token += 1
@@ -161,9 +198,13 @@ class Job:
         self._do(Arm(self.spec.name, self.token, self.armed))
 
     def _spawn(self, now: float, cause: str, kind: str = "state") -> None:
-        self.run += 1
-        self._reports_ready = self.spec.ready is not None
         self.spawn_error = ""
+        if self.held:
+            self._enter(State.WAITING, now, self.held, kind)
+            return
+        self.run += 1
+        self.ran = self.spec
+        self._reports_ready = self.spec.ready is not None or self.spec.type is JobType.ONESHOT
         self._enter(State.STARTING, now, cause, kind, self.spec.start_timeout)
         self._do(Spawn(self.spec.name, self.run, self.spec))
 
@@ -181,18 +222,22 @@ class Job:
     def _gone(self) -> str:
         """The process is gone: what listeners call the transition that follows."""
         had_process, self.pid, self.leader = self.pid is not None, None, None
-        self.stale = False
+        self._restarts_itself = False
+        self.deaths += had_process
         return "died" if had_process else "state"
 
     def _decide(self, death: Death, now: float, cause: str, kind: str, code: Status) -> None:
-        verdict = judge(self.spec, death, self.past, now)
+        spec = self.spec if self.spec.type is self.ran.type else self.spec.replace(type=self.ran.type)
+        verdict = judge(spec, death, self.past, now)
         self.past = verdict.past
+        self.losses += kind == "died" and not (death.ok and spec.type is JobType.ONESHOT)
         self.result = f"{cause}, gave up after {verdict.past.failures} restarts" if verdict.gave_up else cause
         if verdict.delay is not None:
             self._enter(State.BACKOFF, now, cause, kind, verdict.delay)
         else:
             fine = death.ok and not verdict.gave_up
             self.exit_code = 0 if fine else code or 1  # never 0 for a failure
+            self.endings += 1
             self._enter(State.EXITED if fine else State.FAILED, now, self.result, kind)
 
     def _leave(self, now: float, cause: str) -> None:
@@ -250,6 +295,8 @@ def keep(job: Job, what: Input, now: float) -> None:
 def spawn(job: Job, what: Start | RestartJob, now: float) -> None:
     """spawn"""
     job.past = _begin_anew(job.past)
+    job._restarts_itself = False
+    job.wanted = what.by
     job._spawn(now, what.by)
 
 
@@ -257,6 +304,32 @@ def settle(job: Job, what: Stop | Shutdown, now: float) -> None:
     """-> stopped"""
     if job.state is not State.STOPPED:
         job._enter(State.STOPPED, now, _by(what))
+
+
+def hold(job: Job, what: Hold, now: float) -> None:
+    """= (held)"""
+    job.held = what.reason
+    if job.state is State.WAITING:
+        job.cause = what.reason
+
+
+def release(job: Job, what: Release, now: float) -> None:
+    """= (free)"""
+    job.held = ""
+
+
+def go(job: Job, what: Release, now: float) -> None:
+    """spawn"""
+    job.held = ""
+    job._spawn(now, f"{job.wanted}; its requirements are ready")
+
+
+def lose(job: Job, what: RequirementLost, now: float) -> None:
+    """failed(requirement)"""
+    job.result = what.reason
+    job.exit_code = 1
+    job.endings += 1
+    job._enter(State.FAILED, now, what.reason)
 
 
 def halt_stop(job: Job, what: Stop | Shutdown, now: float) -> None:
@@ -270,12 +343,16 @@ def halt_stop(job: Job, what: Stop | Shutdown, now: float) -> None:
 def halt_restart(job: Job, what: RestartJob, now: float) -> None:
     """halt(RESTART)"""
     job.past = _begin_anew(job.past)
+    job.wanted = what.by
     job._halt(Next.RESTART, now, what.by)
 
 
 def halt_remove(job: Job, what: Remove, now: float) -> None:
     """halt(REMOVE)"""
-    job._halt(Next.REMOVE, now, "removed")
+    if what.now:
+        job._kill(Next.REMOVE, now, "removed")
+    else:
+        job._halt(Next.REMOVE, now, "removed")
 
 
 def halt_decide(job: Job, what: LeaderDied | WatchdogExpired | Timer, now: float) -> None:
@@ -284,7 +361,7 @@ def halt_decide(job: Job, what: LeaderDied | WatchdogExpired | Timer, now: float
         job.leader = None
         kept = _Kept(job._death(what.status), describe(what.status), what.status)
     else:
-        kept = _Kept(Death(False), "start-timeout" if isinstance(what, Timer) else "watchdog", 1)
+        kept = _Kept(Death(False), LATE if isinstance(what, Timer) else SILENT, 1)
     job._halt(Next.DECIDE, now, kept.cause)
     job._kept = kept
 
@@ -299,12 +376,15 @@ def next_stop(job: Job, what: Stop | Shutdown, now: float) -> None:
 def next_restart(job: Job, what: Start | RestartJob, now: float) -> None:
     """next=RESTART"""
     job.past = _begin_anew(job.past)
+    job.wanted = what.by
     _set_next(job, Next.RESTART)
 
 
 def next_remove(job: Job, what: Remove, now: float) -> None:
     """next=REMOVE"""
     job.next = Next.REMOVE
+    if what.now and job.state is State.STOPPING:
+        job._kill(Next.REMOVE, now, "removed")
 
 
 def adopt_spec(job: Job, what: SpecChanged, now: float) -> None:
@@ -312,15 +392,9 @@ def adopt_spec(job: Job, what: SpecChanged, now: float) -> None:
     job.spec = what.spec
 
 
-def adopt_spec_stale(job: Job, what: SpecChanged, now: float) -> None:
-    """new spec, stale"""
-    job.spec = what.spec
-    job.stale = True
-
-
 def adopt_spec_wanted(job: Job, what: SpecChanged, now: float) -> None:
     """new spec; REMOVE becomes STOP"""
-    adopt_spec_stale(job, what, now)
+    job.spec = what.spec
     if job.next is Next.REMOVE:
         job.next = Next.STOP
 
@@ -334,7 +408,12 @@ def forget(job: Job, what: Remove, now: float) -> None:
 
 def launched(job: Job, what: Launched, now: float) -> None:
     """= (a process exists)"""
-    job.pid = job.leader = job._last_pid = what.pid
+    job.pid = job.leader = what.pid
+    job._last = (job.run, job.pid)
+    job.launches += 1
+    if job._restarts_itself:
+        job._restarts_itself = False
+        job._happened("restarting")
     job._happened("launched")
 
 
@@ -364,6 +443,7 @@ def decide_spawn(job: Job, what: SpawnFailed, now: float) -> None:
 
 def decide(job: Job, what: Exited, now: float) -> None:
     """decide"""
+    job.status = what.status
     job._decide(job._death(what.status), now, describe(what.status), job._gone(), what.status)
 
 
@@ -374,12 +454,13 @@ def leave_spawn(job: Job, what: SpawnFailed, now: float) -> None:
 
 def leave(job: Job, what: Exited, now: float) -> None:
     """leave"""
+    job.status = what.status
     job._leave(now, describe(what.status))
 
 
 def out_of_patience(job: Job, what: Timer, now: float) -> None:
     """kill(next)"""
-    job._kill(job.next or Next.STOP, now, "kill-timeout")
+    job._kill(job.next or Next.STOP, now, IMPATIENT)
 
 
 def kill_again(job: Job, what: Timer, now: float) -> None:
@@ -396,7 +477,9 @@ def retry(job: Job, what: Timer, now: float) -> None:
     if waited:
         job.past = job.past.replace(penalty_end=now)
     job.restarts += 1
-    job._spawn(now, "penalty over" if waited else "restart", "restarting")
+    job._restarts_itself = True
+    job.wanted = "penalty over" if waited else "restart"
+    job._spawn(now, job.wanted)
 
 
 def _set_next(job: Job, following: Next) -> None:
@@ -419,12 +502,24 @@ def _row(**cells: Cell) -> dict[State, Cell]:
     return row | {State(name): cell for name, cell in cells.items()}
 
 
+def _everywhere(cell: Cell) -> dict[State, Cell]:
+    """A row that is the same in every state."""
+    return dict.fromkeys(State, cell)
+
+
 TABLE: dict[type[Input], dict[State, Cell]] = {
     Start: _row(
-        down=spawn, starting=keep, running=keep, stopping=next_restart, killing=next_restart, backoff=spawn
+        down=spawn,
+        waiting=keep,
+        starting=keep,
+        running=keep,
+        stopping=next_restart,
+        killing=next_restart,
+        backoff=spawn,
     ),
     Stop: _row(
         down=settle,
+        waiting=settle,
         starting=halt_stop,
         running=halt_stop,
         stopping=next_stop,
@@ -433,6 +528,7 @@ TABLE: dict[type[Input], dict[State, Cell]] = {
     ),
     RestartJob: _row(
         down=spawn,
+        waiting=keep,
         starting=halt_restart,
         running=halt_restart,
         stopping=next_restart,
@@ -441,14 +537,16 @@ TABLE: dict[type[Input], dict[State, Cell]] = {
     ),
     SpecChanged: _row(
         down=adopt_spec,
-        starting=adopt_spec_stale,
-        running=adopt_spec_stale,
+        waiting=adopt_spec,
+        starting=adopt_spec,
+        running=adopt_spec,
         stopping=adopt_spec_wanted,
         killing=adopt_spec_wanted,
         backoff=adopt_spec,
     ),
     Remove: _row(
         down=forget,
+        waiting=forget,
         starting=halt_remove,
         running=halt_remove,
         stopping=next_remove,
@@ -457,12 +555,16 @@ TABLE: dict[type[Input], dict[State, Cell]] = {
     ),
     Shutdown: _row(
         down=settle,
+        waiting=settle,
         starting=halt_stop,
         running=halt_stop,
         stopping=next_stop,
         killing=next_stop,
         backoff=settle,
     ),
+    Hold: _everywhere(hold),
+    Release: _everywhere(release) | {State.WAITING: go},
+    RequirementLost: _row(waiting=lose),
     Launched: _row(starting=launched, stopping=launched, killing=launched),
     Spawned: _row(starting=spawned, stopping=keep, killing=keep),
     Ready: _row(starting=ready, running=keep, stopping=keep, killing=keep),

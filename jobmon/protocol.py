@@ -44,22 +44,7 @@ CLIENT, CONTROL, EVENTS = "client", "control", "events"
 MAX_NUMBER = (1 << 63) - 1
 MAX_TIMEOUT = 10 * 365 * 86400.0
 
-# The codes of a refusal, from bad to worse: the worst of several results is that of the reply.
-CODES = (
-    "already-started",
-    "already-stopped",
-    "not-running",
-    "timeout",
-    "failed",
-    "could-not-start",
-    "terminating",
-    "not-permitted",
-    "no-such-job",
-    "unknown-command",
-    "bad-request",
-)
-
-CONDITIONS = ("changed",)
+CONDITIONS = ("changed", "running", "ready", "restarted", "stable", "stopped", "exited", "settled")
 
 
 class Message(Record):
@@ -94,10 +79,16 @@ class Request(Message):
     timeout: float | None = None
     reason: str = ""
     now: bool = False
-    condition: str = "changed"
+    condition: str = ""
+    duration: float = 0.0
+    any: bool = False
+    since: int | None = None
+    acts: bool = False
     signal: str = ""
     all: bool = False
     tree: bool = False
+    dry_run: bool = False
+    restart: bool = False
 
     def body(self) -> dict[str, Any]:
         """The JSON object of it: what its command takes and what is not the default."""
@@ -175,6 +166,8 @@ class JobStatus(Record):
     `until` is when the present state ends by itself: a backoff, the patience of a stop.
     `next` is what follows the present stop. `processes` is None where nobody has counted. `tree` is
     there when it was asked for: pid, parent's pid and command line of each process, its leader first.
+    `says` is what it has said of itself (STATUS= of sd_notify(3)). `stale` are the keys of its
+    configuration that were changed under its run, which does not heed them.
     """
 
     job: str
@@ -190,6 +183,8 @@ class JobStatus(Record):
     processes: int | None = None
     description: str = ""
     tree: tuple[tuple[int, int, str], ...] | None = None
+    says: str = ""
+    stale: tuple[str, ...] = ()
 
     def body(self) -> dict[str, Any]:
         """The JSON object of it."""
@@ -293,19 +288,15 @@ def failed(
     return ReplyMessage(request_id, False, rest)
 
 
-def result(job: str, code: str = "", message: str = "") -> dict[str, Any]:
-    """One entry of a reply's "results"."""
-    if not code:
-        return {"job": job, "ok": True}
-    return {"job": job, "ok": False, "error": {"code": code, "message": message}}
-
-
-def worst(codes: tuple[str, ...]) -> str:
-    """The code that counts among several; empty when all are."""
-    return max(codes, key=_SEVERITY.__getitem__, default="")
-
-
-_SEVERITY = {"": -1, **{code: rank for rank, code in enumerate(CODES)}}
+def result(
+    job: str, code: str = "", message: str = "", exit_status: int | str | None = None
+) -> dict[str, Any]:
+    """One entry of a reply's "results"; `exit_status` is how the run ended, if that was asked for."""
+    if code:
+        return {"job": job, "ok": False, "error": {"code": code, "message": message}}
+    if exit_status is not None:
+        return {"job": job, "ok": True, "exit": exit_status}
+    return {"job": job, "ok": True}
 
 
 def encode(message: Message, limit: int = MAX_REPLY) -> bytes:
@@ -510,18 +501,21 @@ def _command07(body: Mapping[str, Any]) -> Command07:
 
 # What each command takes, in the order of the wire, and which of that it cannot do without.
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "start": ("jobs", "wait", "timeout", "reason"),
-    "stop": ("jobs", "wait", "timeout", "reason", "now"),
-    "restart": ("jobs", "wait", "timeout", "reason"),
+    "start": ("jobs", "wait", "for", "duration", "timeout", "reason"),
+    "stop": ("jobs", "wait", "for", "duration", "timeout", "reason", "now"),
+    "restart": ("jobs", "wait", "for", "duration", "timeout", "reason"),
     "status": ("jobs", "tree"),
     "list": (),
-    "wait": ("jobs", "for", "timeout"),
+    "wait": ("jobs", "for", "duration", "any", "since", "acts", "timeout"),
     "signal": ("jobs", "signal", "all"),
     "terminate": (),
+    "reload": ("dry-run", "restart"),
     "info": (),
+    "graph": (),
+    "why": ("jobs",),
 }
-_REQUIRED = {"start": 1, "stop": 1, "restart": 1, "wait": 1, "signal": 2}
-_FIELDS = {"for": "condition"}
+_REQUIRED = {"why": 1, "start": 1, "stop": 1, "restart": 1, "wait": 1, "signal": 2}
+_FIELDS = {"for": "condition", "dry-run": "dry_run"}
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "jobs": _names,
     "wait": _flag,
@@ -529,9 +523,15 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "reason": _string,
     "now": _flag,
     "for": _condition,
+    "duration": _timeout,
+    "any": _flag,
+    "since": _count,
+    "acts": _flag,
     "signal": _signal,
     "all": _flag,
     "tree": _flag,
+    "dry-run": _flag,
+    "restart": _flag,
 }
 _ENVELOPE = frozenset(("type", "id", "command"))
 
@@ -613,6 +613,12 @@ def _is_process(value: Any) -> bool:
     return type(value) is list and list(map(type, value)) == [int, int, str]
 
 
+def _keys(value: Any) -> Any:
+    if type(value) is not list or not all(type(key) is str for key in value):
+        raise ValueError("is to be a list of keys")
+    return tuple(value)
+
+
 _STATUS_CHECKS: dict[str, Callable[[Any], Any]] = {
     "job": _string,
     "state": _string,
@@ -627,6 +633,8 @@ _STATUS_CHECKS: dict[str, Callable[[Any], Any]] = {
     "processes": _or_null(_count),
     "description": _string,
     "tree": _or_null(_tree),
+    "says": _string,
+    "stale": _keys,
 }
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CONTROL_PORT = 6666
 DEFAULT_EVENT_PORT = 6667
+START_TIMEOUT = 60.0  # of a service; a oneshot may take its time
 MAX_JOBS = 10_000
 MAX_SECONDS = 10 * 365 * 86400.0
 MAX_RESTARTS = 1_000_000
@@ -103,6 +104,15 @@ class JobSpec(Record):
     after: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     description: str = ""
+
+
+# What a run keeps as it was launched; all else of its job counts as soon as a reload brings it.
+OF_A_RUN = (
+    *("command", "stdin", "stdout", "stderr", "env", "working_dir"),
+    *("kill_scope", "type", "ready", "start_timeout", "watchdog"),
+)
+# The same of the daemon.
+OF_A_DAEMON = ("working_dir", "control_port", "event_port")
 
 
 class SupervisorSpec(Record):

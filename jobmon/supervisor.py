@@ -1,4 +1,4 @@
-"""All jobs: commands and their answers, waiters, the event log, shutdown. No I/O, no clock.
+"""All jobs: commands and their answers, order, the event log, shutdown. No I/O, no clock.
 
 Inputs come by the methods, each with `now` (CLOCK_MONOTONIC seconds); what is to be done
 collects in order and is fetched by `take`.
@@ -9,48 +9,41 @@ from __future__ import annotations
 from jobmon import waits
 from jobmon.eventlog import EventLog
 from jobmon.events import (
-    LEAVING,
+    AT_REST,
+    AllReady,
     Announce,
-    Arm,
     Deliver,
-    Disarm,
     Finish,
     Happened,
     Impossible,
     JobResult,
+    Next,
     Publish,
+    Remove,
     Removed,
     Reply,
     RestartJob,
-    Shutdown,
-    Start,
+    SpecChanged,
     State,
     Stop,
     Timer,
 )
 from jobmon.machine import Job
-from jobmon.spec import Essential
+from jobmon.spec import Essential, JobType
+from jobmon.turns import Turns
+from jobmon.waiters import Waiters
+from jobmon.waits import ENDED, Quorum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
+    from typing import Any
 
     from jobmon.events import Action, Input
+    from jobmon.order import Order
+    from jobmon.plan import Plan
     from jobmon.spec import JobSpec
     from jobmon.waits import Condition, Waiter
-
-ENDED = frozenset((State.EXITED, State.FAILED))
-
-# Which failure names the whole, when a command failed for several jobs: the last of these.
-SEVERITY = (
-    "already-started",
-    "already-stopped",
-    "not-running",
-    "timeout",
-    "failed",
-    "could-not-start",
-    "terminating",
-)
 
 TOLD_OF_A_BUG = 20  # events of a job that go with the report of a contradiction
 
@@ -59,10 +52,14 @@ class Supervisor:
     """The set of jobs. `wall` is what to add to `now` for unix time; the engine keeps it right."""
 
     def __init__(self, specs: Iterable[JobSpec], now: float = 0.0, wall: float = 0.0) -> None:
-        self.jobs = {spec.name: Job(spec, now) for spec in specs}
-        self.log = EventLog()
+        self.jobs: dict[str, Job] = {}
+        self._past_runs = 0  # of jobs that were removed: the number of a run never comes again
+        for spec in specs:
+            self._know(spec, now)
+        self.log = EventLog(self.jobs)
         self.wall = wall
-        self.terminating = False
+        self.waiters = Waiters(self.jobs, self._do, lambda name: type(self.going(name)) is RestartJob)
+        self.turns = Turns(self.jobs, self.feed, self.waiters.give_up)
         self._actions: list[Action] = []
         self._published = 0
         self._live = 0
@@ -70,10 +67,23 @@ class Supervisor:
         self._finished = False
         self._exit_code: int | str = 0
         self._unannounced: set[str] | None = None
-        self._waiters: dict[int, Waiter] = {}
-        self._waiting: dict[Hashable, Waiter] = {}
-        self._watching: dict[str, dict[int, Waiter]] = {}
-        self._last_key = 0
+        self._unready: set[str] | None = None
+        self._changed: list[tuple[Job, State]] = []  # what others do not know yet
+        self._passing_on = False
+
+    @property
+    def order(self) -> Order:
+        """Which job comes before which."""
+        return self.turns.order
+
+    @property
+    def terminating(self) -> bool:
+        """Whether the end has begun."""
+        return self.turns.ending
+
+    def going(self, name: str) -> Input | None:
+        """How a job is to go once nothing that needs it lives; None where nothing waits for that."""
+        return self.turns.leaving.get(name)
 
     def take(self) -> list[Action]:
         """What is to be done, in order; each action is handed out once."""
@@ -86,11 +96,13 @@ class Supervisor:
     # ---- what happens ---------------------------------------------------------------------
 
     def begin(self, now: float) -> None:
-        """Start the autostart jobs; Announce follows when each is launched or has failed."""
+        """Start the autostart jobs and what they require. Announce follows when each is launched,
+        waiting or given up; AllReady when each is ready, or has failed once: that may go on for ever."""
+        self.turns.rearrange((), now)
         names = [name for name, job in self.jobs.items() if job.spec.autostart]
         self._unannounced = set(names)
-        for name in names:
-            self.feed(name, Start("autostart"), now)
+        self._unready = {*names, *self.order.needs(*names)}
+        self.turns.start(names, "autostart", now)
         self._announce()
 
     def feed(self, name: str, what: Input, now: float) -> None:
@@ -98,7 +110,7 @@ class Supervisor:
         job = self.jobs.get(name)
         if job is None:
             return
-        was_alive, was_ended = job.alive, job.state in ENDED
+        was_alive, before, following = job.alive, job.state, job.next
         actions = job.step(what, now)
         self._live += job.alive - was_alive
         for action in actions:
@@ -110,25 +122,22 @@ class Supervisor:
                 self._actions.append(action.replace(history=self.log.history(name, TOLD_OF_A_BUG)))
             else:
                 self._actions.append(action)
-        self._look(job, now)  # before its end becomes everybody's: who waits hears how it ended
-        if job.state in ENDED and not was_ended:
-            self._mind_essential(job, now)
+        if actions or job.next is not following:
+            self._look(job, now)  # before its end becomes everybody's: who waits hears how it ended
+            if job.state is not before or job.next is not following or name not in self.jobs:
+                self._changed.append((job, job.state))
+                self._pass_all_on(now)
 
     def timer(self, key: object, token: int, now: float) -> None:
         """What was armed for `key` fired."""
         if isinstance(key, str):
             self.feed(key, Timer(token), now)
-        elif isinstance(key, int) and (waiter := self._waiters.get(key)) is not None:
-            waiter.timed = False
-            for name in list(waiter.pending):
-                waiter.settle(JobResult(name, "timeout", f"timed out: it is {self._plight(name)}"))
-            self._answer(waiter)
+        else:
+            self.waiters.timer(key, now)
 
     def drop(self, to: Hashable) -> None:
         """Whoever `to` is has gone: nobody waits there any more."""
-        waiter = self._waiting.get(to)
-        if waiter is not None:
-            self._dismiss(waiter)
+        self.waiters.drop(to)
 
     # ---- commands: each is answered exactly once ------------------------------------------
 
@@ -138,27 +147,34 @@ class Supervisor:
         to: Hashable,
         now: float,
         *,
+        again: bool = False,
         wait: bool = False,
+        until: tuple[str, Condition] | None = None,
         timeout: float | None = None,
         by: str = "start",
     ) -> None:
-        """Start jobs; answered when launched (or queued behind a stop), with `wait` when running."""
-        condition = waits.up if wait else waits.launched
-        self._command(names, to, now, Start(by), condition, timeout, self._refuse_start)
+        """Start jobs, after what they require; `again`: also those that are up. Answered when they are
+        launched (or queued), with `wait` when they are ready, with `until` when that condition holds."""
+        if self._unknown(names, to):
+            return
+        waiter = self._waiter(to, until or (waits.START, waits.up if wait else waits.launched))
+        wanted = []
+        for name in self.order.sort(names):
+            refused = self._refuse_up(self.jobs[name]) or (None if again else _refuse_start(self.jobs[name]))
+            self._expect(waiter, name, refused, waits.START)
+            if refused is None or refused.code == "already-started":  # the table knows what that comes to
+                wanted.append(name)
+        self.waiters.register(waiter, timeout, now)
+        (self.turns.restart if again else self.turns.start)(wanted, by, now)
+        if not wait and until is None:
+            waiter.settle(JobResult(name) for name in self.turns.leaving)  # it waits for its turn: queued too
+        self._see(waiter, now)
 
     def restart(
-        self,
-        names: Sequence[str],
-        to: Hashable,
-        now: float,
-        *,
-        wait: bool = False,
-        timeout: float | None = None,
-        by: str = "restart",
+        self, names: Sequence[str], to: Hashable, now: float, *, by: str = "restart", **how: Any
     ) -> None:
-        """Give jobs a new run; answered as `start` is."""
-        condition = waits.up if wait else waits.launched
-        self._command(names, to, now, RestartJob(by), condition, timeout, self._refuse_restart)
+        """Give jobs a new run, and what requires them too; asked for and answered as `start` is."""
+        self.start(names, to, now, again=True, by=by, **how)
 
     def stop(
         self,
@@ -167,19 +183,86 @@ class Supervisor:
         now: float,
         *,
         wait: bool = False,
+        until: tuple[str, Condition] | None = None,
         timeout: float | None = None,
         at_once: bool = False,
         by: str = "stop",
     ) -> None:
-        """Stop jobs; answered when the signal is sent, with `wait` when the run is gone."""
-        condition = waits.gone if wait else _at_once
-        self._command(names, to, now, Stop(at_once, by), condition, timeout, self._refuse_stop)
+        """Stop jobs, after what requires them. Answered when the signal is sent (or queued), with
+        `wait` when nothing of the run is left, with `until` when that condition holds."""
+        if self._unknown(names, to):
+            return
+        waiter = self._waiter(to, until or (waits.STOP, waits.gone if wait else waits.at_once))
+        for name in dict.fromkeys(names):
+            self._expect(waiter, name, _refuse_stop(self.jobs[name]), waits.STOP)
+        self.waiters.register(waiter, timeout, now)
+        self.turns.stop(names, Stop(at_once, by), now)
+        self._see(waiter, now)
 
-    def wait(self, names: Sequence[str], to: Hashable, now: float, *, timeout: float | None = None) -> None:
-        """Answer when each job has changed between RUNNING and STOPPED."""
-        self._command(names, to, now, None, waits.changed, timeout, self._refuse_wait)
+    def wait(
+        self,
+        names: Sequence[str],
+        to: Hashable,
+        now: float,
+        *,
+        until: tuple[str, Condition] = ("changed", waits.changed),
+        any_of: bool = False,
+        since: int | None = None,
+        fresh: bool = True,
+        timeout: float | None = None,
+    ) -> None:
+        """Answer when a condition holds for all jobs at the same moment, or for one with `any_of`.
 
-    def signal(self, names: Sequence[str], signal: str, to: Hashable, *, every: bool = False) -> None:
+        Edges count from now, or from the event number `since`. `fresh`: the client starts nothing
+        after this that could bring up what is down now.
+        """
+        if self._unknown(names, to):
+            return
+        if since is not None and not self.log.holds(since):
+            why = "is not known any more" if since < self.log.last else "has not happened yet"
+            message = f"event {since} {why}"
+            self._actions.append(Reply(to, False, (), "bad-request", message, self.log.last))
+            return
+        waiter = self._waiter(to, until, Quorum.ANY if any_of else Quorum.ALL)
+        waiter.marks = self._marks(names, since, fresh=fresh and since is None)
+        self.waiters.register(waiter, timeout, now)
+        self._see(waiter, now)
+        for name in waiter.watched if self.terminating else ():
+            self._fail_at_the_end(name)
+
+    def reload(
+        self, plan: Plan, to: Hashable, now: float, *, restart: bool = False, by: str = "reload"
+    ) -> None:
+        """Go by another configuration. What is removed is stopped and forgotten, what is added is started
+        if it starts by itself, all else runs on. Answered when that is ordered; with `restart`, which gives
+        a new run to what is stale, when that is ready."""
+        if self.terminating:
+            message = "the supervisor is terminating"
+            self._actions.append(Reply(to, False, (), "terminating", message, self.log.last))
+            return
+        for spec in (*plan.added, *(change.spec for change in plan.changed)):
+            self._adopt(spec, now)
+        hopeless = (*waits.FAIL_AT_THE_END, waits.START)
+        for name in plan.removed:
+            self.waiters.give_up(name, "failed", "was removed", lambda waiter: waiter.name in hopeless)
+        self.turns.rearrange(plan.removed, now)
+        self.turns.start([spec.name for spec in plan.added if spec.autostart], by, now)
+        stale = [name for name, job in self.jobs.items() if job.stale and self.turns.stays(name)]
+        if restart and stale:
+            self.restart(stale, to, now, wait=True, by=by)
+        else:
+            self.waiters.reply(to, (), self.log.last)
+
+    def signal(
+        self,
+        names: Sequence[str],
+        signal: str,
+        to: Hashable,
+        now: float = 0.0,
+        *,
+        every: bool = False,
+        by: str = "signal",
+    ) -> None:
         """Send a signal to the leaders of jobs, or to every process of theirs."""
         if self._unknown(names, to):
             return
@@ -190,58 +273,90 @@ class Supervisor:
                 results.append(JobResult(name, "not-running", "is not running"))
             else:
                 self._actions.append(Deliver(name, job.run, signal, every))
+                cause = f"{signal}, {by}"
+                self._record(Happened(name, "signalled", job.state, job.run, job.pid, cause), now)
                 results.append(JobResult(name))
-        self._reply(to, results, self.log.last)
+        self.waiters.reply(to, results, self.log.last)
 
     def terminate(self, now: float) -> None:
-        """Stop everything and end. A second time: without patience."""
+        """Stop everything, what comes after others before them, and end. A second time: without
+        patience and order."""
         if self.terminating:
-            self._each(Stop(True, "shutdown"), now, live_only=True)
+            self.turns.hurry(now)
             return
-        self.terminating = True
-        self._each(Shutdown(), now)
+        self.turns.end(now)
+        for name in self.jobs:
+            self._fail_at_the_end(name)
         self._all_told = True
         self._finish(now)
 
+    # ---- what one job's change means to others ----------------------------------------------
+
+    def _pass_all_on(self, now: float) -> None:
+        """Tell of the changes one after the other, those too that come of it: a chain may be long."""
+        if self._passing_on:
+            return
+        self._passing_on = True
+        try:
+            while self._changed:
+                self._pass_on(*self._changed.pop(0), now)
+        finally:
+            self._passing_on = False
+
+    def _pass_on(self, job: Job, state: State, now: float) -> None:
+        """A job is in another state: what this means to the daemon, and to those in order with it."""
+        if state in ENDED:
+            self._mind_essential(job, state, now)
+        self.turns.pass_on(job, now)
+
+    def _mind_essential(self, job: Job, state: State, now: float) -> None:
+        """A job has ended by itself. If the daemon lives for it, that is the daemon's end too."""
+        essential = job.spec.essential
+        failed = state is State.FAILED
+        counts = essential is Essential.YES or (essential is Essential.ON_FAILURE and failed)
+        if counts and not self.terminating:
+            self._exit_code = job.exit_code
+            self.terminate(now)
+
     # ---- inside ---------------------------------------------------------------------------
 
-    def _each(self, what: Input, now: float, *, live_only: bool = False) -> None:
-        for name, job in list(self.jobs.items()):
-            if job.alive or not live_only:
-                self.feed(name, what, now)
+    def _do(self, action: Action) -> None:
+        self._actions.append(action)
 
-    def _command(
-        self,
-        names: Sequence[str],
-        to: Hashable,
-        now: float,
-        what: Input | None,
-        condition: Condition,
-        timeout: float | None,
-        refusal: Callable[[Job], JobResult | None],
-    ) -> None:
-        if self._unknown(names, to):
+    def _know(self, spec: JobSpec, now: float) -> None:
+        self.jobs[spec.name] = Job(spec, now, self._past_runs)
+
+    def _adopt(self, spec: JobSpec, now: float) -> None:
+        """A job is new, or another; or one that was to be removed is wanted again."""
+        if spec.name not in self.jobs:
+            self._know(spec, now)
             return
-        self._last_key += 1
-        waiter = waits.Waiter(self._last_key, to, condition, self.log.last)
-        wanted = []
-        for name in dict.fromkeys(names):
-            job = self.jobs[name]
-            refused = refusal(job)
-            if refused is not None:
-                waiter.settle(refused)
-            else:
-                waiter.pending[name] = waits.mark(job)
-            if refused is None or refused.code != "terminating":
-                wanted.append(name)  # "already": the table knows what that comes to
-        self._register(waiter, timeout, now)
-        for name in wanted:
-            if what is not None:
-                self.feed(name, what, now)
-            else:
-                waiter.look(self.jobs[name])
-        if not waiter.pending and waiter.key in self._waiters:
-            self._answer(waiter)
+        self.turns.keep(spec.name)
+        self.feed(spec.name, SpecChanged(spec), now)
+
+    def _waiter(self, to: Hashable, until: tuple[str, Condition], quorum: Quorum = Quorum.EACH) -> Waiter:
+        return self.waiters.new(to, *until, quorum, self.log.last)
+
+    def _expect(self, waiter: Waiter, name: str, refused: JobResult | None, command: str) -> None:
+        if refused is not None:
+            waiter.results[name] = refused
+        else:
+            waiter.marks[name] = waits.mark(self.jobs[name], command=command)
+
+    def _see(self, waiter: Waiter, now: float) -> None:
+        """The command is carried out: it may be answered already."""
+        self.waiters.look_at(waiter, tuple(waiter.marks), now)
+
+    def _marks(self, names: Iterable[str], since: int | None, *, fresh: bool) -> dict[str, waits.Mark]:
+        """The marks of now, or of the event number `since`: less what has happened after it."""
+        marks = {name: waits.mark(self.jobs[name], fresh=fresh) for name in names}
+        if since is None:
+            return marks
+        for _, _, name, kind, state, _, _, _ in self.log.after(since):
+            if name in marks:
+                oneshot = self.jobs[name].ran.type is JobType.ONESHOT
+                marks[name] = waits.before(marks[name], kind, state, oneshot=oneshot)
+        return {name: mark.replace(run=0) for name, mark in marks.items()}  # the launches tell
 
     def _unknown(self, names: Sequence[str], to: Hashable) -> bool:
         unknown = [name for name in dict.fromkeys(names) if name not in self.jobs]
@@ -250,36 +365,12 @@ class Supervisor:
             self._actions.append(Reply(to, False, results, "no-such-job", "no such job", self.log.last))
         return bool(unknown)
 
-    def _refuse_start(self, job: Job) -> JobResult | None:
+    def _refuse_up(self, job: Job) -> JobResult | None:
         if self.terminating:
             return JobResult(job.spec.name, "terminating", "the supervisor is terminating")
-        if job.state in (State.STARTING, State.RUNNING):
-            return JobResult(job.spec.name, "already-started", "is already running")
+        if job.next is Next.REMOVE or type(self.going(job.spec.name)) is Remove:
+            return JobResult(job.spec.name, "failed", "is being removed")
         return None
-
-    def _refuse_restart(self, job: Job) -> JobResult | None:
-        if self.terminating:
-            return JobResult(job.spec.name, "terminating", "the supervisor is terminating")
-        return None
-
-    def _refuse_stop(self, job: Job) -> JobResult | None:
-        if not job.alive and job.state is not State.BACKOFF:
-            return JobResult(job.spec.name, "already-stopped", "is already stopped")
-        return None
-
-    def _refuse_wait(self, job: Job) -> JobResult | None:
-        if self.terminating and not job.alive:
-            return JobResult(job.spec.name, "terminating", "is down, and the supervisor is terminating")
-        return None
-
-    def _mind_essential(self, job: Job, now: float) -> None:
-        """A job has ended by itself. If the daemon lives for it, that is the daemon's end too."""
-        essential = job.spec.essential
-        failed = job.state is State.FAILED
-        counts = essential is Essential.YES or (essential is Essential.ON_FAILURE and failed)
-        if counts and not self.terminating:
-            self._exit_code = job.exit_code
-            self.terminate(now)
 
     def _record(self, event: Happened, now: float) -> None:
         self.log.add(now + self.wall, event.job, event.kind, event.state, event.run, event.pid, event.cause)
@@ -287,29 +378,55 @@ class Supervisor:
     def _forget(self, job: Job, now: float) -> None:
         self._look(job, now)  # its end may be what somebody waits for
         del self.jobs[job.spec.name]
-        self._give_up(job, "failed", "was removed")
+        self._past_runs = max(self._past_runs, job.run)
+        self.log.forget(job.spec.name)
+        self.waiters.give_up(job.spec.name, "failed", "was removed", lambda w: w.name != "stopped")
 
     def _look(self, job: Job, now: float) -> None:
-        watching = self._watching.get(job.spec.name)
-        if watching:
-            for waiter in list(watching.values()):
-                if waiter.look(job):
-                    self._answer(waiter)
-                elif job.spec.name not in waiter.pending:
-                    self._unwatch(job.spec.name, waiter)
-        if self.terminating and not job.alive:
-            self._give_up(job, "terminating", "is down, and the supervisor is terminating")
-        if self._unannounced:
-            if job.pid is not None or job.state is not State.STARTING:
-                self._unannounced.discard(job.spec.name)
-            self._announce()
+        self.waiters.look(job.spec.name, now)
+        if self.terminating:
+            self._fail_at_the_end(job.spec.name)
+        if self._unannounced and (job.pid is not None or job.state is not State.STARTING):
+            self._unannounced.discard(job.spec.name)
+        if self._unready:
+            self._strike_off(job.spec.name, self._unready)
+        self._announce()
         if self._all_told:
             self._finish(now)
+
+    def _fail_at_the_end(self, name: str) -> None:
+        """After the shutdown has begun nothing comes up any more."""
+        job = self.jobs.get(name)
+        if job is None:
+            return
+        message = "the supervisor is terminating"
+        self.waiters.give_up(name, "terminating", message, lambda w: w.name in waits.FAIL_AT_THE_END)
+        if not job.alive:
+            message = f"is down, and {message}"
+            self.waiters.give_up(name, "terminating", message, lambda w: w.name == "changed")
+
+    def _strike_off(self, name: str, unready: set[str]) -> None:
+        """A job is ready, or has failed once; then so has what waits for it."""
+        names = [name]
+        for each in names:
+            job = self.jobs.get(each)
+            if each not in unready or job is None:
+                continue
+            earlier = [self.jobs[other] for other in self.order.after.get(each, ()) if other in self.jobs]
+            in_vain = any(not other.ready and other.spec.name not in unready for other in earlier)
+            failed = job.state in AT_REST or job.state is State.BACKOFF
+            if job.ready or failed or (job.state is State.WAITING and in_vain):
+                unready.discard(each)
+                if not job.ready:
+                    names += self.order.before.get(each, ())
 
     def _announce(self) -> None:
         if self._unannounced is not None and not self._unannounced:
             self._unannounced = None
             self._actions.append(Announce())
+        if self._unready is not None and not self._unready and self._unannounced is None:
+            self._unready = None
+            self._actions.append(AllReady())
 
     def _finish(self, now: float) -> None:
         if self._finished or self._live:
@@ -319,55 +436,16 @@ class Supervisor:
         self._published = self.log.last
         self._actions += (Publish(), Finish(self._exit_code))
 
-    def _plight(self, name: str) -> str:
-        job = self.jobs[name]
-        whose = f" (pid {job.pid})" if job.pid is not None else ""
-        return f"{'still ' if job.state in LEAVING else ''}{job.state.value}{whose}"
 
-    # ---- waiters --------------------------------------------------------------------------
-
-    def _register(self, waiter: Waiter, timeout: float | None, now: float) -> None:
-        self._waiters[waiter.key] = self._waiting[waiter.to] = waiter
-        for name in waiter.pending:
-            self._watching.setdefault(name, {})[waiter.key] = waiter
-        if timeout is not None and waiter.pending:
-            waiter.timed = True
-            self._actions.append(Arm(waiter.key, 0, now + timeout))
-
-    def _unwatch(self, name: str, waiter: Waiter) -> None:
-        watching = self._watching.get(name)
-        if watching is not None:
-            watching.pop(waiter.key, None)
-            if not watching:
-                del self._watching[name]
-
-    def _dismiss(self, waiter: Waiter) -> None:
-        del self._waiters[waiter.key], self._waiting[waiter.to]
-        for name in (*waiter.pending, *(result.job for result in waiter.results)):
-            self._unwatch(name, waiter)
-        if waiter.timed:
-            self._actions.append(Disarm(waiter.key))
-
-    def _answer(self, waiter: Waiter) -> None:
-        self._dismiss(waiter)
-        self._reply(waiter.to, waiter.results, waiter.token)
-
-    def _reply(self, to: Hashable, results: Sequence[JobResult], token: int) -> None:
-        failed = [result for result in results if result.code]
-        if not failed:
-            self._actions.append(Reply(to, True, tuple(results), token=token))
-            return
-        worst = max(failed, key=lambda result: SEVERITY.index(result.code))
-        self._actions.append(Reply(to, False, tuple(results), worst.code, worst.message, token))
-
-    def _give_up(self, job: Job, code: str, message: str) -> None:
-        """What anybody still waits for on this job can hold no more."""
-        for waiter in list(self._watching.get(job.spec.name, {}).values()):
-            waiter.settle(JobResult(job.spec.name, code, message))
-            self._unwatch(job.spec.name, waiter)
-            if not waiter.pending:
-                self._answer(waiter)
+def _refuse_start(job: Job) -> JobResult | None:
+    if job.state in (State.STARTING, State.RUNNING):
+        return JobResult(job.spec.name, "already-started", "is already running")
+    if job.state is State.WAITING:
+        return JobResult(job.spec.name, "already-started", f"is already {job.cause}")
+    return None
 
 
-def _at_once(job: Job, _since: waits.Mark) -> JobResult | None:
-    return JobResult(job.spec.name)
+def _refuse_stop(job: Job) -> JobResult | None:
+    if job.state in AT_REST and not job.ready:  # a oneshot that has succeeded can be undone
+        return JobResult(job.spec.name, "already-stopped", "is already stopped")
+    return None

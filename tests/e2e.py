@@ -40,8 +40,9 @@ _PROBE = 1 << 40  # a number that no client gets to
 # Becomes nobody when all that it may need is loaded: nobody may not be allowed to read this tree.
 _AS_NOBODY = f"""
 import os, sys
-import jobmon.cli, jobmon.cli.ask, jobmon.cli.control, jobmon.cli.listen, jobmon.cli.local
-import jobmon.cli.text, jobmon.cli.verbs, jobmon.client, jobmon.config, jobmon.linux.daemon
+import jobmon.cli, jobmon.cli.ask, jobmon.cli.control, jobmon.cli.explain, jobmon.cli.listen, jobmon.cli.local
+import jobmon.cli.text, jobmon.cli.verbs, jobmon.cli.waiting, jobmon.client, jobmon.config
+import jobmon.linux.daemon
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
 os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
@@ -77,7 +78,8 @@ def remove_cgroup(log: str) -> None:
     """Remove what a killed daemon, whose log (INFO) this is, had made for the cgroups of its jobs."""
     cgroup = re.search(r'a cgroup of its own below="(.*)"', log)
     if cgroup is not None:
-        os.rmdir(cgroup[1])
+        for path, _, _ in os.walk(cgroup[1], topdown=False):
+            os.rmdir(path)
 
 
 class Relay:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jobmon import events
 from jobmon.events import AT_REST, LEAVING, LIVE, Action, Input, Next, State
 from jobmon.machine import Job
-from jobmon.spec import JobSpec, Readiness, Restart
+from jobmon.spec import JobSpec, JobType, Readiness, Restart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 WINDOW, PENALTY, PATIENCE, START_TIMEOUT = 5.0, 15.0, 10.0, 60.0
 SOON, LATE = 0.0, WINDOW + 1
 PID = 100
+HELD, HELD_LONGER = "waiting for db", "waiting for db, cache"
+LOST = "requires db, which is failed"
 READY = Readiness("fd", 3)
 UNDECIDED = frozenset((State.STARTING, State.RUNNING))
+ENDED = frozenset((State.EXITED, State.FAILED))
 
 
 class Violation(AssertionError):  # noqa: N818 - what the exploration finds is no error of its own
@@ -58,10 +61,11 @@ class Case(NamedTuple):
     ready: Readiness | None = None
     start_timeout: float | None = None
     max_restarts: int | None = None
+    type: JobType = JobType.SERVICE
 
     def specs(self) -> tuple[JobSpec, JobSpec]:
-        """The job as configured, and what a reload may make of it (and back): another readiness."""
-        timeout = None if self.ready else START_TIMEOUT
+        """The job as configured, and what a reload may make of it (and back): another readiness or type."""
+        plain = self.ready is not None or self.type is JobType.ONESHOT
         first = JobSpec(
             name="job",
             command="true",
@@ -69,18 +73,25 @@ class Case(NamedTuple):
             ready=self.ready,
             start_timeout=self.start_timeout,
             max_restarts=self.max_restarts,
+            type=self.type,
         )
         return first, first.replace(
-            ready=None if self.ready else READY, start_timeout=timeout, signal="SIGINT"
+            type=JobType.SERVICE,
+            ready=None if plain else READY,
+            start_timeout=None if plain else START_TIMEOUT,
+            signal="SIGINT",
         )
 
+
+# Of what a reload changes here, the keys that count for the next run.
 
 READINESS: tuple[tuple[Readiness | None, float | None], ...] = (
     (None, None),
     (READY, START_TIMEOUT),
     (READY, None),
 )
-CASES = tuple(Case(policy, *kind) for policy in Restart for kind in READINESS)
+ONESHOTS = tuple(Case(policy, type=JobType.ONESHOT) for policy in Restart)
+CASES = (*(Case(policy, *kind) for policy in Restart for kind in READINESS), *ONESHOTS)
 LIMITED = tuple(Case(policy, max_restarts=1) for policy in Restart)
 
 
@@ -92,6 +103,7 @@ class World(NamedTuple):
     launched: int = 0  # the spec that the run was launched with
     fate: bool | None = None  # how the run ended that is being brought down
     removed: bool = False
+    by_itself: bool = False  # policy has decided on the run that is on its way, and it is no process yet
 
 
 class Node(NamedTuple):
@@ -106,8 +118,9 @@ class Node(NamedTuple):
         job, past = self.job, self.job.past
         armed = None if job.armed is None else job.armed > 0
         marks = (past.last_death is None, past.penalty_end is None, past.failures)
-        rest = (job.pid, job.leader, job.stale, job.spec.signal, bool(job.spawn_error), job._reports_ready)
-        return (self.world, job.state, job.next, armed, marks, rest, repr(job._kept))
+        rest = (job.pid, job.leader, job.stale, job.spec.signal, bool(job.spawn_error), bool(job.held))
+        told = (job._reports_ready, job._restarts_itself)
+        return (self.world, job.state, job.next, armed, marks, rest, told, repr(job._kept))
 
 
 class Move(NamedTuple):
@@ -132,6 +145,9 @@ WORDS: dict[type[Input], str] = {
     events.SpecChanged: "spec changed",
     events.Remove: "remove",
     events.Shutdown: "shutdown",
+    events.Hold: "hold",
+    events.Release: "release",
+    events.RequirementLost: "requirement lost",
     events.Launched: "launched",
     events.Spawned: "spawned",
     events.Ready: "ready",
@@ -164,6 +180,9 @@ def _commands(node: Node) -> Iterator[Input]:
     other = node.specs[node.job.spec is node.specs[0]]
     yield from (events.Start(), events.Stop(), events.Stop(now=True), events.RestartJob())
     yield from (events.SpecChanged(other), events.Remove(), events.Shutdown())
+    yield from (events.Hold(HELD_LONGER if node.job.held == HELD else HELD), events.Release())
+    if node.job.state is State.WAITING:
+        yield events.RequirementLost(LOST)
 
 
 def _process_moves(node: Node) -> Iterator[Move]:
@@ -196,8 +215,10 @@ def _life(node: Node) -> Iterator[Move]:
 def _nonsense(node: Node) -> Iterator[Input]:
     """What cannot come from a process that is not there, or not there yet, and from a timer not armed."""
     job = node.job
-    if job.state in AT_REST or job.state is State.RUNNING:
+    if job.state in AT_REST or job.state in (State.RUNNING, State.WAITING):
         yield events.Timer(job.token)
+    if job.state is not State.WAITING:
+        yield events.RequirementLost(LOST)
     if job.state not in LIVE:
         yield from (events.Ready(job.run), events.LeaderDied(job.run, 1), events.Exited(job.run, 1))
     if job.state not in LIVE or job.state is State.STARTING:
@@ -239,6 +260,7 @@ def _judge(node: Node, move: Move, job: Job, actions: list[Action]) -> Node:
         return node
     after = Node(job, _world_after(node, move, job, actions), node.specs)
     _judge_actions(node, move, job, actions)
+    _judge_counts(node.job, move, job, actions)
     _judge_move(node, move, after, actions)
     _judge_node(after)
     _rebase(job, move.at)
@@ -266,6 +288,8 @@ def _rebase(job: Job, now: float) -> None:
     job.armed = None if job.armed is None else job.armed - job.since
     job.since = 0.0
     job.run, job.token, job.restarts, job._interval = 1, 1, 0, PATIENCE
+    job._last = (1, job._last[1])
+    job.launches = job.deaths = job.endings = 0
 
 
 def _claim(holds: object, promise: str) -> None:
@@ -283,6 +307,9 @@ def _world_after(node: Node, move: Move, job: Job, actions: list[Action]) -> Wor
     if events.Spawn in kinds:
         _claim(wish in (Wish.UP, Wish.AGAIN), "what is not wanted does not start by itself")
         wish = Wish.UP
+    elif job.state is State.WAITING:
+        _claim(wish in (Wish.UP, Wish.AGAIN), "what is not wanted does not wait for its turn")
+        wish = Wish.UP
     elif job.state in AT_REST:
         wish = Wish.DOWN
     if node.job.state in UNDECIDED and isinstance(move.what, events.LeaderDied):
@@ -291,7 +318,16 @@ def _world_after(node: Node, move: Move, job: Job, actions: list[Action]) -> Wor
         fate = False
     if job.state not in LEAVING or wish is not Wish.UP:
         fate = None
-    return World(phase, wish, launched, fate, events.Removed in kinds)
+    return World(phase, wish, launched, fate, events.Removed in kinds, _by_itself(node, move, job))
+
+
+def _by_itself(node: Node, move: Move, job: Job) -> bool:
+    """Whether what is on its way, and no process yet, is what policy has decided on."""
+    if job.state in AT_REST or isinstance(move.what, events.Launched):
+        return False
+    if node.job.state is State.BACKOFF:
+        return isinstance(move.what, events.Timer)
+    return node.world.by_itself and not isinstance(move.what, (events.SpawnFailed, events.Exited))
 
 
 def _wish_after(node: Node, move: Move) -> Wish:
@@ -305,7 +341,7 @@ def _wish_after(node: Node, move: Move) -> Wish:
     if isinstance(what, events.RestartJob):
         return Wish.AGAIN
     if isinstance(what, events.Start):
-        return wish if node.job.state in UNDECIDED else Wish.AGAIN
+        return wish if node.job.state in (*UNDECIDED, State.WAITING) else Wish.AGAIN
     return wish
 
 
@@ -328,6 +364,7 @@ def _judge_node(node: Node) -> None:
     _claim(wish is not Wish.AGAIN or job.next is Next.RESTART, "a start that was promised is not lost")
     _claim(wish is not Wish.GONE or job.next is Next.REMOVE or world.removed, "removed, or about to be")
     _claim(wish is not Wish.UP or job.next in (None, Next.DECIDE), "policy decides what nobody else does")
+    _claim(state is not State.WAITING or job.held, "what waits knows for what")
     _claim(not world.removed or (phase is Phase.NONE and job.armed is None), "never forgotten while alive")
 
 
@@ -353,6 +390,7 @@ def _judge_actions(node: Node, move: Move, job: Job, actions: list[Action]) -> N
             armed = None
         elif isinstance(action, events.Changed):
             _claim(action.before is state is not action.after, "the log tells of every step, once")
+            _claim(action.pid == was.pid or move.phase is not Phase.NONE, "the log names what died")
             state = action.after
         elif isinstance(action, events.Happened):
             pid = _judge_event(was, move, action, pid)
@@ -362,6 +400,7 @@ def _judge_actions(node: Node, move: Move, job: Job, actions: list[Action]) -> N
             _claim(_wish_after(node, move) is Wish.GONE, "only what is to be removed is forgotten")
         elif isinstance(action, events.Spawn):
             _claim(action.run == was.run + 1 == job.run and action.spec is job.spec, "a new run each time")
+            _claim(not job.held, "what is held is not launched")
         _claim(not isinstance(action, events.Impossible), "what can be is not called impossible")
     _claim(armed == job.armed, "the one timer is armed as the job believes")
     _claim(state is job.state, "the log tells of the last step")
@@ -369,20 +408,43 @@ def _judge_actions(node: Node, move: Move, job: Job, actions: list[Action]) -> N
 
 
 def _judge_event(was: Job, move: Move, event: events.Happened, pid: int | None) -> int | None:
-    by_itself = was.state is State.BACKOFF and isinstance(move.what, events.Timer)
     _claim(event.kind != "state" or event.state is not State.STARTING, "a start is told as launched")
-    _claim((event.kind == "restarting") == by_itself, "a restart by itself is told as one, others are not")
     if event.kind == "launched":
         _claim(pid is None, "launched once")
         return event.pid
     if event.kind == "died":
         _claim(pid is not None and move.phase is Phase.NONE, "died once, and only when gone")
+        _claim((event.run, event.pid) == (was.run, pid), "a death is told of what died")
         return None
     return pid
 
 
+def _judge_counts(was: Job, move: Move, job: Job, actions: list[Action]) -> None:
+    """The counters count what is told, and a restart is told right before its launch."""
+    told = [action.kind for action in actions if isinstance(action, events.Happened)]
+    _claim(job.launches - was.launches == told.count("launched"), "launches are counted")
+    _claim(job.deaths - was.deaths == told.count("died"), "deaths are counted")
+    ended = was.state not in ENDED and job.state in ENDED
+    _claim(job.endings - was.endings == ended, "endings are counted")
+    if isinstance(move.what, events.Exited):
+        _claim(job.status == move.what.status, "it is known how it ended")
+
+
+def _judge_launch(node: Node, actions: list[Action]) -> None:
+    told = [action.kind for action in actions if isinstance(action, events.Happened)]
+    expected = ["restarting", "launched"] if node.world.by_itself else ["launched"]
+    _claim(told == expected, "a restart by itself is told as one, and no other launch is")
+
+
 def _judge_move(node: Node, move: Move, after: Node, actions: list[Action]) -> None:
     kinds = [type(action) for action in actions]
+    if not isinstance(move.what, (events.Hold, events.Release)):
+        _claim(after.job.held == node.job.held, "nothing else holds or releases")
+    if isinstance(move.what, events.Launched):
+        _judge_launch(node, actions)
+    else:
+        told = [action.kind for action in actions if isinstance(action, events.Happened)]
+        _claim("restarting" not in told, "no restart is told without a launch")
     {
         events.Start: _after_start,
         events.RestartJob: _after_restart,
@@ -391,6 +453,9 @@ def _judge_move(node: Node, move: Move, after: Node, actions: list[Action]) -> N
         events.Remove: _after_remove,
         events.SpecChanged: _after_spec,
         events.Timer: _after_timer,
+        events.Hold: _after_hold,
+        events.Release: _after_release,
+        events.RequirementLost: _after_loss,
         events.SpawnFailed: _after_end,
         events.Exited: _after_end,
     }.get(type(move.what), _after_news)(node, move, after, kinds)
@@ -401,14 +466,17 @@ Kinds = list[type[Action]]
 
 def _after_start(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
     was, job = node.job, after.job
-    if was.state in UNDECIDED:
-        _claim(not kinds and job.state is was.state, "start of what is up does nothing")
+    if was.state in UNDECIDED or was.state is State.WAITING:
+        _claim(not kinds and job.state is was.state, "start of what is up, or will be, does nothing")
         return
     _claim(job.past.failures == 0, "an operator's start begins anew")
     _after_queue(node, after, kinds)
 
 
 def _after_restart(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
+    if node.job.state is State.WAITING:
+        _claim(not kinds and after.job.state is State.WAITING, "a new run is what it waits for")
+        return
     _claim(after.job.past.failures == 0, "an operator's start begins anew")
     if node.job.state in UNDECIDED:
         _claim(after.job.state is State.STOPPING, "restart stops first")
@@ -421,7 +489,15 @@ def _after_queue(node: Node, after: Node, kinds: Kinds) -> None:
     if node.job.state in LEAVING:
         _claim(not kinds and after.job.state is node.job.state, "a wish waits for the end of the run")
     else:
-        _claim(after.job.state is State.STARTING and events.Spawn in kinds, "a start starts")
+        _claim_start(after.job, kinds, "a start starts")
+
+
+def _claim_start(job: Job, kinds: Kinds, promise: str) -> None:
+    """A new run begins, or it waits for its turn."""
+    if job.held:
+        _claim(job.state is State.WAITING and job.cause == job.held, f"{promise}, in its turn")
+    else:
+        _claim(job.state is State.STARTING and events.Spawn in kinds, promise)
 
 
 def _after_stop(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
@@ -452,18 +528,39 @@ def _after_spec(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
     assert isinstance(move.what, events.SpecChanged)
     _claim(after.job.spec is move.what.spec and not kinds, "a new spec is taken and does nothing else")
     _claim(after.job.state is node.job.state, "a new spec is taken and does nothing else")
-    _claim(after.job.stale == (node.job.state in LIVE), "a live process is stale under a new spec")
+    another = after.job.ran != after.job.spec
+    _claim(bool(after.job.stale) == (node.job.state in LIVE and another), "stale: launched as another")
 
 
 def _after_timer(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
     was, state = node.job.state, after.job.state
     if was is State.BACKOFF:
-        _claim(state is State.STARTING and events.Spawn in kinds, "the end of a penalty is a start")
+        _claim_start(after.job, kinds, "the end of a penalty is a start")
     elif was is State.STARTING:
         _claim(state is State.STOPPING and events.SendSignal in kinds, "not ready in time: stopped")
     else:
         _claim(state is State.KILLING and events.Kill in kinds, "patience ends with SIGKILL, again and again")
         _claim(after.job.next is node.job.next, "the end of patience does not change the wish")
+
+
+def _after_hold(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
+    assert isinstance(move.what, events.Hold)
+    _claim(after.job.held == move.what.reason, "what is held is held, for what was said last")
+    _claim(not kinds and after.job.state is node.job.state, "hold touches nothing that is there")
+
+
+def _after_release(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
+    _claim(not after.job.held, "what is released is free")
+    if node.job.state is State.WAITING:
+        _claim_start(after.job, kinds, "what has its turn starts")
+    else:
+        _claim(not kinds and after.job.state is node.job.state, "release starts nothing that does not wait")
+
+
+def _after_loss(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
+    job = after.job
+    _claim(job.state is State.FAILED, "what waits for what will not come has failed")
+    _claim(job.cause == job.result == LOST and job.exit_code, "and says why")
 
 
 def _after_news(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
@@ -476,7 +573,9 @@ def _after_news(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
     elif isinstance(move.what, events.Launched):
         _claim(state is was, "a process is not a program yet")
     else:
-        ready = isinstance(move.what, events.Ready) or node.specs[node.world.launched].ready is None
+        spec = node.specs[node.world.launched]
+        silent = spec.ready is None and spec.type is JobType.SERVICE
+        ready = silent or isinstance(move.what, events.Ready)
         _claim(state is (State.RUNNING if ready else was), "running <=> ready as it was launched")
 
 
@@ -484,7 +583,7 @@ def _after_end(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
     """Nothing is left of the run."""
     wish, state = node.world.wish, after.job.state
     if wish is Wish.AGAIN:
-        _claim(state is State.STARTING and events.Spawn in kinds, "the promised start follows")
+        _claim_start(after.job, kinds, "the promised start follows")
     elif wish is Wish.GONE:
         _claim(after.world.removed, "the promised removal follows")
     elif wish is Wish.DOWN:
@@ -499,7 +598,8 @@ def _after_death(node: Node, move: Move, after: Node) -> None:
     if node.world.fate is not None:
         ok = node.world.fate
     unspawned = isinstance(what, events.SpawnFailed) and node.world.fate is None
-    wanted = spec.restart is Restart.ALWAYS or (spec.restart is Restart.ON_FAILURE and not ok)
+    done = node.specs[node.world.launched].type is JobType.ONESHOT and ok
+    wanted = (spec.restart is Restart.ALWAYS and not done) or (spec.restart is Restart.ON_FAILURE and not ok)
     wanted = wanted or (unspawned and isinstance(what, events.SpawnFailed) and what.errno == errno.EMFILE)
     if job.state is State.BACKOFF:
         _claim(wanted, "only what policy wants comes back")

@@ -415,6 +415,12 @@ class Daemon:
         """A path in the daemon's directory."""
         return os.path.join(self.directory, name)
 
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Write another configuration, for the daemon to read when it is told to."""
+        listens = self.control, self.event
+        self._write(config)
+        self.control, self.event = listens
+
     def fifo(self, name: str) -> Fifo:
         """A new FIFO in the daemon's directory, for jobs to write lines to."""
         fifo = Fifo(self.path(name))

@@ -63,6 +63,9 @@ class SimKernel:
         self.processes: dict[str, Process] = {}
         self.tempers: dict[str, Temper] = {}
         self.life = 0.0  # seconds after which what dies by itself does
+        self.readiness: dict[
+            str, float | None
+        ] = {}  # seconds after which a job says it is ready; None: never
         self.timers_first = True
         self._see = see
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
@@ -150,6 +153,9 @@ class SimKernel:
         self._plan(process)
 
     def _plan(self, process: Process) -> None:
+        after = self.readiness.get(process.job)
+        if after is not None:
+            self._later(after, lambda: self.get_ready(process))
         if process.temper in (Temper.CRASHES, Temper.SUCCEEDS):
             status = int(process.temper is Temper.CRASHES)
             self._later(self.life, lambda: self.end(process, status))
@@ -169,6 +175,12 @@ class SimKernel:
         process.kills += 1
         if process.temper is not Temper.HANGS or process.kills > KILLS_IN_VAIN:
             self._later(0.0, lambda: self.end(process, "SIGKILL"))
+
+    def get_ready(self, process: Process) -> None:
+        """A process says, or a probe finds, that it serves; one that is not asked to says nothing."""
+        asked = process.spec.ready is not None and process.executed
+        if asked and self._lives(process) and process.leader_status is None:
+            self._feed(process.job, events.Ready(process.run))
 
     def lose_leader(self, process: Process, status: Status) -> None:
         """The first process of a run dies, others live."""

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 TOP = os.path.join(os.path.dirname(__file__), os.pardir)
 DOCUMENT = os.path.join(TOP, "docs", "architecture.md")
-COLUMNS = (State.STOPPED, State.STARTING, State.RUNNING, State.STOPPING, State.KILLING, State.BACKOFF)
+COLUMNS = (
+    *(State.STOPPED, State.WAITING, State.STARTING, State.RUNNING),
+    *(State.STOPPING, State.KILLING, State.BACKOFF),
+)
 CASES = (Case(Restart.NEVER, READY, 60.0), Case(Restart.ON_FAILURE))  # together they go every way
 
 

@@ -399,7 +399,7 @@ def test_listen_with_json_tells_everything(daemon: Make) -> None:
         (4, "died", "stopped"),
     ]
     assert {event["job"] for event in events} == {"new\nline"}
-    assert [event["pid"] is None for event in events] == [False, False, False, True]
+    assert [event["pid"] is None for event in events] == [False] * 4
 
 
 def test_listen_since_what_is_not_there_yet_says_so(daemon: Make) -> None:

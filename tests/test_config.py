@@ -18,7 +18,16 @@ from jobmon import config, config_keys, spec
 from jobmon.config import Config, Problem, load
 from jobmon.config_docs import DIALECT
 from jobmon.errors import ConfigError
-from jobmon.spec import Essential, JobSpec, KillScope, Restart, SupervisorSpec, canonical_signal
+from jobmon.spec import (
+    Essential,
+    JobSpec,
+    JobType,
+    KillScope,
+    Readiness,
+    Restart,
+    SupervisorSpec,
+    canonical_signal,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,7 +103,7 @@ def test_nothing_is_needed() -> None:
 
 def test_a_job_needs_a_command_only() -> None:
     """All else of a job has a default, and its working-dir is the supervisor's."""
-    assert job() == JobSpec("a", "true", working_dir="/data")
+    assert job() == JobSpec("a", "true", working_dir="/data", start_timeout=60.0)
 
 
 EVERY_SUPERVISOR_KEY = {
@@ -124,6 +133,12 @@ EVERY_JOB_KEY = {
     "kill-timeout": 1e2,
     "kill-scope": "group",
     "essential": "on-failure",
+    "type": "service",
+    "ready": {"tcp": "localhost:80", "owned": True, "interval": 2, "timeout": 3},
+    "start-timeout": 7,
+    "watchdog": 8,
+    "after": ["b"],
+    "requires": ["c", "c"],
     "description": "d\xe9",
 }
 
@@ -148,10 +163,17 @@ def test_every_key_of_a_job() -> None:
         kill_timeout=100.0,
         kill_scope=KillScope.GROUP,
         essential=Essential.ON_FAILURE,
+        ready=Readiness("tcp", "localhost:80", interval=2.0, timeout=3.0, owned=True),
+        start_timeout=7.0,
+        watchdog=8.0,
+        after=("b",),
+        requires=("c",),
         description="d\xe9",
     )
+    others = {name: {"command": "true"} for name in "bc"}
+    master = {"supervisor": {"working-dir": "run"}, "jobs": {"a": EVERY_JOB_KEY, **others}}
 
-    assert read({"supervisor": {"working-dir": "run"}, "jobs": {"a": EVERY_JOB_KEY}}).jobs == {"a": expected}
+    assert read(master).jobs["a"] == expected
     assert set(EVERY_JOB_KEY) == {row.name for row in config_keys.JOB}
 
 
@@ -190,6 +212,7 @@ def test_the_samples_of_the_documentation() -> None:
             working_dir="/home/bob",
             signal="SIGSTOP",
             restart=Restart.ALWAYS,
+            start_timeout=60.0,
         )
     }
     assert result.supervisor.log_file == "/tmp/supervisor.log"
@@ -283,6 +306,12 @@ CODES = 'must be a list of exit codes (0-255) and signal names, as [0, 3, "SIGTE
 LEVELS = 'must be "DEBUG", "INFO", "WARN", "WARNING", "ERROR" or "CRITICAL", not '
 USER = 'must be the name of a user in quotes, as "alice", or a number, as 1000, not '
 KEYS = ", ".join(row.name for row in config_keys.JOB)
+PATIENCE = "must be a number of seconds from 0 to 315360000, or null (for ever), not "
+READY = 'must be a hash that names one way, as {"tcp": "127.0.0.1:8080"}, or null, not '
+ONE_WAY = "must name just one of notify, fd, exec, tcp, http, log"
+ADDRESS = 'must be an address and a port, as "127.0.0.1:8080", "[::1]:8080" or "localhost:8080", not '
+URL = 'must be a URL without a name to look up, as "http://127.0.0.1:8080/health", not '
+PATTERN = 'must be a regular expression, as "ready to accept", not '
 
 JOB_ERRORS: list[tuple[str, object, list[str]]] = [
     ("stdin", 1, [f'jobs.a.stdin: {PATH}or "inherit", not 1']),
@@ -345,6 +374,54 @@ JOB_ERRORS: list[tuple[str, object, list[str]]] = [
         "jobs.a.success-codes[6]: must be an exit code from 0 to 255, not null",
     ]),
     ("kill-scope", "all", ['jobs.a.kill-scope: must be "job", "group" or "process", not "all"']),
+    ("type", "one-shot", [
+        'jobs.a.type: must be "service" or "oneshot", not "one-shot"; did you mean "oneshot"?'
+    ]),
+    ("ready", True, [f"jobs.a.ready: {READY}true"]),
+    ("ready", {}, [f"jobs.a.ready: names no way: {ONE_WAY}"]),
+    ("ready", {"interval": 1}, [f"jobs.a.ready: names no way: {ONE_WAY}"]),
+    ("ready", {"fd": 3, "notify": True}, [f"jobs.a.ready: names notify and fd: {ONE_WAY}"]),
+    ("ready", {"tpc": "x"}, [
+        ("jobs.a.ready.tpc: unknown key; a way to be ready can have notify, fd, exec, tcp, http, log, "
+        "interval, timeout, owned")
+    ]),
+    ("ready", {"notify": False}, ["jobs.a.ready.notify: must be true, not false"]),
+    ("ready", {"fd": 2}, ["jobs.a.ready.fd: must be a number of a descriptor from 3 to 255, not 2"]),
+    ("ready", {"exec": []}, ["jobs.a.ready.exec: is empty: its first element must be the program to run"]),
+    ("ready", {"tcp": 80}, [f"jobs.a.ready.tcp: {ADDRESS}80"]),
+    ("ready", {"tcp": "80"}, [f'jobs.a.ready.tcp: {ADDRESS}"80"']),
+    ("ready", {"tcp": "example.org:80"}, [f'jobs.a.ready.tcp: {ADDRESS}"example.org:80"']),
+    ("ready", {"tcp": "127.0.0.1:65536"}, [f'jobs.a.ready.tcp: {ADDRESS}"127.0.0.1:65536"']),
+    ("ready", {"tcp": "127.0.0.1:0"}, [f'jobs.a.ready.tcp: {ADDRESS}"127.0.0.1:0"']),
+    ("ready", {"tcp": "127.0.0.256:1"}, [f'jobs.a.ready.tcp: {ADDRESS}"127.0.0.256:1"']),
+    ("ready", {"tcp": "127.0.0.01:1"}, [f'jobs.a.ready.tcp: {ADDRESS}"127.0.0.01:1"']),
+    ("ready", {"tcp": "[abc:def]:1"}, [f'jobs.a.ready.tcp: {ADDRESS}"[abc:def]:1"']),
+    ("ready", {"tcp": "::1:80"}, [f'jobs.a.ready.tcp: {ADDRESS}"::1:80"']),
+    ("ready", {"http": "https://127.0.0.1/"}, [f'jobs.a.ready.http: {URL}"https://127.0.0.1/"']),
+    ("ready", {"http": "http://web/"}, [f'jobs.a.ready.http: {URL}"http://web/"']),
+    ("ready", {"http": "http://127.0.0.1/a b"}, [f'jobs.a.ready.http: {URL}"http://127.0.0.1/a b"']),
+    ("ready", {"log": ""}, [f'jobs.a.ready.log: {PATTERN}""']),
+    ("ready", {"log": "("}, [
+        "jobs.a.ready.log: is no regular expression: missing ), unterminated subpattern at position 0"
+    ]),
+    ("ready", {"log": "a{99999999999}"}, [
+        "jobs.a.ready.log: is no regular expression: the repetition number is too large"
+    ]),
+    ("ready", {"log": "up"}, [
+        "jobs.a.ready.log: needs a stdout or stderr that is a file, to look for the line in"
+    ]),
+    ("ready", {"http": "http://127.0.0.1/", "owned": True}, ["jobs.a.ready.owned: can only be said of tcp"]),
+    ("ready", {"fd": 3, "interval": 0}, [
+        "jobs.a.ready.interval: must be a number of seconds from 0.01 to 315360000, not 0"
+    ]),
+    ("start-timeout", "x", [f'jobs.a.start-timeout: {PATIENCE}"x"']),
+    ("watchdog", 0, [
+        "jobs.a.watchdog: must be a number of seconds from 0.01 to 315360000, or null (none), not 0"
+    ]),
+    ("after", "b", ['jobs.a.after: must be a list of names of jobs, as ["db"], not "b"']),
+    ("after", [1], [f"jobs.a.after[0]: {STRING}1"]),
+    ("after", ["b"], ['jobs.a.after: there is no job "b"; did you mean "a"?']),
+    ("depends_on", ["a"], ['jobs.a.depends_on: unknown key; did you mean "requires"?']),
     ("description", 5, [f"jobs.a.description: {STRING}5"]),
     ("description", "a\0", [f"jobs.a.description: {NUL}"]),
     ("autostrat", True, ['jobs.a.autostrat: unknown key; did you mean "autostart"?']),
@@ -858,6 +935,101 @@ def test_loading_leaves_no_garbage() -> None:
     assert left == 0
 
 
+# ---- readiness and order -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ready", "expected"),
+    [
+        (None, None),
+        ({"notify": True}, Readiness("notify", True)),
+        ({"fd": 3}, Readiness("fd", 3)),
+        ({"exec": "true", "timeout": 0.5}, Readiness("exec", "true", timeout=0.5)),
+        ({"exec": ["a", "b"]}, Readiness("exec", ("a", "b"))),
+        ({"tcp": ":80"}, Readiness("tcp", ":80")),
+        ({"tcp": "[::1]:80"}, Readiness("tcp", "[::1]:80")),
+        ({"tcp": "[::]:80"}, Readiness("tcp", "[::]:80")),
+        ({"tcp": "[1:2:3:4:5:6:7:8]:80"}, Readiness("tcp", "[1:2:3:4:5:6:7:8]:80")),
+        ({"tcp": "[::ffff:127.0.0.1]:80"}, Readiness("tcp", "[::ffff:127.0.0.1]:80")),
+        ({"http": "http://[::1]:80/a?b"}, Readiness("http", "http://[::1]:80/a?b")),
+        ({"http": "http://localhost"}, Readiness("http", "http://localhost")),
+        ({"http": "http://[::1]/"}, Readiness("http", "http://[::1]/")),
+    ],
+)
+def test_a_way_to_be_ready(ready: object, expected: Readiness | None) -> None:
+    """Each way is read as it is meant, and the schema takes it."""
+    assert job(ready=ready).ready == expected
+    assert agrees({"jobs": {"a": {"command": "true", "ready": ready}}})
+
+
+NO_IPV6 = [":::", "1::2::3", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "12345::", "::1.2.3"]
+
+
+@pytest.mark.parametrize("host", NO_IPV6)
+def test_no_ipv6_address(host: str) -> None:
+    """What the kernel would not take for an address is refused: it would be looked up as a name."""
+    assert wrong("ready", {"tcp": f"[{host}]:80"}) == [f'jobs.a.ready.tcp: {ADDRESS}"[{host}]:80"']
+
+
+def test_a_line_to_look_for_is_in_a_file() -> None:
+    """One of the two streams has to be a file when a line of the output is waited for."""
+    assert job(ready={"log": "up"}, stderr="/log").ready == Readiness("log", "up")
+    assert len(problems({"jobs": {"a": {"command": "x", "stdout": "inherit", "ready": {"log": "up"}}}})) == 1
+
+
+def test_a_oneshot_is_ready_when_it_has_succeeded() -> None:
+    """It has no other way, no watchdog, and no start-timeout unless one is given."""
+    oneshot = {"command": "x", "type": "oneshot", "ready": {"notify": True}, "watchdog": 1}
+
+    assert job(type="oneshot").start_timeout is None
+    assert job(type="oneshot").type is JobType.ONESHOT
+    assert job(type="oneshot", start_timeout=3).start_timeout == 3.0
+    assert job(start_timeout=None).start_timeout is None
+    assert problems({"jobs": {"a": oneshot}}) == [
+        "main.json:1:61: jobs.a.ready: a oneshot is ready when it has succeeded, and can have no other way",
+        "main.json:1:91: jobs.a.watchdog: is for services; a oneshot has its start-timeout",
+    ]
+
+
+def test_an_unknown_requirement() -> None:
+    """A name that is no job is said with the one that was meant, for each of the two keys."""
+    jobs = {"web": {"command": "x", "after": ["postgers"], "requires": ["x"]}, "postgres": {"command": "x"}}
+
+    assert problems({"jobs": jobs}) == [
+        'main.json:1:44: jobs.web.after: there is no job "postgers"; did you mean "postgres"?',
+        'main.json:1:70: jobs.web.requires: there is no job "x"',
+    ]
+
+
+@pytest.mark.parametrize("key", ["after", "requires"])
+def test_a_job_that_comes_after_itself(key: str) -> None:
+    """The shortest cycle is one, too."""
+    assert problems({"jobs": {"a": {"command": "x", key: ["a"]}}}) == [
+        'main.json:1:11: jobs.a: comes after itself: "a" -> "a"'
+    ]
+
+
+def test_a_cycle_across_files() -> None:
+    """A cycle is shown as the way around it, through whatever files, at the job where it begins."""
+    files = {
+        "/data/j1": {"b": {"command": "x", "after": ["c"]}, "d": {"command": "x", "requires": ["a"]}},
+        "/data/j2": {"c": {"command": "x", "requires": ["a"]}},
+    }
+    master = {"supervisor": {"include-dirs": ["j?"]}, "jobs": {"a": {"command": "x", "requires": ["b"]}}}
+
+    assert problems(master, files=files) == [
+        'main.json:1:51: jobs.a: comes after itself: "a" -> "b" -> "c" -> "a"'
+    ]
+
+
+def test_an_order_across_files() -> None:
+    """Jobs may come after those of other files, whichever is read first."""
+    files = {"/data/j1": {"b": {"command": "x", "requires": ["c"]}}, "/data/j2": {"c": {"command": "x"}}}
+    master = {"supervisor": {"include-dirs": ["j?"]}, "jobs": {"a": {"command": "x", "after": ["b"]}}}
+
+    assert read(master, files=files).jobs["b"].requires == ("c",)
+
+
 # ---- schema and reference ------------------------------------------------------------------
 
 
@@ -944,6 +1116,13 @@ BEYOND_THE_SCHEMA = (
     "no closing }",
     "a comma",
     "107 bytes",
+    "regular expression",
+    "an address and a port",
+    "a URL",
+    "said of tcp",
+    "needs a stdout",
+    "no job",
+    "after itself",
 )
 
 
@@ -1041,7 +1220,7 @@ def test_defaults_are_the_specs() -> None:
 
     result = read({"supervisor": supervisor, "jobs": {"a": {"command": "true", **names}}})
 
-    assert result.jobs["a"] == JobSpec("a", "true", working_dir="/data")
+    assert result.jobs["a"] == JobSpec("a", "true", working_dir="/data", start_timeout=60.0)
     assert result.supervisor == SupervisorSpec(working_dir="/data", log_file="/dev/null")
 
 

@@ -70,8 +70,12 @@ class Container:
             file.write(f'#!/bin/sh\nexec {PYTHON} -m jobmon "$@"\n')
             os.fchmod(file.fileno(), 0o755)
         if jobs is not None:
-            with open(f"{root}{CONFIG}", "w", encoding="utf-8") as file:
-                json.dump({"supervisor": {"log-level": "INFO", **supervisor}, "jobs": jobs}, file)
+            self.configure(jobs, **supervisor)
+
+    def configure(self, jobs: dict[str, Any], **supervisor: Any) -> None:
+        """Write its configuration, which it sees at once."""
+        with open(f"{self.directory}/rootfs{CONFIG}", "w", encoding="utf-8") as file:
+            json.dump({"supervisor": {"log-level": "INFO", **supervisor}, "jobs": jobs}, file)
 
     def _write_spec(
         self,
@@ -266,14 +270,18 @@ def test_the_daemon_is_pid_1(number: int, container: Make) -> None:
     assert "leaving" in one.run.out.drain()
 
 
-def test_a_hangup_does_not_end_the_daemon(container: Make) -> None:
-    """SIGHUP ends nothing: the jobs run on."""
-    one = container(DAEMON, jobs={"web": WEB})
+@pytest.mark.parametrize("command", [DAEMON, ["jobmon", "init", CONFIG]], ids=["daemon", "init"])
+def test_a_hangup_reads_the_configuration_again(command: list[str], container: Make) -> None:
+    """SIGHUP to PID 1 ends nothing: what has not changed runs on, what is new is started."""
+    one = container(command, jobs={"web": WEB})
     one.until("6666,6667")
+    before = one.exec("jobmon", "pid", "web").out
+    one.configure({"web": WEB, "new": WEB})
     one.kill(signal.SIGHUP)
-    one.until("SIGHUP")
+    one.until('job="new" run=1 pid=')
 
-    assert one.exec("jobmon", "status", "web").code == 0
+    assert one.exec("jobmon", "pid", "web").out == before
+    assert one.exec("jobmon", "reload").out == "nothing has changed\n"
 
 
 ESSENTIAL = [("exit 3", 3), ("kill -9 $$", 137), ("exit 0", 0), (["nowhere-to-be"], 127), (["/usr"], 126)]

@@ -19,6 +19,7 @@ from jobmon import Event07, JobError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from typing import Any
 
     Factory = Callable[..., kit.Daemon]
@@ -463,12 +464,12 @@ def test_patience_is_kept_unless_it_is_asked_again(daemon: Factory) -> None:
 
 
 def test_sighup_does_not_end_it(daemon: Factory) -> None:
-    """A closed terminal or a reload that is not there yet costs a line of the log."""
+    """A closed terminal costs a look at the configuration and a line of the log."""
     one = daemon({"jobs": WEB})
     one.process.send_signal(signal.SIGHUP)
 
     assert one.pipe().is_running("web")
-    assert "SIGHUP" in one.log
+    assert "reload: nothing has changed" in one.log
 
 
 def test_a_listener_that_does_not_read_does_not_keep_it(daemon: Factory) -> None:
@@ -477,6 +478,22 @@ def test_a_listener_that_does_not_read_does_not_keep_it(daemon: Factory) -> None
     deaf = one.events()
     assert one.stop() == 0
     deaf.destroy()
+
+
+# ---- its configuration --------------------------------------------------------------------------
+
+# Words before the daemon's that let it have its configuration by a relative path.
+BY_NAME = ["sh", "-c", 'exec "$1" "$2" "$3" "$4" "$5" jobmon.json', "sh"]
+
+
+def test_it_knows_its_configuration_by_an_absolute_path(daemon: Factory, tmp_path: Path) -> None:
+    """However it was named, and wherever the daemon went from there."""
+    (tmp_path / "elsewhere").mkdir()
+    ports = {"control-port": f"{tmp_path}/control", "event-port": f"{tmp_path}/event"}
+    supervisor = {"working-dir": "elsewhere", **ports}
+    one = daemon({"supervisor": supervisor}, directory=str(tmp_path), wrapper=BY_NAME)
+
+    assert one.pipe().info()["config"] == f"{tmp_path}/jobmon.json"
 
 
 # ---- when it cannot start -----------------------------------------------------------------------
@@ -538,6 +555,14 @@ def test_when_the_second_port_is_taken_the_first_is_given_back(daemon: Factory) 
 def test_what_is_wrong_is_said_in_a_line(daemon: Factory, supervisor: dict[str, Any], words: str) -> None:
     """A person who starts the daemon is told what is wrong and where; nothing runs, nothing is left."""
     assert words in refused(daemon, {"supervisor": supervisor, "jobs": WEB})
+
+
+def test_a_fifo_among_the_job_files_is_told(daemon: Factory, tmp_path: Path) -> None:
+    """Nobody waits for a job file that is a FIFO: it is no regular file, and that is said."""
+    os.mkfifo(tmp_path / "jobs.json")
+    told = refused(daemon, {"supervisor": {"include-dirs": ["jobs.json"]}}, directory=str(tmp_path))
+
+    assert f"{tmp_path}/jobs.json: cannot be read: it is no regular file" in told
 
 
 def test_a_job_that_cannot_start_is_not_the_daemons_failure(daemon: Factory) -> None:

@@ -29,16 +29,21 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "policy": (
         "spec",
         "events",
+        "order",
         "backoff",
         "eventlog",
         "machine",
         "waits",
+        "waiters",
+        "turns",
         "supervisor",
+        "why",
         "jsontext",
         "config_kinds",
         "config_keys",
         "config_docs",
         "config",
+        "plan",
     ),
     "protocol": ("framing", "wire", "protocol"),
     "linux": (
@@ -56,13 +61,21 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.crowds",
         "linux.peers",
         "linux.sockets",
+        "linux.lastwords",
         "linux.spawn",
         "linux.companion",
         "linux.children",
         "linux.logfile",
+        "linux.loading",
         "linux.notify",
         "linux.leftovers",
         "linux.remnants",
+        "linux.output",
+        "linux.runsocket",
+        "linux.readiness",
+        "linux.attendants",
+        "linux.answers",
+        "linux.reload",
         "linux.sessions",
         "linux.engine",
         "linux.daemon",
@@ -273,7 +286,8 @@ def test_ctypes_stands_in_one_module() -> None:
     assert users <= {"linux.syscalls"}
 
 
-CLIENT_VERBS = (["help"], ["--version"], ["status", "web"], ["list-jobs"], ["start", "web"], ["listen"])
+CLIENT_VERBS = [["help"], ["--version"], ["status", "web"], ["list-jobs"], ["start", "web"], ["listen"]]
+CLIENT_VERBS += [["wait", "web"], ["wait", "web", "--", "true"], ["graph"], ["why", "web"]]
 
 
 @pytest.mark.parametrize("arguments", CLIENT_VERBS, ids=" ".join)
@@ -388,7 +402,7 @@ DOCUMENTS = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"),
     *("docs/architecture.md", "docs/stopping.md"),
 )
-MORE_DOCUMENTS = ("docs/configuration.md", "docs/protocol.md", "contrib/examples/README.md")
+MORE_DOCUMENTS = ("docs/configuration.md", "docs/json.md", "docs/protocol.md", "contrib/examples/README.md")
 
 
 @pytest.mark.parametrize("path", DOCUMENTS + MORE_DOCUMENTS)

@@ -10,51 +10,70 @@ import pytest
 from jobmon import events
 from jobmon.events import LEAVING, LIVE, Next, State
 from jobmon.machine import MAX_KILL_INTERVAL, TABLE, Job, describe
-from jobmon.spec import JobSpec, Readiness, Restart
+from jobmon.spec import JobSpec, JobType, Readiness, Restart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobmon.events import Action, Input
 
-PID = 4711
+PID, NEW_PID = 4711, 4712
 READY = Readiness("fd", 3)
 
 # The design's table. "down" is stopped, exited and failed; words in brackets of the code are notes.
 DOWN = (State.STOPPED, State.EXITED, State.FAILED)
-COLUMNS = (State.STARTING, State.RUNNING, State.STOPPING, State.KILLING, State.BACKOFF)
-DESIGN: dict[type[Input], tuple[str, str, str, str, str, str]] = {
-    events.Start: ("spawn", "=", "=", "next=RESTART", "next=RESTART", "spawn"),
-    events.Stop: ("-> stopped", "halt(STOP)", "halt(STOP)", "next=STOP", "next=STOP", "-> stopped"),
+COLUMNS = (
+    *(State.WAITING, State.STARTING, State.RUNNING),
+    *(State.STOPPING, State.KILLING, State.BACKOFF),
+)
+DESIGN: dict[type[Input], tuple[str, str, str, str, str, str, str]] = {
+    events.Start: ("spawn", "=", "=", "=", "next=RESTART", "next=RESTART", "spawn"),
+    events.Stop: (
+        *("-> stopped", "-> stopped", "halt(STOP)", "halt(STOP)"),
+        *("next=STOP", "next=STOP", "-> stopped"),
+    ),
     events.RestartJob: (
-        *("spawn", "halt(RESTART)", "halt(RESTART)"),
+        *("spawn", "=", "halt(RESTART)", "halt(RESTART)"),
         *("next=RESTART", "next=RESTART", "spawn"),
     ),
     events.SpecChanged: (
-        *("new spec", "new spec, stale", "new spec, stale"),
+        *("new spec", "new spec", "new spec", "new spec"),  # (and stale, where a run has another)
         *("new spec; REMOVE becomes STOP", "new spec; REMOVE becomes STOP", "new spec"),
     ),
-    events.Remove: ("gone", "halt(REMOVE)", "halt(REMOVE)", "next=REMOVE", "next=REMOVE", "gone"),
-    events.Shutdown: ("-> stopped", "halt(STOP)", "halt(STOP)", "next=STOP", "next=STOP", "-> stopped"),
-    events.Launched: ("BUG", "=", "BUG", "=", "=", "BUG"),
-    events.Spawned: ("BUG", "ready=none: running", "BUG", "=", "=", "BUG"),
-    events.Ready: ("BUG", "running", "=", "=", "=", "BUG"),
-    events.SpawnFailed: ("BUG", "decide", "BUG", "leave", "leave", "BUG"),
-    events.LeaderDied: ("BUG", "halt(DECIDE)", "halt(DECIDE)", "=", "=", "BUG"),
-    events.Exited: ("BUG", "decide", "decide", "leave", "leave", "BUG"),
-    events.WatchdogExpired: ("BUG", "BUG", "halt(DECIDE)", "=", "=", "BUG"),
-    events.Timer: ("BUG", "halt(DECIDE)", "BUG", "kill(next)", "SIGKILL again, log, arm x2", "spawn"),
+    events.Remove: (
+        *("gone", "gone", "halt(REMOVE)", "halt(REMOVE)"),
+        *("next=REMOVE", "next=REMOVE", "gone"),
+    ),
+    events.Shutdown: (
+        *("-> stopped", "-> stopped", "halt(STOP)", "halt(STOP)"),
+        *("next=STOP", "next=STOP", "-> stopped"),
+    ),
+    events.Hold: ("=",) * 7,
+    events.Release: ("=", "spawn", "=", "=", "=", "=", "="),
+    events.RequirementLost: ("BUG", "failed(requirement)", *("BUG",) * 5),
+    events.Launched: ("BUG", "BUG", "=", "BUG", "=", "=", "BUG"),
+    events.Spawned: ("BUG", "BUG", "ready=none: running", "BUG", "=", "=", "BUG"),
+    events.Ready: ("BUG", "BUG", "running", "=", "=", "=", "BUG"),
+    events.SpawnFailed: ("BUG", "BUG", "decide", "BUG", "leave", "leave", "BUG"),
+    events.LeaderDied: ("BUG", "BUG", "halt(DECIDE)", "halt(DECIDE)", "=", "=", "BUG"),
+    events.Exited: ("BUG", "BUG", "decide", "decide", "leave", "leave", "BUG"),
+    events.WatchdogExpired: ("BUG", "BUG", "BUG", "halt(DECIDE)", "=", "=", "BUG"),
+    events.Timer: (
+        *("BUG", "BUG", "halt(DECIDE)", "BUG"),
+        *("kill(next)", "SIGKILL again, log, arm x2", "spawn"),
+    ),
 }
-STOP_NOW = ("-> stopped", "kill(STOP)", "kill(STOP)", "kill(STOP)", "next=STOP", "-> stopped")
+STOP_NOW = ("-> stopped", "-> stopped", "kill(STOP)", "kill(STOP)", "kill(STOP)", "next=STOP", "-> stopped")
 
 # What those words come to for the jobs that `bring` brings: a leaving one has next=DECIDE after a
 # watchdog, and a failure is restarted.
 SEEN = {
     "ready=none: running": "running",
-    "new spec; REMOVE becomes STOP": "new spec, stale",
+    "new spec; REMOVE becomes STOP": "new spec",
     "decide": "-> backoff",
     "leave": "-> backoff",
     "kill(next)": "kill(DECIDE)",
+    "failed(requirement)": "-> failed",
 }
 
 
@@ -75,6 +94,10 @@ def bring(state: State, **settings: object) -> Job:
     """A job in that state, by the shortest way there."""
     job = Job(spec_of(**settings))
     if state is State.STOPPED:
+        return job
+    if state is State.WAITING:
+        job.step(events.Hold("waiting for db"), 0.0)
+        job.step(events.Start(), 0.0)
         return job
     if state is State.STARTING:
         job.step(events.Start(), 0.0)
@@ -99,7 +122,9 @@ def bring(state: State, **settings: object) -> Job:
 def an_input(kind: type[Input], job: Job) -> Input:
     """One input of that kind which is not late."""
     makers: dict[type[Input], Callable[[], Input]] = {
-        events.SpecChanged: lambda: events.SpecChanged(spec_of(description="new")),
+        events.Hold: lambda: events.Hold("waiting for db"),
+        events.RequirementLost: lambda: events.RequirementLost("requires db, which is failed"),
+        events.SpecChanged: lambda: events.SpecChanged(spec_of(command="other")),
         events.Launched: lambda: events.Launched(job.run, PID),
         events.Spawned: lambda: events.Spawned(job.run),
         events.Ready: lambda: events.Ready(job.run),
@@ -127,14 +152,15 @@ def observe(job: Job, what: Input) -> str:
     if events.Removed in done:
         return "gone"
     if job.spec is not spec:
-        return "new spec, stale" if job.stale else "new spec"
+        return "new spec"
     if job.state is not state:
         return _arrival(job, done)
     if events.Kill in done:
         return "SIGKILL again, log, arm x2" if {events.Warn, events.Arm} < set(done) else "killed twice"
     if job.next is not following and job.next is not None:
         return f"next={job.next.name}"
-    return "-> stopped" if state is State.STOPPED else "="
+    stays = state is State.STOPPED and isinstance(what, (events.Stop, events.Shutdown))
+    return "-> stopped" if stays else "="
 
 
 def _arrival(job: Job, done: list[type[Action]]) -> str:
@@ -417,6 +443,196 @@ def test_each_run_has_a_number_of_its_own() -> None:
     assert runs == [1, 2, 3]
 
 
+# ---- waiting for others -------------------------------------------------------------------------
+
+HOLD = events.Hold("waiting for db")
+
+
+@pytest.mark.parametrize("what", [events.Start(), events.RestartJob()], ids=repr)
+@pytest.mark.parametrize("state", [*DOWN, State.BACKOFF], ids=named)
+def test_what_is_held_waits_instead_of_starting(state: State, what: Input) -> None:
+    """A start of what must not be launched now is noted, says for what, and launches nothing."""
+    job = bring(state)
+    assert job.step(HOLD, 20.0) == []
+    actions = job.step(what, 20.0)
+
+    assert (job.state, job.cause, job.armed) == (State.WAITING, "waiting for db", None)
+    assert events.Spawn not in kinds(actions)
+
+
+def test_a_restart_that_is_held_when_its_run_is_gone_waits() -> None:
+    """Held in the middle of a restart: the death is told, and no new run begins."""
+    job = bring(State.RUNNING)
+    job.step(events.RestartJob(), 20.0)
+    job.step(HOLD, 20.0)
+    actions = job.step(events.Exited(1, "SIGTERM"), 21.0)
+
+    assert (job.state, job.run) == (State.WAITING, 1)
+    assert [a.kind for a in actions if isinstance(a, events.Happened)] == ["died"]
+
+
+def test_a_penalty_that_ends_while_it_is_held_waits() -> None:
+    """Policy starts what is held no earlier than people do; once it does, it is a restart."""
+    job = bring(State.BACKOFF)
+    job.step(HOLD, 0.0)
+    job.step(events.Timer(job.token), 0.0)
+    assert job.state is State.WAITING
+
+    job.step(events.Release(), 1.0)
+    actions = job.step(events.Launched(2, NEW_PID), 1.0)
+    assert [a.kind for a in actions if isinstance(a, events.Happened)] == ["restarting", "launched"]
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.WAITING], ids=named)
+def test_hold_and_release_do_nothing_but_be_remembered(state: State) -> None:
+    """What is up stays up while it is held, what is down stays down when it is released."""
+    job = bring(state)
+    assert job.step(HOLD, 20.0) == []
+    assert (job.held, job.state) == ("waiting for db", state)
+
+    assert job.step(events.Release(), 20.0) == []
+    assert (job.held, job.state) == ("", state)
+
+
+def test_release_begins_a_run_with_its_start_timeout() -> None:
+    """The time to get ready is measured from the launch, not from the wish."""
+    job = bring(State.WAITING, ready=READY, start_timeout=60.0)
+    assert job.armed is None
+
+    actions = job.step(events.Release(), 100.0)
+    assert events.Spawn("job", 1, job.spec) in actions
+    assert events.Arm("job", job.token, 160.0) in actions
+    assert job.state.value == "starting"
+
+
+def test_a_lost_requirement_is_the_end_of_waiting() -> None:
+    """The job has failed, for the reason that it is given, and failed for the daemon too."""
+    job = bring(State.WAITING)
+    job.step(events.RequirementLost("requires db, which is failed: exit 3"), 20.0)
+
+    assert (job.state, job.result) == (State.FAILED, "requires db, which is failed: exit 3")
+    assert (job.cause, job.exit_code, job.endings) == (job.result, 1, 1)
+
+
+# ---- oneshots -----------------------------------------------------------------------------------
+
+
+def oneshot(**settings: object) -> Job:
+    """A oneshot whose program runs."""
+    return up(Job(spec_of(type=JobType.ONESHOT, **settings)))
+
+
+def test_a_oneshot_is_ready_when_it_has_succeeded() -> None:
+    """While it works it is starting; its success is what others wait for, and is kept."""
+    job = oneshot()
+    assert (job.state, job.ready) == (State.STARTING, False)
+
+    job.step(events.Exited(1, 0), 1.0)
+    assert (job.state, job.ready) == (State.EXITED, True)
+
+
+@pytest.mark.parametrize("restart", Restart, ids=named)
+def test_a_oneshot_that_succeeded_is_not_run_again_by_itself(restart: Restart) -> None:
+    """Whatever the policy, work that is done is done."""
+    job = oneshot(restart=restart)
+    job.step(events.Exited(1, 0), 100.0)
+
+    assert (job.state, job.armed) == (State.EXITED, None)
+
+
+@pytest.mark.parametrize(
+    ("restart", "state"),
+    [
+        (Restart.NEVER, State.FAILED),
+        (Restart.ON_FAILURE, State.BACKOFF),
+        (Restart.ALWAYS, State.BACKOFF),
+    ],
+    ids=named,
+)
+def test_a_oneshot_that_failed_is_tried_again_as_policy_has_it(restart: Restart, state: State) -> None:
+    """A failed piece of work is a death like others, and ready for nobody."""
+    job = oneshot(restart=restart)
+    job.step(events.Exited(1, 1), 100.0)
+
+    assert (job.state, job.ready) == (state, False)
+
+
+def test_a_oneshot_that_is_run_again_is_not_ready_meanwhile() -> None:
+    """Readiness ends where the new run begins, and comes back with its success."""
+    job = oneshot()
+    job.step(events.Exited(1, 0), 1.0)
+    job.step(events.Start(), 2.0)
+    assert not job.ready
+
+    job.step(events.Exited(2, 0), 3.0)
+    assert job.ready
+
+
+def test_a_oneshot_that_is_stopped_is_ready_for_nobody() -> None:
+    """After a stop nothing can be said of its work."""
+    job = oneshot()
+    job.step(events.Exited(1, 0), 1.0)
+    job.step(events.Stop(), 2.0)
+
+    assert (job.state, job.ready) == (State.STOPPED, False)
+
+
+def test_a_oneshot_has_its_start_timeout_to_succeed() -> None:
+    """Work that takes longer is brought down and has failed."""
+    job = oneshot(restart=Restart.NEVER, start_timeout=60.0)
+    job.step(events.Timer(job.token), 60.0)
+    job.step(events.Exited(1, 0), 61.0)
+
+    assert (job.state, job.result) == (State.FAILED, "start-timeout")
+
+
+# ---- what is counted ----------------------------------------------------------------------------
+
+
+def counts(job: Job) -> tuple[int, int, int]:
+    """Launches, deaths, endings."""
+    return job.launches, job.deaths, job.endings
+
+
+def test_processes_deaths_and_endings_are_counted() -> None:
+    """A launch counts when there is a process, a death when nothing is left, an ending when it is final."""
+    job = Job(spec_of())
+    job.step(events.Start(), 0.0)
+    assert counts(job) == (0, 0, 0)
+
+    job.step(events.Launched(1, PID), 0.0)
+    job.step(events.Spawned(1), 0.0)
+    job.step(events.LeaderDied(1, 1), 0.0)
+    assert counts(job) == (1, 0, 0)
+
+    job.step(events.Exited(1, 1), 0.0)
+    assert (job.state, *counts(job)) == (State.BACKOFF, 1, 1, 0)
+
+    job.step(events.Timer(job.token), 0.0)
+    job.step(events.Launched(2, PID), 0.0)
+    job.step(events.Exited(2, 0), 60.0)
+    assert (job.state, *counts(job)) == (State.EXITED, 2, 2, 1)
+
+
+def test_a_stop_is_a_death_and_no_ending() -> None:
+    """Only what ends by itself is given up; what people stop is stopped."""
+    job = bring(State.RUNNING)
+    job.step(events.Stop(), 0.0)
+    job.step(events.Exited(1, "SIGTERM"), 0.0)
+
+    assert counts(job) == (1, 1, 0)
+    assert job.status == "SIGTERM"
+
+
+def test_a_spawn_that_fails_for_good_is_an_ending_without_a_death() -> None:
+    """Nothing was launched, nothing died, but it is given up."""
+    job = Job(spec_of(restart=Restart.NEVER))
+    job.step(events.Start(), 0.0)
+    job.step(events.SpawnFailed(1, "exec", errno.ENOENT, "no such file"), 0.0)
+
+    assert counts(job) == (0, 0, 1)
+
+
 # ---- remove and changed specs -------------------------------------------------------------------
 
 
@@ -472,12 +688,23 @@ def test_a_run_keeps_the_readiness_it_was_launched_with() -> None:
 
 
 def test_stale_ends_with_the_process() -> None:
-    """A live process under a changed spec is stale; the next one, or none, is not."""
+    """A process whose command is another by now is stale; the next one, or none, is not."""
     job = bring(State.RUNNING)
-    job.step(events.SpecChanged(spec_of(description="new")), 0.0)
+    job.step(events.SpecChanged(spec_of(command="other")), 0.0)
     assert job.stale
 
     job.step(events.Exited(1, 0), 0.0)
+    assert not job.stale
+
+
+def test_what_counts_at_once_makes_nothing_stale() -> None:
+    """Policy is read live, and a configuration that is as it was again makes the run as good as new."""
+    job = bring(State.RUNNING)
+    job.step(events.SpecChanged(spec_of(description="new", kill_timeout=1.0, restart=Restart.NEVER)), 0.0)
+    assert not job.stale
+
+    job.step(events.SpecChanged(spec_of(command="other")), 0.0)
+    job.step(events.SpecChanged(spec_of()), 0.0)
     assert not job.stale
 
 
@@ -642,13 +869,13 @@ def test_a_restart_by_policy_is_told_in_order() -> None:
     job = bring(State.RUNNING)
     actions = job.step(events.Exited(1, 1), 0.0)
     actions += job.step(events.Timer(job.token), 0.0)
-    actions += job.step(events.Launched(2, PID), 0.0)
+    actions += job.step(events.Launched(2, NEW_PID), 0.0)
     told = [(a.kind, a.state, a.run, a.pid) for a in actions if isinstance(a, events.Happened)]
 
     assert told == [
-        ("died", State.BACKOFF, 1, None),
-        ("restarting", State.STARTING, 2, None),
-        ("launched", State.STARTING, 2, PID),
+        ("died", State.BACKOFF, 1, PID),
+        ("restarting", State.STARTING, 2, NEW_PID),
+        ("launched", State.STARTING, 2, NEW_PID),
     ]
 
 
@@ -657,10 +884,49 @@ def test_a_restart_by_people_is_told_as_death_and_launch() -> None:
     job = bring(State.RUNNING)
     actions = job.step(events.RestartJob("deploy"), 0.0)
     actions += job.step(events.Exited(1, "SIGTERM"), 0.0)
-    actions += job.step(events.Launched(2, PID), 0.0)
-    told = [(a.kind, a.state) for a in actions if isinstance(a, events.Happened)]
+    actions += job.step(events.Launched(2, NEW_PID), 0.0)
+    told = [(a.kind, a.state, a.run, a.pid) for a in actions if isinstance(a, events.Happened)]
 
-    assert told == [("state", State.STOPPING), ("died", State.STARTING), ("launched", State.STARTING)]
+    assert told == [
+        ("state", State.STOPPING, 1, PID),
+        ("died", State.STARTING, 1, PID),
+        ("launched", State.STARTING, 2, NEW_PID),
+    ]
+
+
+def test_the_lines_of_the_log_name_what_died() -> None:
+    """The line that tells of a death has the run and the pid of what died; those after it have not."""
+    job = bring(State.RUNNING, restart=Restart.NEVER)
+    actions = job.step(events.RestartJob(), 0.0)
+    actions += job.step(events.Exited(1, "SIGTERM"), 0.0)
+    actions += job.step(events.SpawnFailed(2, "exec", errno.ENOENT, "no such file"), 0.0)
+    lines = [(a.after, a.pid) for a in actions if isinstance(a, events.Changed)]
+
+    assert lines == [(State.STOPPING, PID), (State.STARTING, PID), (State.FAILED, None)]
+
+
+def test_a_restart_by_policy_that_never_is_a_process_is_not_told() -> None:
+    """Nobody hears of a restart without a launch behind it: it failed, and its next try has one."""
+    job = bring(State.BACKOFF)
+    told = []
+    for run, what in ((2, events.SpawnFailed(2, "exec", errno.ENOENT, "no")), (3, events.Launched(3, PID))):
+        actions = job.step(events.Timer(job.token), 0.0)
+        assert job.run == run
+        actions += job.step(what, 0.0)
+        told += [action.kind for action in actions if isinstance(action, events.Happened)]
+
+    assert told == ["state", "restarting", "launched"]
+
+
+def test_a_restart_by_people_before_the_process_of_one_by_policy() -> None:
+    """Policy's restart is called off before it is a process: what comes then is a person's, and told so."""
+    job = bring(State.BACKOFF)
+    job.step(events.Timer(job.token), 0.0)
+    job.step(events.RestartJob(), 0.0)
+    job.step(events.SpawnFailed(2, "", 0, "called off"), 0.0)
+    actions = job.step(events.Launched(3, PID), 0.0)
+
+    assert [action.kind for action in actions if isinstance(action, events.Happened)] == ["launched"]
 
 
 def test_a_spawn_that_failed_before_a_process_is_no_death() -> None:

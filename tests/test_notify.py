@@ -60,6 +60,12 @@ class Ear:
             pass
         return self.heard[-1]
 
+    def so_far(self) -> set[str]:
+        """The words that were heard by now, of all that came."""
+        while kit.readable(self.socket.fileno(), 0):
+            self.next()
+        return {name for words in self.heard for name in words}
+
     def fill(self) -> int:
         """Let others' datagrams fill the queue; how many there are."""
         count = 0
@@ -140,6 +146,30 @@ def test_a_full_queue_blocks_nobody_and_loses_no_ready(ear: Ear) -> None:
     assert notifier._waiting == []
     assert ear.next() == {"READY": "1", "STATUS": "two"}
     assert ear.next() == {"STOPPING": "1", "STATUS": "three"}
+    notifier.close()
+
+
+def test_a_full_queue_keeps_reloads_apart_from_all_else(told: Ear) -> None:
+    """RELOADING=1 and the READY=1 after it wait in datagrams of their own; of several reloads the last does,
+    however many come."""
+    others = told.fill()
+    notifier = Notifier({"NOTIFY_SOCKET": told.address})
+    notifier.tell(STATUS="one")
+    for turn in range(100):
+        notifier.tell(RELOADING=1, MONOTONIC_USEC=turn)
+        notifier.tell(READY=1, STATUS=f"turn {turn}")
+    notifier.tell(WATCHDOG=1)
+    notifier.tell(STOPPING=1)
+    for _ in range(others):
+        assert told.next() == {"FILLER": "1"}
+    notifier.flush()
+
+    heard = [told.next() for _ in range(4)]
+    assert heard[0] == {"STATUS": "turn 98", "READY": "1"}
+    assert heard[1] == {"RELOADING": "1", "MONOTONIC_USEC": "99"}
+    assert heard[2] == {"READY": "1", "STATUS": "turn 99", "WATCHDOG": "1"}
+    assert heard[3] == {"STOPPING": "1"}
+    assert not notifier.unsent
     notifier.close()
 
 
@@ -234,6 +264,47 @@ def test_before_it_is_ready_the_start_is_extended_by_the_jobs_deadlines(stage: C
 
     assert heard["STATUS"] == "2 jobs: 1 stopped, 1 starting; waiting for a"
     assert 60e6 < int(heard["EXTEND_TIMEOUT_USEC"]) <= 70e6
+
+
+def test_a_start_without_a_deadline_is_extended_again_and_again(stage: Callable[..., Stage]) -> None:
+    """A oneshot may take any time: systemd hears so before its patience ends, as long as that one starts."""
+    one = stage("a", "b")
+    one.change("b", State.STARTING, patience=1)
+    one.herald.turn()
+    assert one.ear.next()["EXTEND_TIMEOUT_USEC"]
+    assert len(one.timers) == 0  # whoever has a deadline is told of once
+
+    one.herald._told_at = 0.0
+    one.change("a", State.STARTING)
+    one.herald.turn()
+    assert one.ear.next()["STATUS"].endswith("waiting for a, b")
+    for _ in range(3):
+        one.herald._told_at = 0.0
+        one.fire()
+        one.herald.turn()
+        heard = one.ear.next()
+        assert set(heard) == {"EXTEND_TIMEOUT_USEC"}
+        assert 10e6 <= int(heard["EXTEND_TIMEOUT_USEC"]) <= 11e6
+
+    one.change("a", State.EXITED)
+    one.herald.ready()
+    assert one.ear.next()["READY"] == "1"
+    one.herald._told_at = 0.0
+    one.fire()
+    one.herald.turn()
+    assert len(one.timers) == 0
+    assert not kit.readable(one.ear.socket.fileno(), 0)
+
+
+def test_before_ready_what_is_too_late_is_waited_for_until_it_is_gone(stage: Callable[..., Stage]) -> None:
+    """A job that missed its start-timeout is stopped with its patience: the start takes that much longer."""
+    one = stage("a")
+    one.change("a", State.STOPPING, patience=30)
+    one.herald.turn()
+    heard = one.ear.next()
+
+    assert heard["STATUS"] == "1 job: 1 stopping; waiting for a"
+    assert 30e6 < int(heard["EXTEND_TIMEOUT_USEC"]) <= 40e6
 
 
 def test_once_ready_nothing_is_extended_until_the_stop(stage: Callable[..., Stage]) -> None:
@@ -395,6 +466,74 @@ def test_a_daemon_tells_its_life(daemon: MakeDaemon, ear: Ear) -> None:
     assert one.wait() == 0
 
 
+ENDS = {"command": "exit 7", "ready": {"fd": 3}}
+AGAIN = {"restart": True, "restart-penalty": 1000}
+GATED = {"command": "read line <go; echo >&3; exec sleep 1000000", "ready": {"fd": 3}}
+HOLD_BACK: dict[str, dict[str, Any]] = {
+    "starting": {"a": {**GATED, "autostart": True}},
+    "waiting": {"db": GATED, "a": {**SLEEPER, "requires": ["db"]}},
+    "waiting, in order only": {"db": {**GATED, "autostart": True}, "a": {**SLEEPER, "after": ["db"]}},
+    "a oneshot": {"a": {"command": "read line <go", "type": "oneshot", "autostart": True}},
+    "waiting for a oneshot": {
+        "db": {"command": "read line <go", "type": "oneshot", "start-timeout": 60},
+        "a": {**SLEEPER, "requires": ["db"]},
+    },
+    "given up in the end": {
+        "a": {"command": "read line <go; exit 1", "ready": {"fd": 3}, "autostart": True},
+        "b": SLEEPER,
+    },
+}
+
+
+@pytest.mark.parametrize("name", HOLD_BACK)
+def test_ready_waits_for_the_autostart_jobs(daemon: MakeDaemon, told: Ear, name: str) -> None:
+    """What is launched is not ready: until each autostart job is, or is given up, systemd hears for whom the
+    start waits, and is to wait as long as that one may take."""
+    jobs = HOLD_BACK[name]
+    one = daemon({"jobs": jobs}, environ={"NOTIFY_SOCKET": told.address}, announced=False)
+    go = one.fifo("go")
+    told.status(f"{len(jobs)} job")
+    one.pipe().info()
+    assert "READY" not in told.so_far()
+    for heard in told.heard:
+        timed = name != "a oneshot"  # that one may take any time, and has to go on saying so
+        extended = int(heard["EXTEND_TIMEOUT_USEC"]) / 1e6
+        assert 0 < extended <= 10 or (timed and 60 < extended <= 70)
+    assert extended > 60 or not timed
+
+    os.write(go.fd, b"go\n")
+    assert told.until("READY")["STATUS"].find("waiting for") < 0
+    assert "starting" not in {job.state for job in one.pipe().status()}
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        {"a": {**ENDS, "autostart": True}},
+        {"a": {"command": ["/no/such"], "autostart": True}},
+        {"a": {**ENDS, "autostart": True, **AGAIN}},
+        {"a": {**SLEEPER, "ready": {"fd": 3}, "start-timeout": 0.1}},
+        {"db": ENDS, "a": {**SLEEPER, "requires": ["db"]}},
+        {"db": {**ENDS, **AGAIN}, "a": {**SLEEPER, "requires": ["db"]}},
+    ],
+    ids=[
+        "ended",
+        "not started",
+        "in backoff",
+        "too late",
+        "its requirement ended",
+        "its requirement in backoff",
+    ],
+)
+def test_what_does_not_get_ready_holds_nothing_up(
+    daemon: MakeDaemon, told: Ear, jobs: dict[str, Any]
+) -> None:
+    """A job that has failed, for good or once, is that job's failure: the others are up, and that is told."""
+    daemon({"jobs": {**jobs, "b": SLEEPER}}, environ={"NOTIFY_SOCKET": told.address})
+
+    assert "1 running" in told.until("READY")["STATUS"]
+
+
 def test_a_daemon_whose_words_do_not_fit_works_all_the_same(daemon: MakeDaemon, told: Ear) -> None:
     """With the manager's queue full from the start, clients are served, and READY=1 comes with room."""
     others = told.fill()
@@ -417,18 +556,36 @@ def test_the_watchdog_is_fed_at_half_its_time(daemon: MakeDaemon, told: Ear) -> 
     assert time.monotonic() - began > 0.3
 
 
-def test_a_reload_that_cannot_be_is_answered(daemon: MakeDaemon, told: Ear) -> None:
-    """SIGHUP: RELOADING=1 with its time, then READY=1 with why not, so that nobody waits for it."""
+def test_a_reload_is_told_from_its_beginning_to_its_end(daemon: MakeDaemon, told: Ear) -> None:
+    """SIGHUP: RELOADING=1 with its time, then READY=1; where nothing was changed, with the reason."""
     one = daemon({}, environ={"NOTIFY_SOCKET": told.address})
     told.until("READY")
-    before = time.monotonic() * 1e6
-    one.process.send_signal(signal.SIGHUP)
-    begins, ends = told.next(), told.next()
+    for config, status in (({"jobs": {"new": {"command": "true"}}}, "1 job: 1 stopped"), ({"jobs": 1}, "")):
+        one.configure(config)
+        before = time.monotonic() * 1e6
+        one.process.send_signal(signal.SIGHUP)
+        begins, ends = told.next(), told.next()
 
-    assert set(begins) == {"RELOADING", "MONOTONIC_USEC"}
-    assert before - 1 <= int(begins["MONOTONIC_USEC"]) <= time.monotonic() * 1e6
-    assert ends["READY"] == "1"
-    assert ends["STATUS"].startswith("cannot reload")
+        assert set(begins) == {"RELOADING", "MONOTONIC_USEC"}
+        assert before - 1 <= int(begins["MONOTONIC_USEC"]) <= time.monotonic() * 1e6
+        assert ends["READY"] == "1"
+        assert ends["STATUS"] == status or ends["STATUS"].startswith(f"cannot reload: {one.config}:1:")
+    one.run_cli("reload", "--dry-run")
+    assert not kit.readable(told.socket.fileno(), 0)
+
+
+def test_a_reload_before_it_is_ready_is_not_told(daemon: MakeDaemon, told: Ear) -> None:
+    """READY=1 would come too early: it comes once, when the jobs of the new configuration are ready."""
+    slow = {"command": "read x < gate; echo >&3; exec sleep 1000000", "ready": {"fd": 3}, "autostart": True}
+    one = daemon({"jobs": {"slow": slow}}, announced=False, environ={"NOTIFY_SOCKET": told.address})
+    gate = one.fifo("gate")
+    one.stdout.line()
+    one.configure({"jobs": {"slow": slow, "new": {"command": "true"}}})
+    assert one.run_cli("reload").out == "+ new\n"
+    os.write(gate.fd, b"\n")
+    told.until("READY")
+
+    assert not [words for words in told.heard if "RELOADING" in words]
 
 
 def test_without_a_watchdog_nothing_is_fed(daemon: MakeDaemon, told: Ear) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmon import protocol, wire
+from jobmon import errors, protocol, wire
 from jobmon.errors import LocalProtocolError, RemoteProtocolError
 from jobmon.framing import MAX_REPLY, MAX_REQUEST, frame
 from jobmon.protocol import (
@@ -93,7 +93,7 @@ FROM_DAEMON = {
         st.builds(Status, NAMES, st.booleans(), PIDS),
         st.builds(JobList, st.dictionaries(NAMES, st.booleans(), max_size=3)),
         st.builds(ReplyMessage, COUNTS, st.just(True), st.just({"token": 7})),
-        st.builds(failed, COUNTS, st.sampled_from(protocol.CODES), NAMES, job=NAMES),
+        st.builds(failed, COUNTS, st.sampled_from(errors.CODES), NAMES, job=NAMES),
         st.builds(ErrorMessage, NAMES, NAMES),
     ),
     EVENTS: st.one_of(
@@ -271,8 +271,9 @@ BAD_REQUESTS = [
     ({"command": "start", "jobs": ["web"], "timeout": 1e300}, "bad-request"),
     ({"command": "start", "jobs": ["web"], "reason": 1}, "bad-request"),
     ({"command": "start", "jobs": ["web"], "now": True}, "bad-request"),
-    ({"command": "wait", "jobs": ["web"], "for": "ready"}, "bad-request"),
-    ({"command": "wait", "jobs": ["web"], "any": True}, "bad-request"),
+    ({"command": "wait", "jobs": ["web"], "for": "redy"}, "bad-request"),
+    ({"command": "wait", "jobs": ["web"], "any": 1}, "bad-request"),
+    ({"command": "wait", "jobs": ["web"], "since": -1}, "bad-request"),
     ({"command": "signal", "jobs": ["web"]}, "bad-request"),
     ({"command": "signal", "jobs": ["web"], "signal": 1.5}, "bad-request"),
     ({"command": "signal", "jobs": ["web"], "signal": -1}, "bad-request"),
@@ -407,9 +408,9 @@ def test_a_client_ignores_what_it_does_not_know() -> None:
 
 def test_the_worst_code_counts() -> None:
     """Among several results the one that is furthest down the list of codes names the whole."""
-    assert protocol.worst(("", "timeout", "failed")) == "failed"
-    assert protocol.worst(("already-started", "no-such-job", "")) == "no-such-job"
-    assert protocol.worst(()) == ""
+    assert errors.worst(["timeout", "failed"]) == "failed"
+    assert errors.worst(["already-started", "no-such-job", "failed"]) == "no-such-job"
+    assert errors.worst([]) == ""
 
 
 # ---- fuzz ------------------------------------------------------------------------------------

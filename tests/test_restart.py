@@ -231,7 +231,7 @@ def test_what_cannot_start_is_tried_again_after_the_penalty(daemon: Make, restar
 
     assert done.code == 1
     assert done.err.endswith("ENOENT (No such file or directory) (it will be tried again)\n")
-    assert watch.until("job", "restarting").cause == "penalty over"
+    watch.find(lambda event: event.run == 2 and event.state == "backoff")
     os.mkdir(one.path("later"))
     pid = watch.until("job", "running").pid
     assert os.readlink(f"/proc/{pid}/cwd") == one.path("later")

@@ -13,12 +13,12 @@ from termios import TIOCSWINSZ
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit import Lines
+from kit import Lines, settled
 
 from jobmon import wire
 from jobmon.cli import text, tree
 from jobmon.client import CommandPipe
-from jobmon.linux import procfs, sessions
+from jobmon.linux import answers, procfs
 from jobmon.linux.procfs import Stat
 from jobmon.protocol import CONTROL, BadRequest, Connection, JobStatus, Request, encode, job_status
 
@@ -213,6 +213,7 @@ def test_who_has_no_command_line_has_a_name(cat: subprocess.Popen[bytes]) -> Non
 def test_a_long_command_line_is_cut() -> None:
     """Of megabytes of arguments only the beginning is read."""
     with subprocess.Popen(["cat", "-", "x" * 100_000], stdin=subprocess.PIPE) as child:
+        settled(child.pid, "cat")
         line = procfs.command(fact_of(child.pid))
         child.kill()
 
@@ -308,12 +309,12 @@ def test_a_tree_has_bounds() -> None:
     """A job of very many processes costs the daemon no more than the bound; its leader is told first."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         pids = [os.getpid(), child.pid, 1 << 30]
-        shown, gone = sessions._tree(pids, child.pid, 2)
-        everybody, gone_of_all = sessions._tree(pids, child.pid, 9)
+        shown, gone = answers.tree(pids, child.pid, 2)
+        everybody, gone_of_all = answers.tree(pids, child.pid, 9)
         assert child.stdin is not None
         child.stdin.write(b"\n")
 
     assert [pid for pid, _, _ in shown] == [child.pid, os.getpid()]
     assert gone == 0
     assert (len(everybody), gone_of_all) == (2, 1)
-    assert sessions._tree(pids, None, 0) == ((), 0)
+    assert answers.tree(pids, None, 0) == ((), 0)

@@ -10,10 +10,13 @@ import pytest
 from jobmon import events
 from jobmon.eventlog import EventLog
 from jobmon.events import JobResult, Reply, State
+from jobmon.plan import Change, Plan
 from jobmon.spec import Essential, JobSpec, Readiness, Restart
-from jobmon.supervisor import SEVERITY, TOLD_OF_A_BUG, Supervisor
+from jobmon.supervisor import TOLD_OF_A_BUG, Supervisor
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from jobmon.events import Action, Input
 
 READY = Readiness("fd", 3)
@@ -69,7 +72,7 @@ class Bench:
         """Nothing is left of the run."""
         self.feed(events.Exited(self.run(name), status), name)
 
-    def up(self, *names: str) -> Bench:
+    def up(self, *names: str) -> Self:
         """Bring jobs up, without a trace in the answers."""
         for name in names or ("web",):
             self.supervisor.start([name], "bench", self.now)
@@ -98,7 +101,8 @@ class Bench:
 
     def idle(self) -> bool:
         """Whether nobody waits and no waiter's timer is left."""
-        return not self.supervisor._waiters and not self.supervisor._watching
+        waiters = self.supervisor.waiters
+        return not (waiters._by_key or waiters._by_asker or waiters._by_job)
 
 
 # ---- names --------------------------------------------------------------------------------------
@@ -271,16 +275,15 @@ def test_start_behind_a_stop_is_queued() -> None:
     assert bench.code("patient") == ""
 
 
-def test_start_of_what_is_being_removed_fails_with_it() -> None:
-    """A start cannot save a job that is being removed; who asked is told when it is gone."""
+def test_start_of_what_is_being_removed_fails() -> None:
+    """A start cannot save a job that is being removed, and says so at once."""
     bench = Bench().up()
     bench.feed(events.Remove())
     bench.supervisor.start(["web"], "me", 0.0)
-    bench.supervisor.start(["web"], "patient", 0.0, wait=True)
-    assert (bench.code(), bench.code("patient")) == (None, "failed")
+    bench.supervisor.restart(["web"], "patient", 0.0, wait=True)
 
-    bench.end()
-    assert bench.code() == "failed"
+    told = [*bench.replies("me"), *bench.replies("patient")]
+    assert [(reply.code, reply.message) for reply in told] == [("failed", "is being removed")] * 2
 
 
 def test_start_that_is_overtaken_by_a_stop() -> None:
@@ -570,6 +573,176 @@ def test_signal_to_a_dead_leader_is_refused() -> None:
     assert (bench.code("leader"), bench.code("all")) == ("not-running", "")
 
 
+# ---- ready, in order ----------------------------------------------------------------------------
+
+
+def in_order(**settings: object) -> Bench:
+    """`web` requires `db`; both are up."""
+    return Bench(spec_of("db"), spec_of("web", requires=("db",), **settings)).up("db", "web")
+
+
+def all_ready(bench: Bench) -> bool:
+    """Whether the daemon counts as ready."""
+    bench.take()
+    return any(isinstance(action, events.AllReady) for action in bench.done)
+
+
+def test_a_restart_is_passed_on_as_a_restart() -> None:
+    """What requires it goes first, waits while it is replaced, and comes back by itself."""
+    bench = in_order()
+    bench.supervisor.restart(["db"], "me", 0.0, wait=True)
+    assert (bench.state("web"), bench.state("db")) == (State.STOPPING, State.RUNNING)
+
+    bench.end(name="web")
+    assert (bench.state("web"), bench.state("db")) == (State.WAITING, State.STOPPING)
+
+    bench.end(name="db")
+    bench.launch("db")
+    bench.execute("db")
+    assert (bench.state("web"), bench.run("web"), bench.run("db")) == (State.STARTING, 2, 2)
+    assert bench.code() == ""
+
+
+def test_a_stop_after_a_restart_counts_more() -> None:
+    """What is stopped while it is down for the restart of another does not come back with it."""
+    bench = in_order()
+    bench.supervisor.restart(["db"], "me", 0.0)
+    bench.end(name="web")
+    bench.supervisor.stop(["web"], "me", 0.0)
+    bench.end(name="db")
+    bench.launch("db")
+    bench.execute("db")
+
+    assert (bench.state("web"), bench.state("db")) == (State.STOPPED, State.RUNNING)
+
+
+def test_a_restart_that_never_has_its_turn_fails() -> None:
+    """It waits for others to be gone, and meanwhile the job is stopped, and started: the old run goes on."""
+    bench = in_order()
+    bench.supervisor.restart(["db"], "me", 0.0, wait=True)
+    bench.supervisor.stop(["db"], "other", 0.0)
+    assert (bench.code(), bench.replies()[0].message) == ("failed", "was stopped meanwhile")
+
+    bench.supervisor.start(["db"], "third", 0.0)
+    bench.end(name="web")
+    assert (bench.state("db"), bench.run("db")) == (State.RUNNING, 1)
+
+
+def test_one_that_dies_before_its_restart_is_not_given_up() -> None:
+    """A job that waits for its turn to be restarted dies by itself: the new run follows, nobody is lost."""
+    bench = in_order()
+    bench.supervisor.restart(["db"], "me", 0.0)
+    bench.end("SIGSEGV", "db")
+    bench.end(name="web")
+    bench.launch("db")
+    bench.execute("db")
+
+    assert (bench.run("db"), bench.run("web"), bench.state("web")) == (2, 2, State.STARTING)
+
+
+def test_what_fails_for_ever_does_not_keep_the_daemon_from_being_ready() -> None:
+    """One autostart job is in a crash loop, another waits for it: after the first failure that is no news."""
+    crashes = spec_of("db", autostart=True, restart=Restart.ALWAYS)
+    bench = Bench(crashes, spec_of("web", autostart=True, requires=("db",)), spec_of("app", autostart=True))
+    bench.supervisor.begin(0.0)
+    bench.launch("db")
+    assert not all_ready(bench)
+
+    bench.end(1, "db")
+    assert not all_ready(bench)
+
+    bench.launch("app")
+    bench.execute("app")
+    assert all_ready(bench)
+
+
+# ---- reload -------------------------------------------------------------------------------------
+
+
+def changed(*specs: JobSpec) -> Plan:
+    """A reload that brings other specs."""
+    return Plan(changed=tuple(Change(spec) for spec in specs))
+
+
+def test_a_reload_touches_what_is_new_gone_or_changed() -> None:
+    """New jobs are begun, old ones are stopped and forgotten, a live run goes on under its new spec."""
+    bench = Bench(spec_of("old"), spec_of("web"), spec_of("same")).up("old", "web", "same")
+    web = spec_of("web", command="other")
+    bench.supervisor.reload(
+        Plan(added=(spec_of("new", autostart=True),), removed=("old",), changed=(Change(web),)), "me", 0.0
+    )
+    assert (bench.state("new"), bench.state("old")) == (State.STARTING, State.STOPPING)
+    assert (bench.state(), bench.run("web"), bench.supervisor.jobs["web"].stale) == (
+        *(State.RUNNING, 1),
+        ("command",),
+    )
+
+    bench.end(name="old")
+    assert list(bench.supervisor.jobs) == ["web", "same", "new"]
+    assert bench.code() == ""
+
+
+def test_a_reload_restarts_what_is_stale_if_it_is_asked_to() -> None:
+    """But not what is stopped, or is to be: and the answer comes when the new run is ready."""
+    bench = Bench(spec_of("web"), spec_of("down"), spec_of("same")).up("web", "same")
+    new = changed(spec_of("web", command="other"), spec_of("down", command="other"))
+    bench.supervisor.reload(new, "me", 0.0, restart=True)
+    assert (bench.state(), bench.state("down"), bench.state("same")) == (
+        *(State.STOPPING, State.STOPPED),
+        State.RUNNING,
+    )
+
+    bench.end()
+    bench.launch()
+    assert bench.code() is None
+    bench.execute()
+    assert bench.code() == ""
+
+
+def test_what_is_removed_goes_in_order() -> None:
+    """What requires it is gone first, though neither is configured any more."""
+    bench = in_order()
+    bench.supervisor.reload(Plan(removed=("db", "web")), "me", 0.0)
+    assert (bench.state("db"), bench.state("web")) == (State.RUNNING, State.STOPPING)
+
+    bench.end(name="web")
+    assert bench.state("db") is State.STOPPING
+    bench.end(name="db")
+    assert not bench.supervisor.jobs
+
+
+def test_a_job_that_comes_back_has_no_run_twice() -> None:
+    """Removed and there again: what is late from its old runs cannot be taken for news of the new one."""
+    bench = Bench().up()
+    bench.supervisor.reload(Plan(removed=("web",)), "me", 0.0)
+    bench.end()
+    bench.supervisor.reload(Plan(added=(spec_of(autostart=True),)), "other", 0.0)
+
+    assert bench.run("web") == 2
+
+
+def test_nobody_waits_for_what_a_reload_made_it_require() -> None:
+    """A run goes on without what it requires since a reload; its next one is given up if that is down."""
+    bench = Bench(spec_of("db"), spec_of("web", restart=Restart.ALWAYS)).up("web")
+    bench.supervisor.reload(changed(spec_of("web", restart=Restart.ALWAYS, requires=("db",))), "me", 0.0)
+    assert bench.state() is State.RUNNING
+
+    bench.end(1)
+    bench.fire("web")
+    assert bench.state() is State.FAILED
+    assert bench.supervisor.jobs["web"].result == "requires db, which is stopped"
+
+
+def test_the_reload_that_takes_an_edge_away_lets_go() -> None:
+    """Who waited for what it does not come after any more is launched."""
+    bench = Bench(spec_of("db", ready=READY), spec_of("web", requires=("db",)))
+    bench.supervisor.start(["web"], "me", 0.0)
+    assert bench.state() is State.WAITING
+
+    bench.supervisor.reload(changed(spec_of("web")), "me too", 0.0)
+    assert bench.state() is State.STARTING
+
+
 # ---- the whole ----------------------------------------------------------------------------------
 
 
@@ -588,12 +761,12 @@ def test_the_daemon_is_up_when_autostart_is_launched() -> None:
 
 
 def test_nothing_to_start_is_up_at_once() -> None:
-    """Without autostart jobs the daemon is up as soon as it begins."""
+    """Without autostart jobs the daemon is up, and all is ready, as soon as it begins."""
     bench = Bench()
     assert bench.take() == []
 
     bench.supervisor.begin(0.0)
-    assert bench.take() == [events.Announce()]
+    assert bench.take() == [events.Announce(), events.AllReady()]
 
 
 def test_a_removed_job_is_not_waited_for() -> None:
@@ -856,12 +1029,3 @@ def test_the_log_says_who_missed_something(monkeypatch: pytest.MonkeyPatch) -> N
     assert [event[0] for event in log.after(2)] == [3, 4, 5]
     assert [event[0] for event in log.after(4)] == [5]
     assert list(log.after(5)) == list(log.after(99)) == []
-
-
-def test_every_code_has_its_weight() -> None:
-    """Each failure that a command can come to has a place in the order of severity."""
-    assert len(set(SEVERITY)) == len(SEVERITY)
-    assert set(SEVERITY) == {
-        *("already-started", "already-stopped", "not-running", "failed"),
-        *("could-not-start", "terminating", "timeout"),
-    }

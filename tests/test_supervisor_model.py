@@ -21,13 +21,16 @@ from hypothesis.stateful import (
 from simkernel import SimKernel, Temper
 
 from jobmon import events, machine, waits
-from jobmon.events import AT_REST, Next, State
-from jobmon.machine import TABLE
-from jobmon.spec import Essential, JobSpec, Readiness, Restart
+from jobmon.events import AT_REST, LEAVING, Next, State
+from jobmon.machine import TABLE, Job
+from jobmon.plan import Change, Plan
+from jobmon.spec import Essential, JobSpec, JobType, Readiness, Restart
 from jobmon.supervisor import Supervisor
+from jobmon.turns import Turns
+from jobmon.waiters import Waiters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from jobmon.events import Action, Input, Reply
 
@@ -43,6 +46,8 @@ SETTINGS = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+# What is broken shows in one of many stories; the first one will do.
+CONTROL = settings(SETTINGS, phases=[Phase.generate], max_examples=3000)
 
 some_names = st.lists(st.sampled_from((*NAMES * 6, "nobody")), min_size=1, max_size=3)
 timeouts = st.sampled_from((None, None, 0.0, 1.0, 5.0, 10.0, 15.0))
@@ -65,19 +70,71 @@ specs = st.sampled_from(
         spec_of(Restart.ON_FAILURE, ready=READY),
         spec_of(Restart.NEVER, autostart=True, essential=Essential.ON_FAILURE),
         spec_of(Restart.ON_FAILURE, essential=Essential.YES),
+        spec_of(Restart.NEVER, type=JobType.ONESHOT),
+        spec_of(Restart.ON_FAILURE, type=JobType.ONESHOT, autostart=True),
     )
 )
 
 
+def some_of(*names: str) -> st.SearchStrategy[tuple[str, ...]]:
+    """Any of the names, in their order."""
+    return st.sets(st.sampled_from(names)).map(lambda drawn: tuple(sorted(drawn)))
+
+
+# What b, and what c, requires and comes after: so the graph has no cycle.
+edges = st.tuples(some_of("a"), some_of("a"), some_of("a", "b"), some_of("a", "b"))
+# Most processes do as they are told, so that there is often something that others can wait for.
+tempers = st.sampled_from((*[Temper.OBEYS] * len(Temper), *Temper))
+conditions = st.sampled_from(("changed", *waits.CONDITIONS, waits.STABLE))
+untils = st.one_of(st.none(), st.none(), conditions)
+STEADY = 5.0  # seconds of being ready that are stable
+COMING = (State.WAITING, State.STARTING, State.BACKOFF)
+ENDED = (State.EXITED, State.FAILED)
+
+
+def until_of(name: str | None) -> tuple[str, waits.Condition] | None:
+    """A condition as the daemon passes it."""
+    return None if name is None else (name, waits.condition(name, STEADY))
+
+
 class Request(NamedTuple):
-    """A command that is not answered yet."""
+    """A command that is not answered yet. `seq` is the event number of its baseline."""
 
     command: str
     names: tuple[str, ...]
     wait: bool
     deadline: float | None
     runs: dict[str, int]
-    changes: dict[str, int]
+    seq: int
+    until: str | None = None
+    any_of: bool = False
+    fresh: bool = False
+
+
+class Watched(Supervisor):
+    """A supervisor whose answers are judged at the moment at which they are given."""
+
+    def __init__(self, specs: Iterable[JobSpec], story: Story) -> None:
+        self.story = story
+        self.kind = type("WatchedJob", (Job,), {"__slots__": (), "step": self._watched_step()})
+        super().__init__(specs)
+
+    def _know(self, spec: JobSpec, now: float) -> None:
+        self.jobs[spec.name] = self.kind(spec, now, self._past_runs)
+
+    def _do(self, action: Action) -> None:
+        if isinstance(action, events.Reply):
+            self.story.judge_answer(action)
+        super()._do(action)
+
+    def _watched_step(self) -> Callable[[Job, Input, float], list[Action]]:
+        def step(job: Job, what: Input, now: float) -> list[Action]:
+            stayed = job.alive and job.next is None
+            actions = Job.step(job, what, now)
+            self.story.judge_step(job, what, actions, stayed=stayed)
+            return actions
+
+        return step
 
 
 class Story(RuleBasedStateMachine):
@@ -89,66 +146,134 @@ class Story(RuleBasedStateMachine):
         self.last_id = 0
         self.asked: dict[tuple[str, int], float] = {}  # when a run got its first stop signal
         self.urgent: set[tuple[str, int]] = set()  # runs that somebody wants gone now
-        self.changes = dict.fromkeys(NAMES, 0)
         self.told = dict.fromkeys(NAMES, "")  # the last event of each job
         self.up: set[str] = set()  # by the event log
         self.seen = self.published = 0
         self.finished = False
         self.announced = 0
         self.removing: set[str] = set()
+        self.rewired: dict[str, int] = {}  # runs that a reload gave other requirements
         self.asked_to_end = self.lost = False  # `lost`: an essential job has ended by itself
+        self.in_order = True  # until a second terminate
+        self.all_ready = 0
 
     @property
     def terminating(self) -> bool:
         """Whether the end has begun: by a command, or by an essential job."""
         return self.supervisor.terminating
 
-    @initialize(drawn=st.tuples(specs, specs, specs), tempers=st.tuples(*[st.sampled_from(Temper)] * 3))
-    def begin(self, drawn: tuple[JobSpec, ...], tempers: tuple[Temper, ...]) -> None:
-        self.supervisor = Supervisor(spec.replace(name=name) for name, spec in zip(NAMES, drawn, strict=True))
+    @initialize(
+        drawn=st.tuples(specs, specs, specs),
+        order=edges,
+        tempers=st.tuples(tempers, tempers, tempers),
+        readiness=st.tuples(*[st.sampled_from((None, 0.0, 0.0, 1.0))] * 3),
+    )
+    def begin(
+        self,
+        drawn: tuple[JobSpec, ...],
+        order: tuple[tuple[str, ...], ...],
+        tempers: tuple[Temper, ...],
+        readiness: tuple[float | None, ...],
+    ) -> None:
+        self.order = dict(zip(NAMES, (((), ()), order[:2], order[2:]), strict=True))
+        named = zip(NAMES, drawn, strict=True)
+        self.configured = {name: self.placed(name, spec) for name, spec in named}
+        self.supervisor = Watched(self.configured.values(), self)
         self.kernel = SimKernel(self.supervisor, self.witness)
         self.kernel.tempers = dict(zip(NAMES, tempers, strict=True))
+        self.kernel.readiness = dict(zip(NAMES, readiness, strict=True))
         self.supervisor.begin(0.0)
         self.kernel.act()
 
+    def placed(self, name: str, spec: JobSpec) -> JobSpec:
+        """A spec at its place in the order."""
+        requires, after = self.order[name]
+        return spec.replace(name=name, requires=requires, after=after)
+
     # ---- the story ------------------------------------------------------------------------
 
-    def ask(self, command: str, names: list[str], wait: bool, timeout: float | None) -> int:
+    def ask(
+        self, command: str, names: list[str], wait: bool, timeout: float | None, until: str | None = None
+    ) -> int:
         """Note a request before it is made."""
         self.last_id += 1
         jobs = self.supervisor.jobs
         runs = {name: jobs[name].run for name in names if name in jobs}
         deadline = None if timeout is None else self.kernel.now + timeout
-        self.open[self.last_id] = Request(command, tuple(names), wait, deadline, runs, dict(self.changes))
+        seq = self.supervisor.log.last
+        self.open[self.last_id] = Request(command, tuple(names), wait, deadline, runs, seq, until)
         return self.last_id
 
     @rule(
         command=st.sampled_from(("start", "restart")),
         names=some_names,
         wait=st.booleans(),
+        until=untils,
         timeout=timeouts,
         births=st.booleans(),
     )
-    def start(self, command: str, names: list[str], wait: bool, timeout: float | None, births: bool) -> None:
-        request = self.ask(command, names, wait, timeout)
-        getattr(self.supervisor, command)(names, request, self.kernel.now, wait=wait, timeout=timeout)
+    def start(
+        self,
+        command: str,
+        names: list[str],
+        wait: bool,
+        until: str | None,
+        timeout: float | None,
+        births: bool,
+    ) -> None:
+        request = self.ask(command, names, wait, timeout, until)
+        act = getattr(self.supervisor, command)
+        act(names, request, self.kernel.now, wait=wait, until=until_of(until), timeout=timeout)
         if not self.terminating:
-            self.heeded(names, (State.STARTING, State.RUNNING), Next.RESTART)
+            self.heeded(names, (State.WAITING, State.STARTING, State.RUNNING), Next.RESTART)
+            self.has_what_it_requires(names)
         self.kernel.act(births=births)
 
-    @rule(names=some_names, wait=st.booleans(), timeout=timeouts, at_once=st.booleans())
-    def stop(self, names: list[str], wait: bool, timeout: float | None, at_once: bool) -> None:
-        request = self.ask("stop", names, wait, timeout)
+    @rule(names=some_names, wait=st.booleans(), until=untils, timeout=timeouts, at_once=st.booleans())
+    def stop(
+        self, names: list[str], wait: bool, until: str | None, timeout: float | None, at_once: bool
+    ) -> None:
+        request = self.ask("stop", names, wait, timeout, until)
         if at_once and not set(names) - set(self.supervisor.jobs):
-            self.hurry(names)
-        self.supervisor.stop(names, request, self.kernel.now, wait=wait, timeout=timeout, at_once=at_once)
+            self.hurry([other for name in names for other in (name, *self.supervisor.order.needed_by(name))])
+        self.supervisor.stop(
+            names,
+            request,
+            self.kernel.now,
+            wait=wait,
+            until=until_of(until),
+            timeout=timeout,
+            at_once=at_once,
+        )
         self.heeded(names, (State.STOPPED,), Next.STOP)
         self.kernel.act()
 
-    @rule(names=some_names, timeout=timeouts)
-    def wait(self, names: list[str], timeout: float | None) -> None:
-        request = self.ask("wait", names, True, timeout)
-        self.supervisor.wait(names, request, self.kernel.now, timeout=timeout)
+    @rule(
+        names=some_names,
+        until=conditions,
+        any_of=st.booleans(),
+        since=st.integers(0, 20),
+        fresh=st.booleans(),
+        timeout=timeouts,
+    )
+    def wait(
+        self, names: list[str], until: str, any_of: bool, since: int, fresh: bool, timeout: float | None
+    ) -> None:
+        """Wait, in half of the cases from now on, else from one of the last events."""
+        request = self.ask("wait", names, True, timeout, until)
+        token = self.supervisor.log.last - since if 0 <= since <= min(self.supervisor.log.last, 10) else None
+        found = self.open[request]._replace(any_of=any_of, fresh=fresh and token is None)
+        self.open[request] = found if token is None else found._replace(seq=token, runs={})
+        self.supervisor.wait(
+            names,
+            request,
+            self.kernel.now,
+            until=(until, waits.condition(until, STEADY)),
+            any_of=any_of,
+            since=token,
+            fresh=fresh,
+            timeout=timeout,
+        )
         self.kernel.act()
 
     @rule(names=some_names, every=st.booleans())
@@ -171,6 +296,7 @@ class Story(RuleBasedStateMachine):
             return
         if self.terminating:
             self.hurry(NAMES)
+            self.in_order = False
         self.asked_to_end = True
         self.supervisor.terminate(self.kernel.now)
         self.kernel.act()
@@ -180,10 +306,16 @@ class Story(RuleBasedStateMachine):
         self.kernel.timers_first = timers_first
         self.kernel.advance(seconds)
 
-    @rule(name=st.sampled_from(NAMES), temper=st.sampled_from(Temper), life=delays)
-    def temper(self, name: str, temper: Temper, life: float) -> None:
+    @rule(
+        name=st.sampled_from(NAMES),
+        temper=tempers,
+        life=delays,
+        readiness=st.sampled_from((None, 0.0, 0.0, 1.0, 5.0)),
+    )
+    def temper(self, name: str, temper: Temper, life: float, readiness: float | None) -> None:
         self.kernel.tempers[name] = temper
         self.kernel.life = life
+        self.kernel.readiness[name] = readiness
 
     @precondition(lambda self: self.kernel.processes)
     @rule(data=st.data(), status=st.sampled_from((0, 1, "SIGKILL")), whole=st.booleans())
@@ -195,9 +327,10 @@ class Story(RuleBasedStateMachine):
     @precondition(lambda self: self.kernel.processes)
     @rule(data=st.data())
     def get_ready(self, data: st.DataObject) -> None:
-        process = self.kernel.processes[data.draw(st.sampled_from(sorted(self.kernel.processes)))]
-        if process.executed and process.spec.ready is not None:
-            self.feed(process.job, events.Ready(process.run))
+        self.kernel.get_ready(
+            self.kernel.processes[data.draw(st.sampled_from(sorted(self.kernel.processes)))]
+        )
+        self.kernel.act()
 
     @rule(name=st.sampled_from(NAMES))
     def fall_silent(self, name: str) -> None:
@@ -205,20 +338,101 @@ class Story(RuleBasedStateMachine):
         if job is not None and job.state is State.RUNNING:
             self.feed(name, events.WatchdogExpired(job.run))
 
-    @precondition(lambda self: not self.finished)
-    @rule(name=st.sampled_from(NAMES), spec=specs, removed=st.sampled_from((False, False, False, True)))
-    def reload(self, name: str, spec: JobSpec, removed: bool) -> None:
-        if removed:
-            self.removing.add(name)
-        else:
-            self.removing.discard(name)
-        self.feed(name, events.Remove() if removed else events.SpecChanged(spec.replace(name=name)))
+    @rule(
+        drawn=st.dictionaries(st.sampled_from(NAMES), specs, max_size=3),
+        order=edges,
+        gone=st.sets(st.sampled_from(NAMES), max_size=2),
+        restart=st.booleans(),
+        really=st.integers(0, 2),
+    )
+    def reload(
+        self,
+        drawn: dict[str, JobSpec],
+        order: tuple[tuple[str, ...], ...],
+        gone: set[str],
+        restart: bool,
+        really: int,
+    ) -> None:
+        """Some jobs are other ones, some are gone, some that were gone are there again."""
+        if really:  # not too often
+            return
+        before, after = self.configured, self.drawn_anew(drawn, order, gone)
+        plan = Plan(
+            added=tuple(spec for name, spec in after.items() if name not in before),
+            removed=tuple(name for name in before if name not in after),
+            changed=tuple(Change(s) for name, s in after.items() if before.get(name, s) != s),
+        )
+        jobs, leaving = self.supervisor.jobs, self.supervisor.turns.leaving
+        request = self.ask("reload", [], restart, None)
+        apart = [job for job in jobs.values() if not restart and not self.is_entangled(job.spec.name, plan)]
+        untouched = [(job, job.state, job.run, job.next, job.armed) for job in apart]
+        hurried = [other for other, what in leaving.items() if isinstance(what, events.Stop) and what.now]
+        if not self.terminating:
+            self.reconfigure(after)
+        self.supervisor.reload(plan, request, self.kernel.now, restart=restart)
+        for other in hurried:
+            self.hurry(self.supervisor.order.needed_by(other))
+        self.removing &= set(jobs)
+        assert untouched == [(job, job.state, job.run, job.next, job.armed) for job in apart], (
+            "what did not change is not touched"
+        )
+        self.kernel.act()
+
+    def drawn_anew(
+        self, drawn: dict[str, JobSpec], order: tuple[tuple[str, ...], ...], gone: set[str]
+    ) -> dict[str, JobSpec]:
+        """What is configured after a reload: nothing requires what is not there."""
+        found = {name: spec for name, spec in {**self.configured, **drawn}.items() if name not in gone}
+        edges_of = dict(zip(NAMES, (((), ()), order[:2], order[2:]), strict=True))
+        for name, spec in found.items():
+            requires, after = (tuple(other for other in names if other in found) for names in edges_of[name])
+            found[name] = spec.replace(name=name, requires=requires, after=after)
+        return found
+
+    def reconfigure(self, after: dict[str, JobSpec]) -> None:
+        """Note what a reload is about to change."""
+        for name, job in self.supervisor.jobs.items():
+            if name in after and after[name].requires != job.spec.requires:
+                self.rewired[name] = job.run
+        self.removing = (self.removing | (set(self.configured) - set(after))) - set(after)
+        self.configured = after
+
+    def is_entangled(self, name: str, plan: Plan) -> bool:
+        """Whether a reload may mean something to a job: it speaks of it, or of what it is in order with."""
+        new = [*plan.added, *(change.spec for change in plan.changed)]
+        ordered = [*new, *(job.spec for job in self.supervisor.jobs.values())]
+        edges = {spec.name: {*spec.requires, *spec.after} for spec in ordered if spec.requires or spec.after}
+        return name in {
+            *plan.removed,
+            *(s.name for s in new),
+            *edges,
+            *(o for names in edges.values() for o in names),
+        }
 
     def heeded(self, names: list[str], states: tuple[State, ...], following: Next) -> None:
-        """Right after a command each job is where it should be, or on its way; unless it is being removed."""
+        """Right after a command each job is where it should be, or on its way; unless it is being removed.
+
+        On its way is one, too, that waits for others to be gone first.
+        """
+        queued = {Next.STOP: (events.Stop, events.Shutdown), Next.RESTART: (events.RestartJob,)}[following]
         if set(names) <= set(self.supervisor.jobs):
             for job in (self.supervisor.jobs[name] for name in set(names) - self.removing):
-                assert job.state in states or job.next is following, "the last command counts"
+                waits_for_turn = isinstance(self.supervisor.turns.leaving.get(job.spec.name), queued)
+                assert job.state in states or job.next is following or waits_for_turn, (
+                    "the last command counts"
+                )
+
+    def has_what_it_requires(self, names: list[str]) -> None:
+        """Right after a start neither it nor what it requires is down, or goes down to stay there."""
+        jobs, leaving = self.supervisor.jobs, self.supervisor.turns.leaving
+        if not set(names) <= set(jobs):
+            return
+        for name in set(names) - self.removing:
+            needs = [jobs[other] for other in self.supervisor.order.needs(name) if other in jobs]
+            for need in (*needs, jobs[name]):
+                assert self.is_ready(need) or need.state not in AT_REST, "what is required comes up"
+                stays_down = need.next is Next.STOP or isinstance(leaving.get(need.spec.name), events.Stop)
+                assert not stays_down, "what is required stays up, or comes back"
 
     def feed(self, name: str, what: Input) -> None:
         """Something happens to a job."""
@@ -235,7 +449,8 @@ class Story(RuleBasedStateMachine):
 
     def witness(self, action: Action) -> None:
         """What holds for each thing that is done, at the moment it is done."""
-        assert not self.finished or isinstance(action, events.Reply), "after the end there are only refusals"
+        after_the_end = (events.Reply, events.Arm, events.Disarm)
+        assert not self.finished or isinstance(action, after_the_end), "after the end there are only answers"
         judges: dict[type[Action], Callable[[Any], None]] = {
             events.Changed: self.sees_change,
             events.Spawn: self.sees_spawn,
@@ -246,6 +461,7 @@ class Story(RuleBasedStateMachine):
             events.Impossible: self.sees_impossible,
             events.Publish: self.sees_publish,
             events.Announce: self.sees_announce,
+            events.AllReady: self.sees_all_ready,
             events.Finish: self.sees_finish,
         }
         judges.get(type(action), lambda _: None)(action)
@@ -263,7 +479,6 @@ class Story(RuleBasedStateMachine):
             self.lost = True
 
     def sees_spawn(self, spawn: events.Spawn) -> None:
-        assert not self.terminating, "nothing is started after shutdown"
         assert spawn.job not in self.kernel.processes, "never two"
         assert spawn.job not in self.kernel.births, "never two"
 
@@ -284,35 +499,134 @@ class Story(RuleBasedStateMachine):
     def sees_reply(self, reply: Reply) -> None:
         assert isinstance(reply.to, int)
         request = self.open.pop(reply.to)  # KeyError: answered twice, or after it had gone
+        if request.command == "reload":
+            return
         if reply.code == "no-such-job":
             assert {result.job for result in reply.results} == set(request.names) - set(self.supervisor.jobs)
             return
-        assert sorted(result.job for result in reply.results) == sorted(set(request.names))
-        assert reply.ok == (not any(result.code for result in reply.results))
-        for result in reply.results:
-            self.check_result(request, result, single=len(reply.results) == 1)
+        told = {result.job for result in reply.results}
+        assert len(reply.results) == len(told)
+        assert told == set(request.names) or (request.command == "wait" and told <= set(request.names))
+        if not request.any_of:
+            assert reply.ok == (not any(result.code for result in reply.results))
 
-    def check_result(self, request: Request, result: events.JobResult, *, single: bool) -> None:
+    # ---- what is judged in the very moment ------------------------------------------------
+
+    def judge_step(self, job: Job, what: Input, actions: list[Action], *, stayed: bool) -> None:
+        """Nothing starts before what it requires is ready; nothing goes before what requires it is gone."""
+        jobs, name = self.supervisor.jobs, job.spec.name
+        done = {type(action) for action in actions}
+        if events.Spawn in done:
+            assert not self.terminating, "nothing is started after shutdown"
+            needs = [jobs[other] for other in job.spec.requires if other in jobs]
+            assert all(self.is_ready(need) for need in needs), "what is launched has what it requires"
+        ordered = isinstance(what, (events.Stop, events.Shutdown, events.RestartJob, events.Remove))
+        if ordered and self.in_order and stayed and done & {events.SendSignal, events.Kill}:
+            edges = self.supervisor.order.before if self.terminating else self.supervisor.order.required_by
+            others = [jobs[other] for other in edges.get(name, ()) if other in jobs]
+            assert not any(other.alive for other in others), "what requires it is gone first"
+
+    def is_ready(self, job: Job) -> bool:
+        """A service that serves; a oneshot that has succeeded."""
+        return job.state is (State.EXITED if job.ran.type is JobType.ONESHOT else State.RUNNING)
+
+    def judge_answer(self, reply: Reply) -> None:
         """An answer says what is so at this moment."""
-        job, run = self.supervisor.jobs.get(result.job), request.runs[result.job]
-        if result.code == "timeout":
-            assert request.deadline is not None
-            assert self.kernel.now >= request.deadline
-        elif result.code == "terminating":
-            assert self.terminating
-        elif not result.code and request.command == "stop" and request.wait:
+        assert isinstance(reply.to, int)
+        request = self.open[reply.to]
+        for result in reply.results:
+            if result.code == "timeout":
+                assert request.deadline is not None
+                assert self.kernel.now >= request.deadline
+            elif result.code == "terminating":
+                assert self.terminating
+            elif request.command not in ("wait", "reload") and request.until is None and not result.code:
+                self.judge_done(request, result, single=len(set(request.names)) == 1)
+        if request.command == "wait" and reply.code != "terminating":
+            self.judge_wait(request, reply)
+
+    def judge_done(self, request: Request, result: events.JobResult, *, single: bool) -> None:
+        """What a command without a condition promises when it is done. (Of several, others were earlier.)"""
+        run = request.runs[result.job]
+        if request.command == "stop" and request.wait:
             process = self.kernel.processes.get(result.job)
             assert process is None or process.run > run, "stopped means gone"
-        elif not result.code and request.command in ("start", "restart") and request.wait and single:
-            assert job is not None
-            assert job.state is State.RUNNING and job.run > run, "started means running"
-        elif not result.code and request.command == "wait":
-            assert self.changes[result.job] + self.unread(result.job) > request.changes[result.job]
+        elif request.command in ("start", "restart") and request.wait and single:
+            job = self.supervisor.jobs[result.job]
+            assert self.is_ready(job) and job.run > run, "started means ready"
 
-    def unread(self, name: str) -> int:
-        """How many changes of a job stand in the log that the witness has not read yet."""
-        unread = self.supervisor.log.after(self.seen)
-        return sum(event[2] == name and event[3] in ("launched", "died") for event in unread)
+    def judge_wait(self, request: Request, reply: Reply) -> None:
+        names = tuple(dict.fromkeys(request.names))
+        held = [name for name in names if self.holds(request, name)]
+        if reply.ok:
+            assert set(held) == set(names) or (request.any_of and held), "what was waited for is so"
+            assert request.any_of or {result.job for result in reply.results} == set(names)
+            return
+        assert not (held == list(names) or (request.any_of and held)), (
+            "who could be told of a success is"
+        )
+        if reply.code == "failed" and not request.any_of:
+            failed = [result.job for result in reply.results if result.code == "failed"]
+            assert all(self.fails(request, name) for name in failed), "what can yet be so has not failed"
+
+    def later(self, request: Request, name: str) -> list[tuple[str, State, int, float]]:
+        """What has happened to a job since the baseline: kind, state, run, time."""
+        log = self.supervisor.log.after(request.seq)
+        return [(event[3], event[4], event[5], event[1]) for event in log if event[2] == name]
+
+    def holds(self, request: Request, name: str) -> bool:
+        """The conditions of `wait`, by the words of the design and by the event log."""
+        job = self.supervisor.jobs.get(name)
+        if job is None:
+            return request.until == "stopped"
+        later = self.later(request, name)
+        launched = [run for kind, _, run, _ in later if kind == "launched"]
+        died = any(kind == "died" for kind, _, _, _ in later)
+        ready = self.is_ready(job)
+        return {
+            "changed": bool(launched) or died,
+            "running": job.leader is not None and job.state not in LEAVING,
+            "ready": ready,
+            "restarted": ready and any(run > request.runs.get(name, 0) for run in launched),
+            "stable": ready
+            and not self.was_lost(job, later, fresh=request.fresh)
+            and self.kernel.now >= self.since(name) + STEADY,
+            "stopped": job.state in AT_REST,
+            "exited": died or (job.deaths > 0 and job.pid is None and job.state is not State.STARTING),
+            "settled": job.state in (*AT_REST, State.RUNNING),
+        }[request.until or "changed"]
+
+    def was_lost(self, job: Job, later: list[tuple[str, State, int, float]], *, fresh: bool) -> bool:
+        """Whether it has died, other than by the success of a oneshot; if not `fresh`, by itself."""
+        deaths = [state for kind, state, _, _ in later if kind == "died"]
+        if fresh:
+            return len(deaths) > (self.is_ready(job) and not job.alive)
+        fine = State.EXITED if job.ran.type is JobType.ONESHOT else None
+        return any(state in {State.BACKOFF, *ENDED} - {fine} for state in deaths)
+
+    def since(self, name: str) -> float:
+        """When a job that is ready became so."""
+        kinds = ("state", "died")
+        return max(e[1] for e in self.supervisor.log.after(0) if e[2] == name and e[3] in kinds)
+
+    def fails(self, request: Request, name: str) -> bool:
+        """When a condition can hold no more."""
+        job, until = self.supervisor.jobs.get(name), request.until
+        if job is None or name in self.removing:
+            return until != "stopped"
+        later = self.later(request, name)
+        at_rest = job.state in AT_REST
+        given_up = at_rest and any(
+            state in ENDED and kind in ("state", "died") for kind, state, _, _ in later
+        )
+        if until in ("running", "ready", "stable"):
+            died = until == "stable" and self.was_lost(job, later, fresh=request.fresh)
+            gone = at_rest and not (until == "stable" and self.is_ready(job))
+            return died or (gone and (given_up or request.fresh))
+        if until == "restarted":
+            return given_up
+        idle = job.pid is None and job.state is not State.STARTING
+        return until == "exited" and idle and not job.deaths
 
     def sees_impossible(self, action: events.Impossible) -> None:
         raise AssertionError(f"a contradiction: {action}")
@@ -323,6 +637,10 @@ class Story(RuleBasedStateMachine):
     def sees_announce(self, _: events.Announce) -> None:
         self.announced += 1
         assert self.announced == 1
+
+    def sees_all_ready(self, _: events.AllReady) -> None:
+        self.all_ready += 1
+        assert self.announced == self.all_ready == 1
 
     def sees_finish(self, finish: events.Finish) -> None:
         assert self.asked_to_end or self.lost, "the end has a reason"
@@ -343,7 +661,8 @@ class Story(RuleBasedStateMachine):
             assert job.pid == (process.pid if process is not None else None)
             assert (job.leader is not None) == (process is not None and process.leader_status is None)
             assert kernel.timers.get(name) == (None if job.armed is None else (job.token, job.armed))
-            assert (name in self.removing) == (job.next is Next.REMOVE), (
+            leaves = isinstance(self.supervisor.turns.leaving.get(name), events.Remove)
+            assert (name in self.removing) == (leaves or job.next is Next.REMOVE), (
                 "removed, and nothing else, whatever comes"
             )
             assert not (self.terminating and job.state is State.BACKOFF), "nothing comes back after shutdown"
@@ -363,10 +682,8 @@ class Story(RuleBasedStateMachine):
                 self.up.remove(name)
             elif kind == "restarting":
                 assert name not in self.up
-            assert self.told.get(name) != "restarting" or kind in ("launched", "state")
+            assert (self.told.get(name) == "restarting") <= (kind == "launched"), "2, then 0, never 2 alone"
             self.told[name] = kind
-            if name and kind in ("launched", "died"):
-                self.changes[name] += 1
         assert self.up == set(self.kernel.processes)
         assert self.published == self.supervisor.log.last, "listeners are served"
 
@@ -374,23 +691,67 @@ class Story(RuleBasedStateMachine):
     def nobody_waits_in_vain(self) -> None:
         """Whoever could be answered has been."""
         keys = {key for key in self.kernel.timers if isinstance(key, int)}
-        assert keys <= set(self.supervisor._waiters)
-        assert len(self.supervisor._waiters) == len(self.open)
-        for request in self.open.values():
+        waiters = self.supervisor.waiters
+        assert keys <= set(waiters._by_key)
+        assert len(waiters) == len(waiters._by_asker) == len(self.open)
+        for to, request in self.open.items():
             assert request.deadline is None or request.deadline >= self.kernel.now
-            assert not all(self.is_settled(request, name) for name in request.names)
+            if request.command == "reload":
+                assert waiters._by_asker[to].marks
+            elif request.command == "wait":
+                self.waits_rightly(request, waiters._by_asker[to].marks)
+            else:
+                assert not all(self.is_settled(request, name) for name in request.names)
         assert not self.finished or not self.open
+
+    def waits_rightly(self, request: Request, names: Iterable[str]) -> None:
+        """Whoever waits could not have been answered."""
+        names = list(names)
+        held = [name for name in names if self.holds(request, name)]
+        failed = [name for name in names if self.fails(request, name) and name not in held]
+        assert not set(failed) - self.removing
+        assert not held if request.any_of else len(held) < len(set(request.names))
 
     def is_settled(self, request: Request, name: str) -> bool:
         """Whether there is nothing left to wait for on this job."""
         job, run = self.supervisor.jobs.get(name), request.runs[name]
-        if job is None:
+        if job is None or job.state in AT_REST:
             return True
-        if request.command == "wait":
-            return self.changes[name] > request.changes[name]
+        if request.until is not None:
+            return False
         if request.command == "stop":
             return not request.wait or not job.alive or job.run > run
-        return job.state in AT_REST or (job.run > run and job.state is State.RUNNING)
+        return job.run > run and self.is_ready(job)
+
+    @invariant()
+    def nobody_waits_for_what_does_not_come(self) -> None:
+        """What waits, waits for something on its way; what is down has taken down what requires it."""
+        jobs, leaving = self.supervisor.jobs, self.supervisor.turns.leaving
+        for name, job in jobs.items():
+            earlier = [jobs[other] for other in self.supervisor.order.after.get(name, ()) if other in jobs]
+            coming = [j for j in earlier if j.state in (*COMING, *LEAVING) or j.spec.name in leaving]
+            assert job.state is not State.WAITING or coming, "somebody is waited for"
+            if self.terminating:
+                continue
+            reason = self.supervisor.turns._reason_to_wait(job)
+            assert bool(job.held) == bool(reason), "held is what has to wait"
+            if self.rewired.get(name) == job.run:  # what a reload made it require counts from its next start
+                continue
+            lost = [j for j in earlier if j.spec.name in job.spec.requires and j.state in AT_REST]
+            if any(not self.is_ready(j) for j in lost):
+                down = job.state in (*AT_REST, *LEAVING) or name in leaving
+                assert down, "what requires what is down is down, or goes down"
+
+    @invariant()
+    def every_turn_comes(self) -> None:
+        """What waits for its turn to be stopped waits for something that goes; what is to return, too."""
+        jobs, leaving, order = self.supervisor.jobs, self.supervisor.turns.leaving, self.supervisor.order
+        edges = order.before if self.terminating else order.required_by
+        for name in leaving:
+            others = [jobs[other] for other in edges.get(name, ()) if other in jobs]
+            going = [j for j in others if j.state in LEAVING or (j.alive and j.spec.name in leaving)]
+            job = jobs[name]
+            assert going and job.next is None and (job.alive or self.is_ready(job))
 
     # ---- the end --------------------------------------------------------------------------
 
@@ -403,7 +764,8 @@ class Story(RuleBasedStateMachine):
         if not self.finished:
             self.bring_down()
         assert self.finished
-        assert not self.open and not self.supervisor._waiters and not self.supervisor._watching
+        assert not self.open and not self.supervisor.waiters
+        assert not self.supervisor.waiters._by_job and not self.supervisor.waiters._by_asker
         assert not self.kernel.timers and not self.kernel.processes
         assert all(job.state in AT_REST for job in self.supervisor.jobs.values())
 
@@ -417,6 +779,7 @@ class Story(RuleBasedStateMachine):
         if not self.finished:
             assert not self.kernel.timers and not self.kernel.processes
             assert all(request.command == "wait" for request in self.open.values())
+            assert self.announced == self.all_ready == 1
             self.asked_to_end = True
             self.supervisor.terminate(self.kernel.now)
             self.kernel.act()
@@ -427,6 +790,8 @@ class Story(RuleBasedStateMachine):
         self.jobs_and_kernel_agree()
         self.the_log_is_a_story()
         self.nobody_waits_in_vain()
+        self.nobody_waits_for_what_does_not_come()
+        self.every_turn_comes()
 
 
 def test_every_story_keeps_the_promises() -> None:
@@ -445,6 +810,13 @@ BROKEN = (
     (events.Exited, State.STOPPING, machine.decide),
     (events.Remove, State.STOPPING, machine.keep),
     (events.RestartJob, State.RUNNING, machine.spawn),
+    (events.Hold, State.STOPPED, machine.keep),
+    (events.Hold, State.RUNNING, machine.keep),
+    (events.Release, State.WAITING, machine.release),
+    (events.Release, State.BACKOFF, machine.keep),
+    (events.RequirementLost, State.WAITING, machine.keep),
+    (events.Stop, State.WAITING, machine.keep),
+    (events.Launched, State.STARTING, machine.lose_leader),
 )
 
 
@@ -458,10 +830,10 @@ def test_a_broken_cell_spoils_a_story(
     monkeypatch.setitem(TABLE[kind], state, cell)
 
     with pytest.raises((AssertionError, LookupError)):
-        run_state_machine_as_test(Story, settings=settings(SETTINGS, phases=[Phase.generate]))
+        run_state_machine_as_test(Story, settings=CONTROL)
 
 
-def answers_at_once(job: machine.Job, _since: waits.Mark) -> events.JobResult:
+def answers_at_once(job: machine.Job, _since: waits.Mark, _now: float) -> events.JobResult:
     """A condition that always holds."""
     return events.JobResult(job.spec.name)
 
@@ -471,11 +843,25 @@ def answers_at_once(job: machine.Job, _since: waits.Mark) -> events.JobResult:
     [
         (waits, "gone", answers_at_once),
         (waits, "up", waits.launched),
-        (waits, "changed", answers_at_once),
-        (Supervisor, "_give_up", lambda *_: None),
+        (waits, "stable", lambda _: waits.ready),
+        (waits, "_given_up", lambda *_: None),
+        (waits, "_in_vain", lambda *_: None),
+        (waits, "_ended", lambda *_: None),
+        (Waiters, "give_up", lambda *_: None),
+        (Waiters, "look", lambda *_: None),
+        (Waiters, "_dismiss", lambda *_: None),
         (Supervisor, "_look", lambda *_: None),
-        (Supervisor, "_dismiss", lambda *_: None),
-        (Supervisor, "_refuse_start", lambda *_: None),
+        (Turns, "_take_down", lambda *_: None),
+        (Turns, "_refresh", lambda *_: None),
+        (Turns, "_is_needed", lambda *_: False),
+        (Turns, "_reason_to_wait", lambda *_: ""),
+        (Turns, "_is_to_return", lambda *_: False),
+        (Turns, "_with_requirements", lambda self, names, _: self.order.sort(names)),
+        (Turns, "_stay", lambda *_: None),
+        (Turns, "_let_go_first", lambda *_: None),
+        (Supervisor, "_adopt", lambda *_: None),
+        (Waiters, "timer", lambda *_: None),
+        (Supervisor, "_refuse_up", lambda *_: None),
         (Supervisor, "_mind_essential", lambda *_: None),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -487,4 +873,4 @@ def test_a_broken_supervisor_spoils_a_story(
     monkeypatch.setattr(owner, name, broken)
 
     with pytest.raises((AssertionError, LookupError)):
-        run_state_machine_as_test(Story, settings=settings(SETTINGS, phases=[Phase.generate]))
+        run_state_machine_as_test(Story, settings=CONTROL)

@@ -93,19 +93,25 @@ class Admin:
 
     def install(self, jobs: dict[str, Any], service: str = "", **supervisor: Any) -> None:
         """Write the configuration and link the unit. `service`: more lines of the drop-in."""
+        self.configure(jobs, **supervisor)
+        self.manager.unit(f"{UNIT}.d/test.conf", self.drop_in(service))
+        self.manager.ctl("link", os.path.join(UNITS, "user", UNIT))
+
+    def configure(self, jobs: dict[str, Any], **supervisor: Any) -> None:
+        """Write the configuration."""
         runtime = "$XDG_RUNTIME_DIR/jobmon"
         ports = {"control-port": f"{runtime}/control", "event-port": f"{runtime}/event"}
         settings = {**ports, "log-file": self.log, "log-level": "INFO", **supervisor}
         with open(self.manager.path("config", "jobmon.json"), "w", encoding="utf-8") as file:
             json.dump({"supervisor": settings, "jobs": jobs}, file)
-        self.manager.unit(f"{UNIT}.d/test.conf", self.drop_in(service))
-        self.manager.ctl("link", os.path.join(UNITS, "user", UNIT))
 
     def drop_in(self, service: str) -> str:
         """What a test changes in a unit."""
+        reload = settings(os.path.join(UNITS, "user", UNIT))["ExecReload"].replace(SHIPPED, self.command)
         return (
             "[Service]\n"
             f"ExecStart=\nExecStart={self.command} daemon %E/jobmon.json\n"
+            f"ExecReload=\nExecReload={reload}\n"
             f"ExecStartPost=/bin/sh -c 'echo up $MAINPID > {self.told.path}'\n"
             "ExecStopPost=/bin/sh -c "
             f"'echo down $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS > {self.told.path}'\n"
@@ -159,12 +165,13 @@ def cgroup_of(pid: int) -> str:
 # ---- as installed -----------------------------------------------------------------------------
 
 
-def test_an_admin_installs_starts_asks_restarts_and_stops(admin: Admin) -> None:
-    """Link, start, status, commands through the socket, restart, stop: each does what it says, the jobs
-    are in cgroups below the unit's, and it is the daemon that stops them."""
+def test_an_admin_installs_starts_asks_reloads_restarts_and_stops(admin: Admin) -> None:
+    """Link, start, status, commands through the socket, reload, restart, stop: each does what it says, the
+    jobs are in cgroups below the unit's, and it is the daemon that stops them."""
     manager = admin.manager
     web = {"command": admin.says("web", on="INT"), "signal": "SIGINT", "autostart": True}
-    admin.install({"web": web, "spare": {"command": ["sleep", "1000000"]}})
+    spare = {"command": ["sleep", "1000000"]}
+    admin.install({"web": web, "spare": spare})
 
     manager.ctl("start", UNIT)
     first = int(admin.until("web up"))
@@ -175,6 +182,11 @@ def test_an_admin_installs_starts_asks_restarts_and_stops(admin: Admin) -> None:
     assert admin.run("start", "spare").code == 0
     assert cgroup_of(daemon) == manager.show(UNIT, "ControlGroup")
     assert cgroup_of(first).startswith(f"{cgroup_of(daemon)}/jobmon.")
+
+    admin.configure({"web": web, "added": spare | {"autostart": True}})
+    manager.ctl("reload", UNIT)
+    assert sorted(admin.run("list-jobs").out.splitlines()) == ["RUNNING added", "RUNNING web"]
+    assert (manager.pid(UNIT), admin.run("pid", "web").out) == (daemon, f"{first}\n")
 
     manager.ctl("restart", UNIT)
     second = int(admin.until("web up"))
@@ -190,6 +202,43 @@ def test_an_admin_installs_starts_asks_restarts_and_stops(admin: Admin) -> None:
     assert manager.show(UNIT, "Result") == "success"
     assert not os.path.exists(folder)
     assert admin.run("list-jobs").code == 69
+
+
+def test_a_reload_that_fails_says_why_and_changes_nothing(admin: Admin) -> None:
+    """`systemctl reload` fails, the status line has the mistake, and the service goes on with its jobs."""
+    manager = admin.manager
+    admin.install({"web": {"command": admin.says("web"), "autostart": True}})
+    manager.ctl("start", UNIT)
+    job = admin.until("web up")
+    daemon = manager.pid(UNIT)
+    admin.configure({"web": {"comand": "true"}, "new": {"command": "true", "autostart": True}})
+    manager.ctl("reload", UNIT, code=1)
+
+    path = manager.path("config", "jobmon.json")
+    assert manager.show(UNIT, "StatusText").startswith(f"cannot reload: {path}:1:")
+    assert (manager.show(UNIT, "ActiveState"), manager.pid(UNIT)) == ("active", daemon)
+    assert admin.run("list-jobs").out == "RUNNING web\n"
+    assert admin.run("pid", "web").out.strip() == job
+    assert f'a mistake at="{path}:1:' in admin.logged()
+    manager.ctl("stop", UNIT)
+
+
+def test_a_reload_by_signal_is_seen_by_systemd(admin: Admin) -> None:
+    """SIGHUP to the daemon: the service is reloading, then active again with the new jobs in its status."""
+    manager = admin.manager
+    web = {"command": admin.says("web"), "autostart": True}
+    admin.install({"web": web})
+    manager.ctl("start", UNIT)
+    admin.until("web up")
+    before = manager.show(UNIT, "StateChangeTimestampMonotonic")
+    admin.configure({"web": web, "new": {"command": admin.says("new"), "autostart": True}})
+    manager.ctl("kill", "-s", "HUP", "--kill-whom=main", UNIT)
+    admin.until("new up")
+
+    assert manager.show(UNIT, "ActiveState") == "active"
+    assert manager.show(UNIT, "StateChangeTimestampMonotonic") != before
+    assert admin.run("list-jobs").out == "RUNNING web\nRUNNING new\n"
+    manager.ctl("stop", UNIT)
 
 
 def test_what_keeps_a_stop_busy_is_in_the_status(admin: Admin) -> None:
@@ -446,9 +495,17 @@ def test_systemd_finds_nothing_wrong_with_the_units(below: str, tmp_path: Path) 
     assert analyze(*mode, "verify", "--man=no", *units) == ""
 
 
-@pytest.mark.parametrize("drop_in", ["strict.conf", "timeouts.conf"])
+def version() -> int:
+    """The systemd that is here."""
+    said = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=True).stdout
+    return int(said.split()[1].partition(".")[0])
+
+
+@pytest.mark.parametrize("drop_in", ["strict.conf", "timeouts.conf", "reload.conf"])
 def test_systemd_finds_nothing_wrong_with_the_drop_ins(drop_in: str, tmp_path: Path) -> None:
-    """Those that are for every systemd; reload.conf is for 253 and later."""
+    """`systemd-analyze verify` is silent; reload.conf is for 253 and later."""
+    if drop_in == "reload.conf" and shutil.which("systemctl") and version() < 253:
+        pytest.skip("this systemd does not know notify-reload")
     units = with_command(shipped(), tmp_path, "/bin/true")
     add_drop_in(tmp_path, drop_in)
 
@@ -481,6 +538,7 @@ def test_both_services_are_confined_alike() -> None:
     """jobmon@.service repeats the settings of jobmon.service; none is forgotten when one changes."""
     one, many = (settings(os.path.join(UNITS, name)) for name in (UNIT, "jobmon@.service"))
     own = "ExecStart RuntimeDirectory RuntimeDirectoryPreserve StateDirectory LogsDirectory WorkingDirectory"
+    own += " ExecReload"
 
     assert {key: one[key] for key in one if key not in own.split()} == {
         key: many[key] for key in many if key not in own.split()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from jobmon.cli.verbs import Arguments, Verb
+    from jobmon.errors import JobError
 
 OK, FAILED, USAGE, NO_SUCH_JOB, NOT_PERMITTED = 0, 1, 2, 4, 5
 UNREACHABLE, LOST, TIMED_OUT, INTERRUPTED, UNANSWERED = 69, 75, 124, 130, 255
@@ -130,7 +131,7 @@ def _explain(error: Exception) -> int:
             if bad:
                 hint = _near(job) if bad == "no-such-job" else ""
                 shown = escape(job) or "''"  # as `jobmon start "$UNSET"` names it
-                complain(f"{shown}: {escape(message)}{hint}")
+                complain(f"{shown}: {escape(message)}{hint}{_last_words(error, job)}")
     elif isinstance(error, errors.JobMonError):
         complain(escape(str(error)))
     elif isinstance(error, OSError):
@@ -149,6 +150,13 @@ def _explain(error: Exception) -> int:
         (errors.ConnectionLost, LOST),
     )
     return next((code for kind, code in codes if isinstance(error, kind)), FAILED)
+
+
+def _last_words(error: JobError, job: str) -> str:
+    from jobmon.cli.text import escape
+
+    lines = error.stderr.get(job, ())
+    return "; it wrote last:" + "".join(f"\n  | {escape(line)}" for line in lines) if lines else ""
 
 
 def _near(job: str) -> str:

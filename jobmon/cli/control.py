@@ -1,10 +1,11 @@
-"""The verbs that change something, and the one that waits for a change."""
+"""The verbs that change something."""
 
 from __future__ import annotations
 
-from jobmon.cli import OK, say
-from jobmon.cli.text import seconds
-from jobmon.client import CommandPipe
+from jobmon.cli import OK, complain, say
+from jobmon.cli.text import condition, escape, seconds
+from jobmon.client import CommandPipe, lists_of
+from jobmon.errors import JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,16 +25,38 @@ def run(verb: Verb, arguments: Arguments) -> int:
             signal, *jobs = arguments.given
             daemon.signal(signal.removeprefix("-"), *jobs, all="--all" in options)
         else:
-            token = getattr(daemon, verb.name)(*arguments.given, **details)
-            if "--no-wait" in options:
-                say(str(token))
+            _order(daemon, verb.name, tuple(arguments.given), details)
     return OK
+
+
+def _order(daemon: CommandPipe, command: str, jobs: tuple[str, ...], details: dict[str, Any]) -> None:
+    """Start, stop or restart; say what else that has stopped."""
+    try:
+        reply = daemon.request(command, jobs, **details)
+    except JobError as error:
+        _tell_first(command, error.first)
+        raise
+    _tell_first(command, lists_of(reply, "first"))
+    if not details.get("wait", True):
+        say(str(reply.get("token", 0)))
+
+
+def _tell_first(command: str, first: dict[str, tuple[str, ...]]) -> None:
+    for job, others in first.items():
+        names = escape(", ".join(others))
+        require = "requires" if len(others) == 1 else "require"
+        if command == "stop":
+            complain(f"{escape(job)}: stopped first: {names}, which {require} it")
+        else:
+            complain(f"{escape(job)}: restarted with it: {names}, which {require} it")
 
 
 def _details(options: dict[str, str]) -> dict[str, Any]:
     details: dict[str, Any] = {}
     if "--timeout" in options:
         details["timeout"] = seconds(options["--timeout"])
+    if "--wait" in options:
+        details["condition"], details["duration"] = condition(options["--wait"])
     if "--reason" in options:
         details["reason"] = options["--reason"]
     if "--no-wait" in options:

@@ -39,15 +39,15 @@ def _schema() -> int:
 
 
 def _check(path: str) -> int:
-    from jobmon.linux.daemon import load_config
+    from jobmon.linux.loading import Source
 
     try:
-        config = load_config(path)
+        source = Source(path)
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return FAILED
-    for warning in config.warnings:
+    for warning in source.warnings:
         print(f"{warning} (a warning)", file=sys.stderr)
-    say(f"{path}: ok, {plural(len(config.jobs), 'job')}")
+    say(f"{path}: ok, {plural(len(source.config.jobs), 'job')}")
     return OK

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from jobmon.cli.verbs import UsageError
+from jobmon.protocol import CONDITIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from jobmon.protocol import JobStatus
 
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -49,6 +52,19 @@ def seconds(text: str) -> float:
     if value > _TEN_YEARS:
         raise UsageError(f"{text!r} is more than ten years")
     return value
+
+
+def condition(text: str) -> tuple[str, float]:
+    """The name and the seconds of a condition: ready, stable:20s.
+
+    Raises:
+        UsageError: it is none.
+    """
+    name, colon, duration = text.partition(":")
+    if name in CONDITIONS and bool(colon) == (name == "stable"):
+        return name, seconds(duration) if colon else 0.0
+    known = ", ".join("stable:DUR" if one == "stable" else one for one in CONDITIONS)
+    raise UsageError(f"{text!r} is no condition; there are {known}")
 
 
 def count(text: str, what: str) -> int:
@@ -101,7 +117,15 @@ def status_line(job: JobStatus, now: float) -> str:
             parts.append(f"{plural(job.processes, 'process')} left{_names(job)}")
     if job.result and job.state != "running":
         parts.append(escape(job.result))
+    if job.stale:
+        parts.append(_stale(job))
+    if job.says:
+        parts.append(f'"{escape(job.says)}"')
     return f"{escape(job.job)}: {', '.join(parts)}"
+
+
+def _stale(job: JobStatus) -> str:
+    return f"stale: {', '.join(job.stale)} changed since it was started"
 
 
 def _names(job: JobStatus) -> str:
@@ -140,16 +164,21 @@ COLUMNS = ("JOB", "STATE", "PID", "PROCESSES", "SINCE", "RESTARTS", "RESULT")
 
 def table(jobs: list[JobStatus], now: float) -> list[str]:
     """All jobs, a line each under a heading, in columns."""
-    rows = [COLUMNS, *(_row(job, now) for job in jobs)]
+    return list(columns([COLUMNS, *(_row(job, now) for job in jobs)]))
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Each row as a line, its cells below those of the others."""
     widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
-    return [_aligned(row, widths) for row in rows]
+    return (_aligned(row, widths) for row in rows)
 
 
 def _row(job: JobStatus, now: float) -> tuple[str, ...]:
     since = f"{span(now - job.since)} ago" if job.since and job.run else "-"
     pid = "-" if job.pid is None else str(job.pid)
     processes = str(job.processes) if job.processes else "-"
-    return escape(job.job), job.state, pid, processes, since, str(job.restarts), escape(job.result)
+    result = "; ".join(filter(None, (escape(job.result), _stale(job) if job.stale else "")))
+    return escape(job.job), job.state, pid, processes, since, str(job.restarts), result
 
 
 def _aligned(row: tuple[str, ...], widths: list[int]) -> str:

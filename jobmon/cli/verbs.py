@@ -17,7 +17,17 @@ _FAR = 2  # so many mistakes in a word, and it may be another; a shorter word is
 
 _TIMEOUT = ("--timeout", "DUR", "give up after 500ms, 20s, 2m, 1h or bare seconds: exit 124")
 _NO_WAIT = ("--no-wait", "", "return when it is under way, and print the number of the latest event")
-_REASON = ("--reason", "TEXT", "why, for the log and for those who listen")
+_REASON = ("--reason", "TEXT", "why, for the log, for those who listen and for jobmon why")
+_WAIT = ("--wait", "COND", "return when that is so: the conditions of jobmon wait --for")
+_CONDITIONS = """\
+  changed     it went from running to stopped or back
+  running     a process is up
+  ready       it is ready (a oneshot: it has succeeded)
+  restarted   a later run than the present one is ready
+  stable:DUR  it is ready, and has been for so long without a death
+  stopped     it is gone, and does not come back by itself
+  exited      the present run has ended, or none lives
+  settled     no transition is under way"""
 
 
 class UsageError(Exception):
@@ -88,9 +98,10 @@ VERBS = {
             "JOB...",
             1,
             MANY,
-            "start jobs and wait until they are running",
-            (_NO_WAIT, _TIMEOUT, _REASON),
-            "A job that runs already is a failure (exit 1).",
+            "start jobs, and what they require, and wait until they are ready",
+            (_WAIT, _NO_WAIT, _TIMEOUT, _REASON),
+            "A job that runs already is a failure (exit 1). One that fails is told with the last lines of\n"
+            "its standard error, where that is a file.",
         ),
         Verb(
             "stop",
@@ -99,8 +110,9 @@ VERBS = {
             1,
             MANY,
             "stop jobs and wait until nothing of them is left",
-            (("--now", "", "kill at once, without patience"), _NO_WAIT, _TIMEOUT, _REASON),
-            "A job that is stopped already is a failure (exit 1).",
+            (("--now", "", "kill at once, without patience"), _WAIT, _NO_WAIT, _TIMEOUT, _REASON),
+            "What requires them is stopped first, and named on standard error. A job that is stopped\n"
+            "already is a failure (exit 1).",
         ),
         Verb(
             "restart",
@@ -108,9 +120,10 @@ VERBS = {
             "JOB...",
             1,
             MANY,
-            "stop jobs, start them again and wait until they are running",
-            (_NO_WAIT, _TIMEOUT, _REASON),
-            "A job that is stopped is just started.",
+            "stop jobs, start them again and wait until they are ready",
+            (_WAIT, _NO_WAIT, _TIMEOUT, _REASON),
+            "A job that is stopped is just started. What requires them is restarted too, in order.\n\n"
+            "    jobmon restart web --wait stable:20s --timeout 90s",
         ),
         Verb(
             "status",
@@ -124,6 +137,29 @@ VERBS = {
                 ("--json", "", "as JSON, for programs"),
             ),
             "With JOB the exit code is the answer: 0 a process of it lives, 1 none does, 255 error.",
+        ),
+        Verb(
+            "why",
+            "explain",
+            "JOB",
+            1,
+            1,
+            "say why a job is as it is, and the last ten things that happened to it",
+            (("--json", "", "as JSON, for programs"),),
+            "The nearest cause first, then those of the jobs that it is due to.",
+        ),
+        Verb(
+            "graph",
+            "explain",
+            "",
+            0,
+            0,
+            "show in which order jobs start: what stands in one step starts together",
+            (
+                ("--dot", "", "for graphviz: jobmon graph --dot | dot -Tsvg"),
+                ("--json", "", "as JSON, for programs"),
+            ),
+            "They are stopped in the reverse order.",
         ),
         Verb(
             "pid",
@@ -161,13 +197,25 @@ VERBS = {
         ),
         Verb(
             "wait",
-            "control",
-            "JOB...",
+            "waiting",
+            "JOB... [-- CMD...]",
             1,
             MANY,
-            "wait until jobs have changed from running to stopped or back",
-            (_TIMEOUT,),
-            "Prints nothing. The daemon watches: no change after the call is missed.",
+            "wait until jobs change between running and stopped, or for COND",
+            (
+                ("--for", "COND", "what to wait for, see below"),
+                ("--any", "", "until it is so for one of the jobs, even if others were given up"),
+                _TIMEOUT,
+                ("--since", "TOKEN", "count changes from event TOKEN on, which --no-wait has printed"),
+                ("--propagate", "", "with exited and one job: exit as it has, 128+n for signal n"),
+                ("--json", "", "say as JSON what it came to; what CMD prints goes to standard error"),
+            ),
+            "COND is one of\n" + _CONDITIONS + "\n\n"
+            "It is to be so for all of the jobs at the same moment. Any death ends `stable`; after --since,\n"
+            "with CMD, and with --wait of another verb, only one that nobody asked for.\n\n"
+            "Prints nothing, and why on standard error when it can be so no more (exit 1, at once) or the\n"
+            "time is over (124). The daemon watches: no change after the call is missed. CMD is started\n"
+            "once that is sure; when CMD fails so does the wait (exit 1), and it ends no sooner than CMD.",
         ),
         Verb(
             "signal",
@@ -177,6 +225,23 @@ VERBS = {
             MANY,
             "send a signal to jobs: SIG as HUP, SIGHUP or 1",
             (("--all", "", "to every process of the job, not just its first"),),
+        ),
+        Verb(
+            "reload",
+            "reload",
+            "",
+            0,
+            0,
+            "let the daemon read its configuration again and go by it",
+            (
+                ("--dry-run", "", "show what would change, and change nothing"),
+                ("--restart", "", "restart what runs on with old settings; returns when that is ready"),
+                ("--json", "", "as JSON, for programs"),
+            ),
+            "Prints what changes: + JOB is new, - JOB is stopped and forgotten, ~ JOB has other settings,\n"
+            "which count at once or at its next start. What has not changed is not touched, and what\n"
+            "somebody has stopped stays so. A configuration with mistakes changes nothing: they are\n"
+            "listed with their places (exit 1). SIGHUP to the daemon does the same; its log tells.",
         ),
         Verb(
             "terminate",
@@ -217,7 +282,7 @@ def parse(verb: Verb, argv: Sequence[str]) -> Arguments:
     words = iter(argv)
     for word in words:
         if word == "--":
-            (arguments.command if "-- CMD" in verb.takes else arguments.given).extend(words)
+            _take_rest(verb, arguments, list(words))
         elif is_option(word):
             _take_option(verb, arguments, word, words)
         else:
@@ -225,6 +290,18 @@ def parse(verb: Verb, argv: Sequence[str]) -> Arguments:
     if "--help" not in arguments.options:
         _check(verb, arguments)
     return arguments
+
+
+def _take_rest(verb: Verb, arguments: Arguments, words: list[str]) -> None:
+    """What stands after `--`: a command, where the verb takes one, but names where none was given yet."""
+    split = 0
+    if "-- CMD" not in verb.takes:
+        split = len(words)
+    elif len(arguments.given) < verb.least:
+        split = words.index("--") if "--" in words else len(words)
+    arguments.given += words[:split]
+    rest = words[split:]
+    arguments.command += rest[1:] if split and rest else rest
 
 
 def is_option(word: str) -> bool:
@@ -261,6 +338,12 @@ def _check(verb: Verb, arguments: Arguments) -> None:
         raise UsageError(f"{extra!r} is one argument too many; quote a name that has spaces")
     if "--timeout" in options and "--no-wait" in options:
         raise UsageError("--timeout means nothing with --no-wait")
+    if "--wait" in options and "--no-wait" in options:
+        raise UsageError("--wait and --no-wait exclude each other")
+    if "--dry-run" in options and "--restart" in options:
+        raise UsageError("--dry-run and --restart exclude each other")
+    if "--dot" in options and "--json" in options:
+        raise UsageError("--dot and --json exclude each other")
     if "--foreground" in options and "--background" in options:
         raise UsageError("--foreground and --background exclude each other")
     for word in (*given, *options.values()):

@@ -132,6 +132,11 @@ class Children:
         self._guests[pid] = ended
         self.tree.add_leader(pid)
 
+    @property
+    def guests(self) -> int:
+        """How many of those there are."""
+        return len(self._guests)
+
     def pids(self, job: str) -> list[int]:
         """All living processes of a job's run, as far as they can be known."""
         child = self._by_job.get(job)

@@ -15,6 +15,7 @@ import time
 
 from jobmon.errors import ConfigError, StartupError
 from jobmon.linux.csignal import signal
+from jobmon.linux.loading import Source, forget
 from jobmon.linux.logfile import ERROR, INFO, WARNING, is_journal, journal_mark
 from jobmon.linux.notify import Notifier, passed_sockets, watchdog_seconds
 from jobmon.records import Record
@@ -23,7 +24,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from jobmon.config import Config
     from jobmon.linux.cgroup import Hierarchy
     from jobmon.linux.companion import Companion
     from jobmon.linux.engine import Engine
@@ -31,49 +31,11 @@ if TYPE_CHECKING:
     from jobmon.linux.sockets import Listener
     from jobmon.spec import SupervisorSpec
 
-RESERVED_FDS = 64  # for streams while spawning, the log, /proc, refusing politely
-MAX_CONNECTIONS = 1024  # of one user
-MAX_CONFIG_BYTES = 16 << 20  # of one file; ten thousand jobs need a few
 _NO_PRCTL = (
     "the daemon needs the package python-prctl, which is not installed for {python}.\n"
     "        Install it with: {python} -m pip install python-prctl\n"
     "        (it is compiled: on Debian, 'apt-get install gcc python3-dev libcap-dev' first)"
 )
-
-
-class Disk:
-    """The files of a configuration, as `config.load` asks for them."""
-
-    def read(self, path: str) -> bytes:
-        """The content of a file."""
-        with open(path, "rb") as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
-        if len(data) > MAX_CONFIG_BYTES:  # a device, or the wrong file: it could be without end
-            raise OSError(errno.EFBIG, f"it has more than {MAX_CONFIG_BYTES >> 20} MiB")
-        return data
-
-    def glob(self, pattern: str) -> list[str]:
-        """The paths that match a pattern."""
-        from glob import glob  # costs `re`, so only where there is something to include
-
-        return glob(pattern)
-
-
-def load_config(path: str) -> Config:
-    """The configuration at `path`, against this process's directory and environment.
-
-    Raises:
-        ConfigError: with everything that is wrong with it.
-        StartupError: this process's directory has been removed.
-    """
-    from jobmon.config import load
-
-    try:
-        here = os.getcwd()
-    except OSError as error:
-        raise StartupError(f"the current directory: {error.strerror}: go to one that is there") from None
-    tmp = next((os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)), "/tmp")
-    return load(path, Disk(), os.environ, here, tmp)
 
 
 def main(path: str, mode: str, companion: Companion | None = None) -> int:
@@ -87,13 +49,13 @@ def main(path: str, mode: str, companion: Companion | None = None) -> int:
     # In the background, the service's own processes speak for it, not this one.
     notifier = Notifier(os.environ if foreground else {})
     try:
-        config = load_config(path)
+        source = Source(path)
         _need_prctl()
     except (ConfigError, StartupError) as error:
         return _fail(notifier, error)
-    for warning in config.warnings:
-        _say(WARNING, f"{warning}")
-    return _in_foreground(config, notifier, companion) if foreground else _in_background(config)
+    for warning in source.warnings:
+        _say(WARNING, warning)
+    return _in_foreground(source, notifier, companion) if foreground else _in_background(source)
 
 
 def _make_good() -> None:
@@ -136,7 +98,7 @@ def _need_prctl() -> None:
 # ---- where it runs ----------------------------------------------------------------------------
 
 
-def _in_foreground(config: Config, notifier: Notifier, companion: Companion | None) -> int:
+def _in_foreground(source: Source, notifier: Notifier, companion: Companion | None) -> int:
     for name in os.listdir("/proc/self/fd"):
         try:
             os.set_inheritable(int(name), int(name) < 3)
@@ -154,7 +116,7 @@ def _in_foreground(config: Config, notifier: Notifier, companion: Companion | No
     if companion is not None:
         companion.remember()
     try:
-        return _serve(config, setting)
+        return _serve(source, setting)
     except StartupError as error:
         return _fail(notifier, error)
 
@@ -173,14 +135,14 @@ def _print(text: str) -> None:
         pass  # nobody reads it
 
 
-def _in_background(config: Config) -> int:
+def _in_background(source: Source) -> int:
     """daemon(7): fork twice, so that it can never get a terminal. The caller waits for its word."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if child == 0:
         os.setsid()
         if os.fork() == 0:
-            _be_the_daemon(config, writer)
+            _be_the_daemon(source, writer)
         os._exit(0)
     os.close(writer)
     os.waitpid(child, 0)
@@ -192,7 +154,7 @@ def _in_background(config: Config) -> int:
     return _complain(text or "the daemon died before it was up; its log may say why")
 
 
-def _be_the_daemon(config: Config, writer: int) -> None:
+def _be_the_daemon(source: Source, writer: int) -> None:
     code = 1
     try:
         _let_go(writer)
@@ -202,7 +164,7 @@ def _be_the_daemon(config: Config, writer: int) -> None:
             log_path=os.devnull,
             owns_stderr=True,
         )
-        code = _serve(config, setting)
+        code = _serve(source, setting)
     except StartupError as error:
         _tell(writer, "failed", str(error))
     except BaseException as error:  # noqa: BLE001 - said, and the end
@@ -252,7 +214,7 @@ class Setting(Record):
     companion: Companion | None = None
 
 
-def _serve(config: Config, setting: Setting) -> int:
+def _serve(source: Source, setting: Setting) -> int:
     """Build the engine and run it. Raises StartupError."""
     import prctl
 
@@ -260,7 +222,7 @@ def _serve(config: Config, setting: Setting) -> int:
 
     # From here on there is something to tidy up: the engine reads what comes before it is there.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    spec = config.supervisor
+    spec = source.config.supervisor
     try:
         os.chdir(spec.working_dir)
     except OSError as error:
@@ -268,11 +230,11 @@ def _serve(config: Config, setting: Setting) -> int:
     log = _open_log(spec, setting)
     listeners: list[Listener] = []
     try:
-        if not _succeed(config, setting, log):
+        if not _succeed(source, setting, log):
             return 0
         _listen(spec, setting, log, listeners)
         prctl.set_child_subreaper(1)
-        engine = _engine(config, setting, log, listeners)
+        engine = _engine(source, setting, log, listeners)
     except BaseException:
         for listener in listeners:
             listener.close()
@@ -297,14 +259,14 @@ def _open_log(spec: SupervisorSpec, setting: Setting) -> Log:
     return log
 
 
-def _family(config: Config) -> str:
+def _family(source: Source) -> str:
     """What the daemons of one configuration have in common."""
     from _blake2 import blake2s
 
-    return blake2s(os.fsencode(os.path.realpath(config.path)), digest_size=8).hexdigest()
+    return blake2s(os.fsencode(os.path.realpath(source.path)), digest_size=8).hexdigest()
 
 
-def _succeed(config: Config, setting: Setting, log: Log) -> bool:
+def _succeed(source: Source, setting: Setting, log: Log) -> bool:
     """Take the place of a daemon that died: what it left is ended. Whether to go on."""
     from jobmon.linux.cgroup import abandoned, own_pids
     from jobmon.linux.engine import SHUTDOWN
@@ -312,13 +274,13 @@ def _succeed(config: Config, setting: Setting, log: Log) -> bool:
     def tell(jobs: list[str], seconds: float) -> None:
         setting.notifier.waits("stopping what a daemon that died has left", jobs, seconds)
 
-    left = abandoned(_family(config))
+    left = abandoned(_family(source))
     # Without a manager our cgroup may be everybody's, and too long to read.
     others = own_pids() if setting.notifier else []
     if left or len(others) > 1:
         from jobmon.linux import leftovers
 
-        if left and not leftovers.clear(left, config.jobs, log, SHUTDOWN, tell):
+        if left and not leftovers.clear(left, source.config.jobs, log, SHUTDOWN, tell):
             log.write(INFO, "told to end before it began")
             return False
         leftovers.name_survivors(others, log)
@@ -338,34 +300,35 @@ def _listen(spec: SupervisorSpec, setting: Setting, log: Log, listeners: list[Li
         os.close(fd)
 
 
-def _engine(config: Config, setting: Setting, log: Log, listeners: list[Listener]) -> Engine:
+def _engine(source: Source, setting: Setting, log: Log, listeners: list[Listener]) -> Engine:
     from jobmon.linux.engine import Engine
     from jobmon.linux.peers import Access
+    from jobmon.linux.reload import Reloader
     from jobmon.linux.spawn import Spawner
     from jobmon.linux.tree import Tree
     from jobmon.supervisor import Supervisor
 
-    spec = config.supervisor
+    spec, jobs = source.config.supervisor, source.config.jobs
     access = Access.resolve(spec.allow_users, spec.allow_groups)
-    before, room = _raise_nofile()
+    before = _raise_nofile()
     now = time.monotonic()
     wall = time.time() - now
     marker = os.urandom(8).hex()
     control, event = (listener.address for listener in listeners)
     return Engine(
-        Supervisor(config.jobs.values(), now, wall),
+        Supervisor(jobs.values(), now, wall),
         Spawner(os.environb, marker, before),
         log,
         access,
-        connections=min(MAX_CONNECTIONS, (room - 2 * len(config.jobs) - RESERVED_FDS) // 2),
+        reloader=Reloader(source, setting.log_path),
         tree=Tree(marker),
-        hierarchy=_hierarchy(f"{_family(config)}.{marker}", log),
+        hierarchy=_hierarchy(f"{_family(source)}.{marker}", log),
         announce=lambda: setting.announce(f"{control},{event}"),
         notifier=setting.notifier,
         watchdog=setting.watchdog,
         companion=setting.companion,
         about={
-            "config": os.path.abspath(config.path),
+            "config": os.path.normpath(source.path),
             "control": control,
             "event": event,
             "started": now + wall,
@@ -390,25 +353,15 @@ def _run(engine: Engine, listeners: list[Listener]) -> int:
 
     for listener, role in zip(listeners, (protocol.CONTROL, protocol.EVENTS), strict=True):
         engine.sessions.listen(listener, role)
-    _forget_the_start()
-    gc.collect()
+    sys.modules.pop("prctl", None)  # it was needed once
+    forget()
     gc.freeze()  # what is there now stays: later collections need not look at it
     return engine.run()
 
 
-def _forget_the_start() -> None:
-    """What only the start needs is a quarter of a megabyte. Whoever needs it again imports it again."""
-    for name in [name for name in sys.modules if name.startswith(("jobmon.config", "jobmon.jsontext"))]:
-        del sys.modules[name]
-    sys.modules.pop("prctl", None)
-    package = sys.modules["jobmon"]
-    for name in ("config", "config_keys", "config_kinds", "jsontext"):
-        package.__dict__.pop(name, None)
-
-
-def _raise_nofile() -> tuple[tuple[int, int], int]:
-    """Raise our soft RLIMIT_NOFILE to the hard one: a pidfd per job. Returns what it was, and is."""
+def _raise_nofile() -> tuple[int, int]:
+    """Raise our soft RLIMIT_NOFILE to the hard one: a pidfd per job. Returns what it was."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     hard = before[1] if before[1] != resource.RLIM_INFINITY else 1 << 20
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, before[1]))
-    return before, hard
+    return before

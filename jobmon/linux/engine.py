@@ -14,18 +14,22 @@ from jobmon import __version__, events
 from jobmon.errors import SpawnError
 from jobmon.events import State
 from jobmon.linux import logfile, peers, reactor, signals
+from jobmon.linux.attendants import Attendants
 from jobmon.linux.children import Children, spawn_failed
 from jobmon.linux.csignal import signal
+from jobmon.linux.lastwords import LastWords
 from jobmon.linux.notify import Herald
 from jobmon.linux.reactor import Reactor
+from jobmon.linux.readiness import Tools
 from jobmon.linux.remnants import Remnants
 from jobmon.linux.sessions import Sessions
 from jobmon.linux.timers import Timers
+from jobmon.machine import LATE
 from jobmon.spec import KillScope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
     from typing import Any
 
     from jobmon.linux.cgroup import Cgroup, Hierarchy
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from jobmon.linux.logfile import Log
     from jobmon.linux.notify import Notifier
     from jobmon.linux.peers import Access, Peer
+    from jobmon.linux.reload import Outcome, Reloader
     from jobmon.linux.sockets import Stream
     from jobmon.linux.spawn import Spawner
     from jobmon.linux.tree import Tree
@@ -61,7 +66,7 @@ class Engine:
         log: Log,
         access: Access,
         *,
-        connections: int,
+        reloader: Reloader,
         tree: Tree,
         hierarchy: Hierarchy | None,
         announce: Callable[[], None],
@@ -75,7 +80,8 @@ class Engine:
         self.pid = os.getpid()
         self.reactor = Reactor(self._source_failed)
         self.timers = Timers()
-        self.sessions = Sessions(self, access, connections)
+        self.sessions = Sessions(self, access, len(supervisor.jobs))
+        self._reloader = reloader
         self._spawner = spawner
         self._announce = announce
         self._about = about
@@ -85,6 +91,9 @@ class Engine:
         self._peers = peers.Peers()
         self._hierarchy = hierarchy
         self.children = Children(self.reactor, self._feed, self._look_later, tree)
+        tools = Tools(self.reactor, self.timers, self.children, spawner)
+        self.attendants = Attendants(tools, self._feed)
+        self.last_words = LastWords()
         self._births: dict[str, events.Spawn] = {}
         self._exit_code = 0
         self._ordered = False  # whether somebody asked for the shutdown
@@ -104,6 +113,7 @@ class Engine:
             events.Publish: lambda _: self.sessions.publish(),
             events.Reply: self.sessions.reply,
             events.Announce: self._up,
+            events.AllReady: self._all_ready,
             events.Finish: self._finish,
         }
 
@@ -136,6 +146,7 @@ class Engine:
     def close(self) -> None:
         """Let go of everything."""
         self.sessions.close()
+        self.attendants.close()
         for fd in (self._signals.fileno(), self.timers.fileno()):
             self.reactor.unregister(fd)
         if self._herald is not None:
@@ -153,6 +164,23 @@ class Engine:
         self.log.write(logfile.INFO, "shutdown", by=by, again=self.supervisor.terminating or None)
         self._ordered = self._ordered or not self.supervisor.terminating
         self.supervisor.terminate(time.monotonic())
+
+    def reload(self, to: Hashable, by: str, *, restart: bool = False, dry_run: bool = False) -> Outcome:
+        """Read the configuration again and go by it, or say what is wrong with it, or (`dry_run`) what
+        that would change. Where it was done the supervisor answers `to`."""
+        herald = None if dry_run else self._herald
+        if herald is not None:
+            herald.reloading()
+        trouble: tuple[str, ...] = ()
+        try:
+            outcome = self._reloader.reload(self, to, by, restart=restart, dry_run=dry_run)
+            trouble = outcome.problems
+        finally:
+            if herald is not None:
+                herald.reloaded(trouble)
+        self.last_words.keep(self.supervisor.jobs)
+        self.attendants.keep(self.supervisor.jobs)
+        return outcome
 
     def info(self) -> dict[str, Any]:
         """What a client may know of this daemon."""
@@ -179,7 +207,9 @@ class Engine:
 
     def _feed(self, job: str, what: events.ProcessInput) -> None:
         try:
+            self.attendants.before(job, what)
             self.supervisor.feed(job, what, time.monotonic())
+            self.attendants.after(job, what)
         except Exception as error:  # noqa: BLE001 - or the source would be disabled, for all jobs
             self.bug(f"{type(what).__name__} of {job}", error)
 
@@ -200,9 +230,7 @@ class Engine:
         elif number == signal.SIGUSR1:
             self.log.reopen()
         elif number == signal.SIGHUP:
-            self.log.write(logfile.WARNING, "SIGHUP: this version cannot reload its configuration")
-            if self._herald is not None:
-                self._herald.cannot_reload()
+            self.reload(None, f"SIGHUP from pid {sender}")
         elif number in HARMLESS:
             name = signals.name_of(number)
             self.log.write(logfile.WARNING, "a signal that means nothing", signal=name, sender=sender)
@@ -256,6 +284,8 @@ class Engine:
         self.timers.disarm(self._open)
         self.sessions.open()
         self._announce()
+
+    def _all_ready(self, _action: events.AllReady) -> None:
         if self._herald is not None:
             self._herald.ready()
         if self._companion is not None and not self.supervisor.terminating:
@@ -297,13 +327,15 @@ class Engine:
         try:
             if its is not None:
                 place = its.open()
-            birth = self._spawner.spawn(spec, action.run, place)
+            gift = self.attendants.prepare(spec, action.run)
+            birth = self._spawner.spawn(spec, action.run, place, gift)
         except (SpawnError, OSError) as error:
             if its is not None:
                 its.remove()
             stage, what = (error.stage, error.what) if isinstance(error, SpawnError) else ("cgroup", "")
             self._feed(action.job, spawn_failed(action.run, stage, error.errno or 0, what))
         else:
+            self.last_words.began(spec.name, birth.mark)
             self.children.add(spec, action.run, birth, its)
         finally:
             if place >= 0:
@@ -367,7 +399,7 @@ class Engine:
             self.timers.arm(self._leave, 0, time.monotonic() + moment)
 
     def _may_leave(self) -> bool:
-        if self._remnants is None or self.sessions.unsent():
+        if self._remnants is None or self.sessions.unsent() or self.children.guests:
             return False
         if self._remnants.gone():
             return True
@@ -377,6 +409,9 @@ class Engine:
     # ---- the log --------------------------------------------------------------------------
 
     def _log_change(self, change: events.Changed) -> None:
+        late = change.cause == LATE
+        if change.after in events.LEAVING:
+            self.attendants.leaving(change.job, late=late)
         if self._herald is not None:
             self._herald.changed()
         level = _LEVEL_OF.get(change.after, logfile.INFO)
@@ -390,6 +425,7 @@ class Engine:
             pid=change.pid,
             **{"from": change.before.value, "to": change.after.value},
             cause=change.cause,
+            readiness=self.attendants.why_not(change.job) or None if late else None,
         )
 
     def _waits(self, name: str) -> bool:

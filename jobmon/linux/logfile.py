@@ -28,12 +28,12 @@ class Log:
 
     def __init__(self, path: str | None, level: str, *, journal: bool = False) -> None:
         self._path = path
-        self._journal = journal and path is None
-        self._threshold = LEVELS[level.upper()]
+        self._journal = journal
         self._lost = 0
         self._torn = False  # whether the last line was written in part
         self._owns_stderr = False
-        self._fd = self._open()
+        self.keep_to(level)
+        self._fd = open_log(path)
 
     def fileno(self) -> int:
         """The descriptor of the log."""
@@ -42,14 +42,22 @@ class Log:
     def reopen(self) -> None:
         """Open the path anew, as log rotation wants it; the old file is kept if that fails."""
         try:
-            fd = self._open()
+            fd = open_log(self._path)
         except OSError as error:
             self.write(ERROR, "cannot reopen the log", path=self._path, error=error.strerror)
-            return
+        else:
+            self.go_on(self._path, fd)
+
+    def go_on(self, path: str | None, fd: int) -> None:
+        """Write to another file from now on, which `open_log` has opened."""
         os.close(self._fd)
-        self._fd = fd
+        self._path, self._fd = path, fd
         if self._owns_stderr:
             os.dup2(fd, 2)
+
+    def keep_to(self, level: str) -> None:
+        """Write what is at least as serious as this."""
+        self._threshold = LEVELS[level.upper()]
 
     def take_stderr(self) -> None:
         """Let the process's standard error go to the log too, also after `reopen`."""
@@ -72,7 +80,8 @@ class Log:
     def _put(self, level: str, what: str, facts: dict[str, object]) -> bool:
         """Write a line; whether all of it was taken. It begins anew after one that was cut off."""
         words = [f"{key}={_shown(value)}" for key, value in facts.items() if value is not None]
-        head = (f"{journal_mark(level)}{what}",) if self._journal else (_stamp(time.time()), level, what)
+        is_journal_line = self._journal and self._path is None
+        head = (f"{journal_mark(level)}{what}",) if is_journal_line else (_stamp(time.time()), level, what)
         line = " ".join((*head, *words)) + "\n"
         data = ("\n" + line if self._torn else line).encode()
         written = _write(self._fd, data)
@@ -80,14 +89,14 @@ class Log:
             self._torn = written < len(data)
         return written == len(data)
 
-    def _open(self) -> int:
-        if self._path is not None:
-            return os.open(self._path, _FLAGS, 0o666)
-        return _private_stderr()
-
     def close(self) -> None:
         """Close the log."""
         os.close(self._fd)
+
+
+def open_log(path: str | None) -> int:
+    """A descriptor of a log's file, or of standard error (None). Raises OSError."""
+    return _private_stderr() if path is None else os.open(path, _FLAGS, 0o666)
 
 
 def _write(fd: int, data: bytes) -> int:

@@ -36,7 +36,7 @@ _ROLES = ("control", "event")
 class Notifier:
     """A way to tell the service manager something; false, and mute, where nobody asked.
 
-    Words that cannot be sent at once wait, at most two datagrams: `unsent`, `flush`.
+    Words that cannot be sent at once wait, at most four datagrams: `unsent`, `flush`.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -64,12 +64,20 @@ class Notifier:
         """Send words as NAME=value lines, after those that wait already."""
         if self._socket is None:
             return
-        # systemd reads one thing in a datagram with READY and STOPPING in it: that it stops.
-        if self._waiting and "STOPPING" not in words:
-            self._waiting[-1].update(words)
-        else:
-            self._waiting.append(words)
+        self._wait(words)
         self.flush()
+
+    def _wait(self, words: dict[str, object]) -> None:
+        """Words join those that wait already. But of READY, RELOADING and STOPPING systemd reads one in a
+        datagram, so what changes that begins another; of two reloads that wait the later counts."""
+        if "RELOADING" in words:
+            others = [each for each in self._waiting if "RELOADING" not in each]
+            self._waiting = [{name: each[name] for each in others for name in each}] if others else []
+        begins = words.keys() & {"RELOADING", "STOPPING"}
+        if begins or not self._waiting or "RELOADING" in self._waiting[-1]:
+            self._waiting.append(words)
+        else:
+            self._waiting[-1].update(words)
 
     def flush(self) -> None:
         """Send what waits, as far as there is room."""
@@ -105,9 +113,7 @@ class Notifier:
 
     def failed(self, error: Exception, number: int) -> None:
         """The start has failed: why, and as errno."""
-        lines = str(error).splitlines() or [repr(error)]
-        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-        self.tell(STATUS=_clean(lines[0], SHOWN_TROUBLE) + more, ERRNO=number)
+        self.tell(STATUS=_first(str(error).splitlines() or [repr(error)]), ERRNO=number)
 
     def close(self) -> None:
         """Close the socket."""
@@ -149,12 +155,21 @@ class Herald:
             self._is_ready = True
             self._tell(time.monotonic(), READY=1)
 
-    def cannot_reload(self) -> None:
-        """Somebody asked for a reload, and with Type=notify-reload waits for the end of it."""
+    def reloading(self) -> None:
+        """The configuration is about to be read again. With Type=notify-reload systemd, which has asked
+        for that, waits for `reloaded`, and by the time knows that this is the one that it has asked for."""
         if self._is_ready and not self._is_stopping:
             self._send({"RELOADING": 1, "MONOTONIC_USEC": int(time.monotonic() * 1_000_000)})
-            self._told = "cannot reload: this version reads its configuration once, so restart it"
+
+    def reloaded(self, problems: Sequence[str]) -> None:
+        """It is gone by, or nothing was changed because of problems."""
+        if self._is_stopping or not self._is_ready:
+            return
+        if problems:
+            self._told = f"cannot reload: {_first(problems)}"
             self._send({"READY": 1, "STATUS": self._told})
+        else:
+            self._tell(time.monotonic(), READY=1)
 
     def stopping(self) -> None:
         """The shutdown has begun."""
@@ -190,12 +205,12 @@ class Herald:
         self._dirty = False
         self._told_at = now
         jobs = self._supervisor.jobs.values()
-        status = _status(jobs, self._moving(jobs))
+        moving = self._moving(jobs)
+        status = _status(jobs, moving)
         if status != self._told:
             self._told = words["STATUS"] = status
-        patience = self._patience(jobs, now)
-        if patience:
-            words["EXTEND_TIMEOUT_USEC"] = patience
+        if self._is_stopping or not self._is_ready:
+            words["EXTEND_TIMEOUT_USEC"] = self._patience(moving, now)
         if words:
             self._send(words)
 
@@ -219,18 +234,25 @@ class Herald:
 
     def _moving(self, jobs: Iterable[Job]) -> list[Job]:
         """The jobs that are being waited for."""
-        states = (State.STOPPING, State.KILLING) if self._is_stopping else (State.STARTING,)
+        going, coming = (State.STOPPING, State.KILLING), (State.STARTING, State.WAITING)
+        states: tuple[State, ...] = going if self._is_stopping else coming
+        if not self._is_ready and not self._is_stopping:
+            states = (
+                *coming,
+                *going,
+            )  # what takes too long to be ready is on its way down before it has failed
         return [job for job in jobs if job.state in states]
 
-    def _patience(self, jobs: Iterable[Job], now: float) -> int:
-        """How many microseconds the start, or the stop, may still legitimately take; 0 for no matter.
+    def _patience(self, moving: Iterable[Job], now: float) -> int:
+        """How many microseconds the start, or the stop, may still legitimately take.
 
         Up to the deadlines that are running, which are the jobs' own; nothing extends them in turn,
-        so what SIGKILL does not end is systemd's to judge.
+        so what SIGKILL does not end is systemd's to judge. Who starts without a deadline, a oneshot,
+        may take any time: for that one systemd is told again, before it has waited in vain.
         """
-        if self._is_ready and not self._is_stopping:
-            return 0
-        deadlines = [job.armed for job in self._moving(jobs) if job.armed is not None]
+        if any(job.state is State.STARTING and job.armed is None for job in moving):
+            self._timers.arm(self._later, 0, now + SLACK_SECONDS / 2)
+        deadlines = [job.armed for job in moving if job.armed is not None]
         return int((max(deadlines, default=now) - now + SLACK_SECONDS) * 1_000_000)
 
     def close(self) -> None:
@@ -253,6 +275,11 @@ def _status(jobs: Iterable[Job], moving: Sequence[Job]) -> str:
     if moving:
         text += f"; waiting for {_listed([job.spec.name for job in moving])}"
     return text
+
+
+def _first(problems: Sequence[str]) -> str:
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return _clean(problems[0], SHOWN_TROUBLE) + more
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -85,6 +85,11 @@ class Access(Record):
             raise StartupError("\n".join(problems))
         return Access(os.geteuid(), uids, gids, _members(gids))
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether there is anybody else at all."""
+        return bool(self.uids or self.gids)
+
     def permits(self, peer: Peer | None) -> bool:
         """Whether this peer may; nobody (None) may not."""
         if peer is None:

@@ -306,13 +306,43 @@ def tcp_port_holder(port: int) -> TcpSocket | None:
     return found
 
 
-def _tcp_on_port(port: int) -> Iterator[tuple[bytes, TcpSocket]]:
+def listeners(address: bytes, port: int) -> set[int]:
+    """The inodes of the sockets of which one gets what connects to a packed address and a port: those that
+    listen on that very address, else those that listen on all. Not slower for many connections."""
+    exact, everywhere = {_hex(address).encode("ascii")}, {_ANY_V6}
+    if len(address) == 4:
+        exact.add(_hex(_MAPPED + address).encode("ascii"))
+        everywhere.add(_ANY_V4)
+    near: set[int] = set()
+    far: set[int] = set()
+    for where, entry in _tcp_on_port(port, listening=True):
+        if entry.inode and where in exact:
+            near.add(entry.inode)
+        elif entry.inode and where in everywhere:
+            far.add(entry.inode)
+    return near or far
+
+
+def _tcp_on_port(port: int, *, listening: bool = False) -> Iterator[tuple[bytes, TcpSocket]]:
+    """The sockets of a port; with `listening` no others. The kernel writes those first."""
     suffix = f":{port:04X}".encode("ascii")
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in (_read(table) or b"").splitlines()[1:]:
+        for line in _lines(table) if listening else (_read(table) or b"").splitlines()[1:]:
             fields = line.split()
+            if listening and int(fields[3], 16) != TCP_LISTEN:
+                break
             if fields[1].endswith(suffix):
                 yield fields[1][:-5], _tcp_fields(fields)
+
+
+def _lines(path: str) -> Iterator[bytes]:
+    """The lines of a table in /proc after its heading, read as far as they are wanted."""
+    try:
+        with open(path, "rb") as file:
+            next(file, b"")
+            yield from file
+    except OSError as error:
+        _check_gone(error)
 
 
 def _tcp_fields(fields: list[bytes]) -> TcpSocket:
@@ -330,6 +360,7 @@ def _hex(address: bytes) -> str:
 
 
 _V4, _MAPPED = b"\x7f\0\0\1", b"\0" * 10 + b"\xff\xff"
+_ANY_V4, _ANY_V6 = b"0" * 8, b"0" * 32
 _LOOPBACKS = frozenset(
     _hex(address).encode("ascii") for address in (_V4, b"\0" * 4, _MAPPED + _V4, b"\0" * 16)
 )

@@ -6,19 +6,20 @@ that misbehaves, or whose reader is too slow, ends alone.
 
 from __future__ import annotations
 
+import resource
 import time
 
-from jobmon import protocol
+from jobmon import protocol, waits
 from jobmon.errors import LocalProtocolError
 from jobmon.events import LEAVING, State
 from jobmon.lean import deque
-from jobmon.linux import logfile, procfs, reactor, signals
+from jobmon.linux import answers, logfile, reactor, signals
 from jobmon.linux.children import NAMED
 from jobmon.linux.sockets import Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from jobmon.eventlog import Event
@@ -26,10 +27,7 @@ if TYPE_CHECKING:
     from jobmon.linux.engine import Engine
     from jobmon.linux.peers import Access, Peer
     from jobmon.linux.sockets import Listener, Stream
-    from jobmon.machine import Job
     from jobmon.protocol import Message
-
-    Tree = tuple[tuple[int, int, str], ...]
 
 FRAME_SECONDS = 15.0  # a client that starts a frame has this long to finish it
 DRAIN_SECONDS = 15.0  # a reader that takes nothing for this long while output waits is dropped
@@ -37,36 +35,40 @@ ACCEPTS_PER_TURN = 64
 RETRY_ACCEPT_SECONDS = 0.5
 EVENT_BATCH_BYTES = 32_768
 MIN_CONNECTIONS_PER_UID = 16
+MAX_CONNECTIONS_PER_UID = 1024
+RESERVED_FDS = 64  # for streams while spawning, the log, /proc, refusing politely
+MAX_REASON = 1000  # characters: what is kept 10,000 times is to be short
 MAX_UNANSWERED = 1000  # requests of one connection that wait: each costs memory, and a look at every change
 MAX_TREE = 2000  # processes of which one request is told what they run: some tens of milliseconds
 
 _CODES_07 = {"launched": 0, "died": 1, "restarting": 2, "terminated": 3}
-_REASONS_07 = {
-    "no-such-job": protocol.ERR_NO_SUCH_JOB,
-    "already-started": protocol.ERR_JOB_STARTED,
-    "already-stopped": protocol.ERR_JOB_STOPPED,
-    "terminating": protocol.ERR_TERMINATING,
-}
 
 
 class Ticket:
-    """To whom an answer goes: the session and its request's id (None: a 0.7 command)."""
+    """To whom an answer goes: the session and its request's id (None: a 0.7 command).
 
-    __slots__ = ("id", "job", "session")
+    `runs` are the first runs of jobs whose last words belong into the answer, `first` what a command
+    stops before what it names, `rest` what else the answer is to say.
+    """
+
+    __slots__ = ("first", "id", "job", "rest", "runs", "session")
 
     def __init__(self, session: Session, request_id: int | None, job: str = "") -> None:
         self.session = session
         self.id = request_id
         self.job = job
+        self.runs: dict[str, int] = {}
+        self.first: dict[str, list[str]] = {}
+        self.rest: Mapping[str, Any] = {}
 
 
 class Sessions:
     """All connections, and the listeners that they come from."""
 
-    def __init__(self, engine: Engine, access: Access, connections: int) -> None:
+    def __init__(self, engine: Engine, access: Access, jobs: int) -> None:
         self.engine = engine
         self._access = access
-        self._per_uid = max(MIN_CONNECTIONS_PER_UID, connections)
+        self.make_room(jobs)
         self._listeners: dict[Listener, str] = {}
         self._is_open = False
         self._sessions: dict[int, Session] = {}
@@ -79,6 +81,24 @@ class Sessions:
     def listen(self, listener: Listener, role: str) -> None:
         """A listener to serve from `open` on: `role` is protocol.CONTROL or protocol.EVENTS."""
         self._listeners[listener] = role
+
+    def make_room(self, jobs: int) -> None:
+        """Let nobody have so many connections that there would be no descriptors for so many jobs."""
+        room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 2 * jobs - RESERVED_FDS
+        self._per_uid = max(MIN_CONNECTIONS_PER_UID, min(MAX_CONNECTIONS_PER_UID, room // 2))
+
+    def permit(self, access: Access) -> None:
+        """Serve these from now on. Who is here and may be no longer is sent away, once he has his answer."""
+        if access == self._access:
+            return
+        self._access = access
+        for listener in self._listeners:
+            try:
+                listener.share(access.is_shared)
+            except OSError as error:
+                path, why = str(listener.address), error.strerror
+                self.engine.log.write(logfile.ERROR, "cannot change the mode", path=path, error=why)
+        self.engine.timers.arm(self._send_away, 0, time.monotonic())
 
     def open(self) -> None:
         """Serve those who connect; who came earlier has been waiting in the kernel's queue."""
@@ -165,6 +185,11 @@ class Sessions:
         session = Session(self, stream, peer, self._listeners[listener])
         self._sessions[stream.fileno()] = session
         session.guard(session.begin)
+
+    def _send_away(self, _token: int) -> None:
+        for session in list(self._sessions.values()):
+            if not self._access.permits(session.peer):
+                session._drop("is not permitted any more")
 
     def _objection(self, peer: Peer | None) -> str:
         if peer is None:
@@ -309,7 +334,7 @@ class Session:
         name = message.job or ""
         command = message.command
         if command == protocol.CMD_STATUS:
-            self.send(_status07(name, supervisor.jobs.get(name)))
+            self.send(answers.status07(name, supervisor.jobs.get(name)))
         elif command == protocol.CMD_JOB_LIST:
             self.send(protocol.JobList({n: job.pid is not None for n, job in supervisor.jobs.items()}))
         elif command == protocol.CMD_QUIT:
@@ -334,9 +359,10 @@ class Session:
         act = supervisor.start if request.command == "start" else supervisor.restart
         act(
             request.jobs or (),
-            self._ticket(request.id),
+            self._order_ticket(request),
             time.monotonic(),
             wait=request.wait,
+            until=answers.until(request),
             timeout=request.timeout,
             by=self._by(request.command, request.reason),
         )
@@ -344,9 +370,10 @@ class Session:
     def _stop(self, request: protocol.Request) -> None:
         self._sessions.engine.supervisor.stop(
             request.jobs or (),
-            self._ticket(request.id),
+            self._order_ticket(request),
             time.monotonic(),
             wait=request.wait,
+            until=answers.until(request),
             timeout=request.timeout,
             at_once=request.now,
             by=self._by("stop", request.reason),
@@ -354,7 +381,14 @@ class Session:
 
     def _wait(self, request: protocol.Request) -> None:
         self._sessions.engine.supervisor.wait(
-            request.jobs or (), self._ticket(request.id), time.monotonic(), timeout=request.timeout
+            request.jobs or (),
+            self._ticket(request.id),
+            time.monotonic(),
+            until=answers.until(request) or ("changed", waits.changed),
+            any_of=request.any,
+            since=request.since,
+            fresh=not request.acts,
+            timeout=request.timeout,
         )
 
     def _signal(self, request: protocol.Request) -> None:
@@ -364,7 +398,12 @@ class Session:
             self.send(protocol.failed(request.id, "bad-request", str(error)))
             return
         self._sessions.engine.supervisor.signal(
-            request.jobs or (), name, self._ticket(request.id), every=request.all
+            request.jobs or (),
+            name,
+            self._ticket(request.id),
+            time.monotonic(),
+            every=request.all,
+            by=self._by("signal"),
         )
 
     def _show(self, request: protocol.Request) -> None:
@@ -401,8 +440,34 @@ class Session:
         self.send(protocol.ReplyMessage(request.id, True, {"pid": engine.pid}))
         engine.terminate(self._by("terminate", request.reason))
 
+    def _reload(self, request: protocol.Request) -> None:
+        ticket, by = self._ticket(request.id), self._by("reload")
+        restart, dry_run = request.restart, request.dry_run
+        outcome = self._sessions.engine.reload(ticket, by, restart=restart, dry_run=dry_run)
+        if outcome.code or dry_run:
+            self.tickets.discard(ticket)
+            self.send(answers.reload(request.id, outcome.code, outcome.problems, outcome.body))
+        else:
+            ticket.rest = outcome.body
+
     def _info(self, request: protocol.Request) -> None:
         self.send(protocol.ReplyMessage(request.id, True, self._sessions.engine.info()))
+
+    def _graph(self, request: protocol.Request) -> None:
+        supervisor = self._sessions.engine.supervisor
+        rest = {"jobs": answers.graph(supervisor), "token": supervisor.log.last}
+        self.send(protocol.ReplyMessage(request.id, True, rest))
+
+    def _why(self, request: protocol.Request) -> None:
+        engine = self._sessions.engine
+        told = []
+        for name in request.jobs or ():
+            if name not in engine.supervisor.jobs:
+                self.send(protocol.failed(request.id, "no-such-job", "no such job", job=name))
+                return
+            told.append(answers.why(engine.supervisor, name, time.monotonic(), engine.attendants.why_not))
+        rest = {"jobs": told, "token": engine.supervisor.log.last}
+        self.send(protocol.ReplyMessage(request.id, True, rest))
 
     def _subscribe(self, message: protocol.Subscribe) -> None:
         supervisor = self._sessions.engine.supervisor
@@ -422,19 +487,35 @@ class Session:
 
     def _job_status(self, name: str, shown: int | None = None) -> protocol.JobStatus:
         """How a job is; `shown` is how many of its processes are to be told apart."""
-        supervisor = self._sessions.engine.supervisor
-        job, pids = supervisor.jobs[name], self._sessions.engine.children.pids(name)
+        engine = self._sessions.engine
+        job, pids = engine.supervisor.jobs[name], engine.children.pids(name)
+        says, wall = engine.attendants.text(name), engine.supervisor.wall
         if shown is None:
-            return _rich_status(job, supervisor.wall, len(pids))
-        tree, gone = _tree(pids, job.leader, shown)
-        return _rich_status(job, supervisor.wall, len(pids) - gone, tree)
+            return answers.status(job, wall, len(pids), says)
+        tree, gone = answers.tree(pids, job.leader, shown)
+        return answers.status(job, wall, len(pids) - gone, says, tree)
 
     def _ticket(self, request_id: int | None, job: str = "") -> Ticket:
         ticket = Ticket(self, request_id, job)
         self.tickets.add(ticket)
         return ticket
 
+    def _order_ticket(self, request: protocol.Request) -> Ticket:
+        """For a command whose answer tells more than how each job fared."""
+        ticket = self._ticket(request.id)
+        supervisor = self._sessions.engine.supervisor
+        for name in request.jobs or ():
+            job = supervisor.jobs.get(name)
+            if job is None:
+                continue
+            ticket.runs[name] = job.run + (request.command != "stop")
+            if request.command != "start":
+                first = answers.stopped_first(supervisor, name)
+                ticket.first[name] = [other for other in first if other not in (request.jobs or ())]
+        return ticket
+
     def _by(self, verb: str, reason: str = "") -> str:
+        reason = reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}..."
         who = f"{verb} by uid {self.peer.uid}"
         who += f" pid {self.peer.pid}" if self.peer.pid is not None else ""
         return f"{who}: {reason}" if reason else who
@@ -459,10 +540,27 @@ class Session:
         if self._stream.closed or self._connection.broken:
             return
         if ticket.id is None:
-            self.guard(lambda: self._send_and_settle(_answer07(ticket.job, reply)))
+            self.guard(lambda: self._send_and_settle(answers.answer07(ticket.job, reply)))
         else:
             request_id = ticket.id
-            self.guard(lambda: self._send_and_settle(_rich_answer(request_id, self._explained(reply))))
+            self.guard(lambda: self._send_and_settle(self._answer(request_id, ticket, reply)))
+
+    def _answer(self, request_id: int, ticket: Ticket, reply: Reply) -> protocol.ReplyMessage:
+        message = answers.answer(request_id, self._explained(reply))
+        for told in message.rest.get("results", ()):
+            self._tell_more(told, ticket)
+        return message.replace(rest={**message.rest, **ticket.rest}) if ticket.rest else message
+
+    def _tell_more(self, told: dict[str, Any], ticket: Ticket) -> None:
+        name = told["job"]
+        if ticket.first.get(name):
+            told["first"] = ticket.first[name]
+        job = self._sessions.engine.supervisor.jobs.get(name)
+        if told["ok"] or job is None or job.run < ticket.runs.get(name, job.run + 1):
+            return
+        lines = self._sessions.engine.last_words.of(job.ran)
+        if lines:
+            told["stderr"] = lines
 
     def _explained(self, reply: Reply) -> Reply:
         """Who has waited in vain for the end of a job is told what of it is left."""
@@ -581,62 +679,10 @@ _VERBS: dict[str, Callable[[Session, protocol.Request], None]] = {
     "status": Session._show,
     "list": Session._list,
     "terminate": Session._terminate,
+    "reload": Session._reload,
     "info": Session._info,
+    "graph": Session._graph,
+    "why": Session._why,
 }
 
 _TURNED_AWAY = protocol.encode(protocol.Failure("", protocol.ERR_NOT_PERMITTED))
-
-
-def _status07(name: str, job: Job | None) -> Message:
-    if job is None:
-        return protocol.Failure(name, protocol.ERR_NO_SUCH_JOB)
-    return protocol.Status(name, job.pid is not None, job.leader)
-
-
-def _answer07(job: str, reply: Reply) -> Message:
-    if reply.ok:
-        return protocol.Success(job)
-    return protocol.Failure(job, _REASONS_07.get(reply.code, protocol.ERR_NOT_STARTED))
-
-
-def _rich_answer(request_id: int, reply: Reply) -> Message:
-    if reply.ok:
-        results = [protocol.result(result.job) for result in reply.results]
-        return protocol.ReplyMessage(request_id, True, {"results": results, "token": reply.token})
-    return protocol.failed(
-        request_id,
-        reply.code,
-        reply.message,
-        job=_whose(reply.results, reply.code),
-        results=tuple((result.job, result.code, result.message) for result in reply.results),
-    )
-
-
-def _whose(results: Sequence[JobResult], code: str) -> str | None:
-    return next((result.job for result in results if result.code == code), None)
-
-
-def _tree(pids: list[int], leader: int | None, shown: int) -> tuple[Tree, int]:
-    """What some of a job's processes run, the leader first; and how many have ended by now."""
-    chosen = sorted(pids, key=lambda pid: (pid != leader, pid))[:shown]
-    facts = [fact for fact in map(procfs.stat, chosen) if fact is not None]
-    tree = tuple((fact.pid, fact.ppid, procfs.command(fact)) for fact in facts)
-    return tree, len(chosen) - len(tree)
-
-
-def _rich_status(job: Job, wall: float, processes: int, tree: Tree | None = None) -> protocol.JobStatus:
-    return protocol.JobStatus(
-        job=job.spec.name,
-        state=job.state.value,
-        alive=job.pid is not None,
-        pid=job.leader,
-        run=job.run,
-        since=job.since + wall,
-        restarts=job.restarts,
-        result=job.result,
-        next=None if job.next is None else job.next.value,
-        until=None if job.armed is None else job.armed + wall,
-        processes=processes,
-        description=job.spec.description,
-        tree=tree,
-    )

@@ -247,6 +247,18 @@ class Listener:
             os.close(self._reserve)
             self._reserve = None
 
+    def share(self, public: bool) -> None:
+        """Opens the socket file to everybody, or to its owner alone, if it was made here. Raises OSError."""
+        if self._identity is None:
+            return
+        fd = os.open(str(self.address), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            there = os.fstat(fd)
+            if (there.st_dev, there.st_ino) == self._identity:  # by its descriptor: not another in its place
+                os.chmod(f"/proc/self/fd/{fd}", PUBLIC_MODE if public else PRIVATE_MODE)
+        finally:
+            os.close(fd)
+
     def close(self, unlink: bool = True) -> None:
         """Stops listening and lets go of the path: only then may another daemon have it.
 

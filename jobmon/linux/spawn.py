@@ -10,12 +10,13 @@ file means executed). Knows nothing of jobs beyond their spec.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import stat
 
 from jobmon.errors import SpawnError
-from jobmon.linux import signals, syscalls
+from jobmon.linux import lastwords, signals, syscalls
 from jobmon.linux.csignal import signal
 from jobmon.records import Record
 
@@ -31,7 +32,6 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC
 _APPEND_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC
-_REPORT_FD = 3
 _REPORT_SIZE = 64
 
 # What the daemon was told about itself (sd_notify(3), sd_listen_fds(3)) is not for its jobs.
@@ -53,11 +53,20 @@ PRIVATE = (
 class Birth(Record):
     """A new process. `report` (or -1, when it is executing its program already) is a descriptor
     that tells what becomes of its exec: see `read_report`. `waits`: that may take long, because it
-    opens a FIFO first."""
+    opens a FIFO first. `mark` is where in its standard error it begins, as `lastwords` has it."""
 
     pid: int
     report: int = -1
     waits: bool = False
+    mark: int = 0
+
+
+class Gift(Record):
+    """What one run gets beside its spec: variables, and a descriptor under a number of its own."""
+
+    environ: Mapping[bytes, bytes] = {}
+    fd: int = -1
+    target: int = -1
 
 
 class Spawner:
@@ -79,21 +88,24 @@ class Spawner:
             flags: os.open(os.devnull, flags) for flags in (_READ_FLAGS, _APPEND_FLAGS & ~os.O_CREAT)
         }
 
-    def spawn(self, spec: JobSpec, run: int, cgroup: int = -1) -> Birth:
+    def spawn(self, spec: JobSpec, run: int, cgroup: int = -1, gift: Gift | None = None) -> Birth:
         """Start the program of `spec`, in the cgroup whose directory is open as `cgroup`, if any.
 
         Raises:
             SpawnError: the stage that failed, with its errno.
         """
         program = _Program(*self._command(spec), self._environment(spec, run))
+        gift = gift or Gift()
+        program.environ.update(gift.environ)
         away = self._enter(spec.working_dir)
         opened: list[int] = []
         try:
             streams = [self._open(spec, index, opened) for index in range(3)]
+            mark = lastwords.mark_of(os.fstat(opened[-1])) if streams[2] in opened else 0
             if None in streams or cgroup >= 0:
-                pid, report = self._fork(spec, streams, program, cgroup)
-                return Birth(pid, report, None in streams)
-            return Birth(self._posix_spawn(streams, program))
+                pid, report = self._fork(spec, streams, program, cgroup, gift)
+                return Birth(pid, report, None in streams, mark)
+            return Birth(self._posix_spawn(streams, program, gift), mark=mark)
         finally:
             for fd in opened:
                 os.close(fd)
@@ -160,8 +172,10 @@ class Spawner:
             raise SpawnError(STREAMS[index], error.errno or 0, path) from None
         return fd
 
-    def _posix_spawn(self, streams: list[int | None], program: _Program) -> int:
+    def _posix_spawn(self, streams: list[int | None], program: _Program, gift: Gift) -> int:
         actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(streams)]
+        if gift.fd >= 0:
+            actions.append((os.POSIX_SPAWN_DUP2, gift.fd, gift.target))
         failure = errno.ENOENT
         with_own_limit = self._childrens_nofile == self._own_nofile
         if not with_own_limit:
@@ -192,7 +206,7 @@ class Spawner:
         )
 
     def _fork(
-        self, spec: JobSpec, streams: list[int | None], program: _Program, cgroup: int
+        self, spec: JobSpec, streams: list[int | None], program: _Program, cgroup: int, gift: Gift
     ) -> tuple[int, int]:
         try:
             reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -205,13 +219,13 @@ class Spawner:
             raise SpawnError("fork", error.errno or 0) from None
         else:
             if pid == 0:
-                self._be_the_child(spec, streams, program, writer)
+                self._be_the_child(spec, streams, program, writer, gift)
         finally:
             os.close(writer)
         return pid, reader
 
     def _be_the_child(
-        self, spec: JobSpec, streams: list[int | None], program: _Program, writer: int
+        self, spec: JobSpec, streams: list[int | None], program: _Program, writer: int, gift: Gift
     ) -> None:
         """The child's side of a fork: never returns, writes the stage that fails on `writer`."""
         stage = "session"
@@ -222,8 +236,10 @@ class Spawner:
             os.setsid()
             for index, fd in enumerate(streams):
                 os.dup2(self._null[_READ_FLAGS] if fd is None else fd, index)
+            if gift.fd >= 0:
+                writer = self._hand_over(gift, writer)
             if None in streams:
-                writer = self._let_go(writer)
+                self._let_go(writer, gift)
             for index, fd in enumerate(streams):
                 if fd is None:
                     stage = STREAMS[index]
@@ -237,14 +253,23 @@ class Spawner:
         finally:
             os._exit(127)
 
-    def _let_go(self, writer: int) -> int:
-        """Keep 0-2 and the pipe only: while it waits for a FIFO, the child must hold none of the
+    def _hand_over(self, gift: Gift, writer: int) -> int:
+        """Put the gift where it belongs; the pipe makes room if it stands there."""
+        if writer == gift.target:
+            writer = fcntl.fcntl(writer, fcntl.F_DUPFD_CLOEXEC, gift.target + 1)
+        os.dup2(gift.fd, gift.target)
+        os.set_inheritable(gift.target, True)  # dup2 onto itself leaves it close-on-exec
+        return writer
+
+    def _let_go(self, writer: int, gift: Gift) -> None:
+        """Keep 0-2, the gift and the pipe only: while it waits for a FIFO, the child must hold none of the
         daemon's locks, no connection that the daemon may want to close, and not its streams. (All of
         them are close-on-exec, so a child that executes at once need not.)"""
-        if writer != _REPORT_FD:
-            os.dup2(writer, _REPORT_FD, inheritable=False)
-        os.closerange(_REPORT_FD + 1, self._own_nofile[0])
-        return _REPORT_FD
+        edge = 3
+        for kept in sorted({writer, gift.target} - {-1}):
+            os.closerange(edge, kept)
+            edge = kept + 1
+        os.closerange(edge, self._own_nofile[0])
 
 
 _KEEP_LOOKING = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)

@@ -52,6 +52,14 @@ def _check(result: int, call: str) -> int:
     return result
 
 
+def trim() -> None:
+    """Give the kernel back what was freed, where the C library knows how. malloc_trim(3)."""
+    try:
+        _libc.malloc_trim(ctypes.c_size_t(0))
+    except AttributeError:
+        pass  # musl, which keeps less
+
+
 def signalfd(signals: Iterable[int]) -> int:
     """A nonblocking, close-on-exec descriptor that reads the given (blocked) signals. signalfd(2)."""
     bits = sum(1 << (number - 1) for number in set(signals))

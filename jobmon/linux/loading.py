@@ -1,0 +1,109 @@
+"""The configuration on the disk: read at the start, and in the same way whenever it is read again.
+
+What reads it is loaded for that alone: a quarter of a megabyte that a daemon at work does not need.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import stat
+import sys
+
+from jobmon.errors import StartupError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from jobmon.config import Config
+
+MAX_CONFIG_BYTES = 16 << 20  # of one file; ten thousand jobs need a few
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_MODULES = ("jobmon.config", "jobmon.jsontext", "jobmon.plan")
+
+
+class Source:
+    """A configuration and where it comes from. What it is read against is as it was at the start:
+    the environment, the temporary directory, and the directory that `jobmon` was called in.
+
+    `config` is the one that is in force, `warnings` what was doubtful in the first, `path` the master's
+    absolute path.
+
+    Raises:
+        ConfigError: with everything that is wrong with it.
+        StartupError: this process's directory has been removed.
+    """
+
+    def __init__(self, name: str) -> None:
+        try:
+            self._here = os.getcwd()
+        except OSError as error:
+            text = f"the current directory: {error.strerror}: go to one that is there"
+            raise StartupError(text) from None
+        self._tmp = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), "/tmp")
+        self.path = os.path.join(self._here, name)
+        config = self._load(name, Disk(patient_with=name))
+        self.warnings = tuple(map(str, config.warnings))
+        self.config = config.replace(warnings=())
+
+    def read(self) -> Config:
+        """What stands there now. Waits for nobody. Raises ConfigError."""
+        return self._load(self.path, Disk())
+
+    def _load(self, name: str, disk: Disk) -> Config:
+        from jobmon.config import load
+
+        return load(name, disk, os.environ, self._here, self._tmp)
+
+
+class Disk:
+    """The files of a configuration, as `config.load` asks for them. They must be regular files, but
+    for the one that a person has just named: that may be a pipe."""
+
+    def __init__(self, patient_with: str = "") -> None:
+        self._patient_with = patient_with
+
+    def read(self, path: str) -> bytes:
+        """The content of a file."""
+        with open(path, "rb", opener=None if path == self._patient_with else _open_regular) as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+        if len(data) > MAX_CONFIG_BYTES:  # a device, or the wrong file: it could be without end
+            raise OSError(errno.EFBIG, f"it has more than {MAX_CONFIG_BYTES >> 20} MiB")
+        return data
+
+    def glob(self, pattern: str) -> list[str]:
+        """The paths that match a pattern."""
+        from glob import glob  # costs `re`, so only where there is something to include
+
+        return glob(pattern)
+
+
+def forget() -> None:
+    """Unload what reads configurations, once nothing of what it made but specs is in use."""
+    from jobmon.linux.syscalls import trim
+
+    for name in [name for name in sys.modules if name.startswith(_MODULES)]:
+        del sys.modules[name]
+        sys.modules["jobmon"].__dict__.pop(name.rpartition(".")[2], None)
+    gc.collect()  # modules refer to themselves
+    trim()
+
+
+def _open_regular(path: str, _flags: int) -> int:
+    """Open a file that keeps nobody waiting. It is looked at before, because to open a FIFO wakes who
+    waits at its other end, and after, because it may be another by then."""
+    _need_regular(os.stat(path))
+    fd = os.open(path, _FLAGS)
+    try:
+        _need_regular(os.fstat(fd))
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _need_regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")

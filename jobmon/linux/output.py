@@ -1,0 +1,129 @@
+"""What a run writes to its files, looked through for a line that a pattern matches.
+
+Reads only what is there. A pattern may be a bad one, and take for ever on some line: what it may
+cost is bounded, in time of the processor, because the daemon does nothing else meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from jobmon.linux.csignal import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import FrameType
+    from typing import NoReturn
+
+CHUNK = 1 << 20  # bytes of one file that are looked at at a time
+LONGEST_LINE = 8192  # of it, what is looked at
+BUDGET = 0.02  # seconds that one look may take
+
+
+class Output:
+    """A file that a run appends to, from what is in it when this is made.
+
+    It is held open, so that moving it away changes nothing. A file that shrinks is read anew.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
+        self._rest = b""
+        fact = _regular(path)
+        self._file = (fact.st_dev, fact.st_ino) if fact is not None else None
+        self._offset = fact.st_size if fact is not None else 0
+
+    def lines(self) -> list[bytes]:
+        """The lines that were finished since the last time. Raises OSError."""
+        if self._fd < 0:
+            self._open()
+        data = self._read() if self._fd >= 0 else b""
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[:LONGEST_LINE]
+        return [line[:LONGEST_LINE].rstrip(b"\r") for line in lines]
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self) -> None:
+        if _regular(self._path) is None:
+            return  # to open a FIFO, even for a moment, would be noticed at its other end
+        self._fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        fact = os.fstat(self._fd)
+        if (fact.st_dev, fact.st_ino) != self._file:
+            self._offset = 0  # it was made for this run
+
+    def _read(self) -> bytes:
+        size = os.fstat(self._fd).st_size
+        if size < self._offset:
+            self._offset, self._rest = 0, b""
+        data = os.pread(self._fd, min(size - self._offset, CHUNK), self._offset)
+        self._offset += len(data)
+        return data
+
+
+def _regular(path: str) -> os.stat_result | None:
+    try:
+        fact = os.stat(path)
+    except OSError:
+        return None
+    return fact if stat.S_ISREG(fact.st_mode) else None
+
+
+class _OutOfTime(Exception):
+    """The budget of one look is used up."""
+
+
+class Finder:
+    """Looks for a line that a pattern matches. `trouble` says when the pattern is too slow."""
+
+    def __init__(self, pattern: str) -> None:
+        import re
+
+        self._search = re.compile(pattern.encode()).search
+        self._lines: list[bytes] = []
+        self.trouble = ""
+
+    def add(self, lines: Iterable[bytes]) -> None:
+        """Lines to look at."""
+        self._lines += lines
+
+    def found(self) -> bool:
+        """Look, as far as the budget goes, and forget what was looked at: a line is looked at once."""
+        if not self._lines:
+            return False
+        lines, self._lines = self._lines, []
+        before = signal.signal(signal.SIGVTALRM, _stop)
+        mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGVTALRM,))
+        try:
+            return self._look(lines)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            signal.signal(signal.SIGVTALRM, before)
+
+    def _look(self, lines: list[bytes]) -> bool:
+        """The re module looks for signals while it works, so that one can interrupt it."""
+        done = 0
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_VIRTUAL, BUDGET)
+                for line in lines:
+                    done += 1
+                    if self._search(line):
+                        return True
+            finally:
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        except _OutOfTime:
+            self.trouble = f"the pattern took more than {BUDGET * 1000:g} ms"
+            self._lines = lines[done:]
+        return False
+
+
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise _OutOfTime

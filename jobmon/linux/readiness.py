@@ -1,0 +1,393 @@
+"""How the daemon learns that a run is ready: it is told, or it asks.
+
+Told: by sd_notify(3) (see `runsocket`), by a newline on a descriptor, by a line of the job's own
+output. Asked: by a command, a TCP connection, an HTTP request; one at a time, each with
+a timeout, never waiting for any of them. What is learnt goes to `ready()`; the start-timeout is
+not kept here but by the job's machine.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from _socket import (
+    AF_INET,
+    AF_INET6,
+    SO_ERROR,
+    SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    inet_pton,
+    socket,
+)
+
+from jobmon.errors import SpawnError
+from jobmon.linux import procfs, reactor, signals
+from jobmon.linux.crowds import GroupCrowd, Leader
+from jobmon.linux.output import Finder, Output
+from jobmon.linux.spawn import Gift
+from jobmon.spec import JobSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jobmon.linux.children import Children
+    from jobmon.linux.reactor import Reactor
+    from jobmon.linux.spawn import Spawner
+    from jobmon.linux.timers import Timers
+    from jobmon.spec import Readiness
+
+ANSWER_BYTES = 4096
+PIPE_BYTES = 65536  # all that a pipe holds, pipe(7)
+
+
+class Tools:
+    """What probes need of the engine."""
+
+    def __init__(self, watch: Reactor, timers: Timers, children: Children, spawner: Spawner) -> None:
+        self.reactor = watch
+        self.timers = timers
+        self.children = children
+        self.spawner = spawner
+
+    def after(self, delay: float, then: Callable[[int], None]) -> None:
+        """Call `then` after a delay in seconds."""
+        self.timers.arm(then, 0, time.monotonic() + delay)
+
+
+class Probe:
+    """One way for one run. `begin` when its program is being executed, `close` whenever it is over.
+
+    `trouble` is why it is not known to be ready yet, where that is known.
+    """
+
+    trouble = ""
+
+    def __init__(self, tools: Tools, spec: JobSpec, how: Readiness, ready: Callable[[], None]) -> None:
+        self.tools = tools
+        self.spec = spec
+        self.how = how
+        self.ready = ready
+
+    def gift(self) -> Gift:
+        """What the run must be given for it."""
+        return Gift()
+
+    def begin(self) -> None:
+        """The program is being executed."""
+
+    def close(self) -> None:
+        """Nothing more is wanted to be known."""
+
+
+class FdProbe(Probe):
+    """A newline on a descriptor, as s6 has it."""
+
+    _reader = -1
+    _writer = -1
+
+    def gift(self) -> Gift:
+        self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(self._writer, True)
+        return Gift({}, self._writer, int(str(self.how.target)))
+
+    def begin(self) -> None:
+        os.close(self._writer)
+        self._writer = -1
+        self.tools.reactor.register(self._reader, self._read, reactor.EXEC)
+
+    def _read(self, _events: int) -> None:
+        try:
+            data = os.read(self._reader, PIPE_BYTES)
+        except BlockingIOError:
+            return
+        if b"\n" in data:
+            self.ready()
+        if not data or b"\n" in data:
+            self._close_reader()
+
+    def _close_reader(self) -> None:
+        if self._reader >= 0:
+            self.tools.reactor.unregister(self._reader)
+            os.close(self._reader)
+            self._reader = -1
+
+    def close(self) -> None:
+        if self._reader >= 0 and self._writer < 0:
+            self._read(0)  # written before the death, and seen after it
+        self._close_reader()
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
+
+
+class Poll(Probe):
+    """Something that is tried again and again, one try at a time."""
+
+    _failures = 0
+
+    def begin(self) -> None:
+        self._try(0)
+
+    def _try(self, _token: int) -> None:
+        self.tools.after(self.how.timeout, self._late)
+        try:
+            self.attempt()
+        except OSError as error:  # no descriptor left, perhaps: the next try may have one
+            self.failed(error.strerror or str(error))
+
+    def attempt(self) -> None:
+        """Begin one try; `passed` or `failed` follows, maybe at once. Raises OSError: failed."""
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """End the try that is under way."""
+
+    def passed(self) -> None:
+        """It is ready."""
+        self.tools.timers.disarm(self._late)
+        self.abandon()
+        self.ready()
+
+    def failed(self, why: str) -> None:
+        """Not yet."""
+        self.tools.timers.disarm(self._late)
+        self.abandon()
+        self._failures += 1
+        self.trouble = f"{why} ({self._failures} {'try' if self._failures == 1 else 'tries'})"
+        self.tools.after(self.how.interval, self._try)
+
+    def _late(self, _token: int) -> None:
+        self.failed(f"nothing within {self.how.timeout:g} s")
+
+    def close(self) -> None:
+        self.tools.timers.disarm(self._late)
+        self.tools.timers.disarm(self._try)
+        self.abandon()
+
+
+class TcpProbe(Poll):
+    """Somebody accepts connections; with `owned`, a process of the run does."""
+
+    _socket: socket | None = None
+
+    def place(self) -> tuple[str, int]:
+        """Where to connect to."""
+        return address(str(self.how.target))
+
+    def attempt(self) -> None:
+        host, port = self.place()
+        if self.how.owned and not self._is_owned(host, port):
+            self.failed(f"no process of the job listens on port {port}")
+            return
+        self._socket = socket(_family(host), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
+        self._socket.setblocking(False)
+        code = self._socket.connect_ex((host, port))
+        if code in (0, errno.EINPROGRESS):
+            fd = self._socket.fileno()
+            self.tools.reactor.register(fd, self._connected, reactor.COMMAND, reactor.WRITE)
+        else:
+            self.failed(os.strerror(code))
+
+    def _connected(self, _events: int) -> None:
+        assert self._socket is not None
+        code = self._socket.getsockopt(SOL_SOCKET, SO_ERROR)
+        if not code and _is_itself(self._socket):
+            code = errno.ECONNREFUSED
+        if code:
+            self.failed(os.strerror(code))
+        else:
+            self.talk(self._socket)
+
+    def talk(self, connected: socket) -> None:  # noqa: ARG002 - for those who say something there
+        """There is a connection."""
+        self.passed()
+
+    def _is_owned(self, host: str, port: int) -> bool:
+        inodes = procfs.listeners(inet_pton(_family(host), host), port)
+        pids = self.tools.children.pids(self.spec.name) if inodes else ()
+        return any(inodes & set(procfs.fd_inodes(pid).values()) for pid in pids)
+
+    def abandon(self) -> None:
+        if self._socket is not None:
+            self.tools.reactor.unregister(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+
+def _family(host: str) -> int:
+    return AF_INET6 if ":" in host else AF_INET
+
+
+def _is_itself(connected: socket) -> bool:
+    """Whether nobody listens, but the kernel has chosen the very port to connect from: then a TCP
+    socket is its own peer."""
+    try:
+        return bool(connected.getsockname() == connected.getpeername())
+    except OSError:
+        return False  # it has been reset: somebody was there
+
+
+class HttpProbe(TcpProbe):
+    """A GET is answered with a status of 200 to 399."""
+
+    def place(self) -> tuple[str, int]:
+        return url(str(self.how.target))[:2]
+
+    def attempt(self) -> None:
+        self._answer = b""
+        super().attempt()
+
+    def talk(self, connected: socket) -> None:
+        host, port, path = url(str(self.how.target))
+        shown = f"[{host}]" if ":" in host else host
+        head = f"GET {path} HTTP/1.0\r\nHost: {shown}:{port}\r\n"
+        try:
+            connected.send(f"{head}User-Agent: jobmon\r\nConnection: close\r\n\r\n".encode())
+        except OSError as error:
+            self.failed(error.strerror or "")
+            return
+        self.tools.reactor.unregister(connected.fileno())
+        self.tools.reactor.register(connected.fileno(), self._read, reactor.COMMAND)
+
+    def _read(self, _events: int) -> None:
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(ANSWER_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._answer += data
+        if b"\n" in self._answer or not data or len(self._answer) >= ANSWER_BYTES:
+            self._judge()
+
+    def _judge(self) -> None:
+        words = [*self._answer.split(b"\n", 1)[0].split(), b"", b""]
+        status = words[1]
+        if not words[0].startswith(b"HTTP/") or len(status) != 3 or not status.isdigit():
+            self.failed("no answer in HTTP")
+        elif status[:1] in (b"2", b"3"):
+            self.passed()
+        else:
+            self.failed(f"HTTP status {status.decode()}")
+
+
+class ExecProbe(Poll):
+    """A command ends with exit code 0. What it leaves of its process group is killed."""
+
+    _asked: _Asked | None = None
+
+    def attempt(self) -> None:
+        if self._asked is not None:
+            self.failed("the last try does not die of SIGKILL")
+            return
+        command = self.how.target
+        assert isinstance(command, (str, tuple))
+        spec = self.spec.replace(command=command, stdin=os.devnull, stdout=os.devnull, stderr=os.devnull)
+        try:
+            birth = self.tools.spawner.spawn(spec, 0)
+        except SpawnError as error:
+            self.failed(f"{error.what}: {os.strerror(error.errno)}")
+            return
+        self._asked = asked = _Asked(birth.pid, self.tools.children)
+        self.tools.children.add_guest(birth.pid, lambda info: self._ended(asked, info))
+
+    def _ended(self, asked: _Asked, info: os.waitid_result) -> None:
+        self._asked = None
+        asked.bury()
+        if asked.killed:
+            return  # it was too late
+        if info.si_code != os.CLD_EXITED:
+            self.failed(signals.name_of(info.si_status))
+        elif info.si_status:
+            self.failed(f"exit {info.si_status}")
+        else:
+            self.passed()
+
+    def abandon(self) -> None:
+        if self._asked is not None:
+            self._asked.kill()
+
+
+class _Asked:
+    """A running command of a probe, with its process group."""
+
+    def __init__(self, pid: int, children: Children) -> None:
+        self.killed = False
+        self._tree = children.tree
+        self._leader = Leader(pid)
+        if children.has_pidfd:
+            try:
+                self._leader.pidfd = os.pidfd_open(pid)
+            except OSError:
+                pass  # no descriptor left: it is our child, so its number is its own until it is reaped
+        self._group = GroupCrowd(self._leader, self._tree, children.has_group_flag)
+
+    def kill(self) -> None:
+        """End it now; `bury` follows when it is dead."""
+        if not self.killed:
+            self.killed = True
+            self._group.kill()
+
+    def bury(self) -> None:
+        """It is reaped; those whom it left in its group go after it."""
+        self._leader.dead = True
+        if self._tree.orphaned():
+            self._tree.forget()
+            self._group.kill()
+        if self._leader.pidfd >= 0:
+            os.close(self._leader.pidfd)
+
+
+class LogProbe(Poll):
+    """A line of the run's output matches. Only what is written from its launch on counts."""
+
+    _outputs: tuple[Output, ...] = ()
+
+    def gift(self) -> Gift:
+        self._finder = Finder(str(self.how.target))
+        paths = dict.fromkeys((self.spec.stdout, self.spec.stderr))
+        self._outputs = tuple(Output(path) for path in paths if path not in ("inherit", os.devnull))
+        return Gift()
+
+    def attempt(self) -> None:
+        for output in self._outputs:
+            self._finder.add(output.lines())
+        if self._finder.found():
+            self.passed()
+        else:
+            self.failed(self._finder.trouble or "no line matches")
+
+    def close(self) -> None:
+        super().close()
+        for output in self._outputs:
+            output.close()
+
+
+PROBES: dict[str, type[Probe]] = {
+    "fd": FdProbe,
+    "exec": ExecProbe,
+    "tcp": TcpProbe,
+    "http": HttpProbe,
+    "log": LogProbe,
+}
+
+
+def address(target: str) -> tuple[str, int]:
+    """HOST:PORT or [HOST]:PORT, numbers only: name services may block. Raises ValueError."""
+    host, _, port = target.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    return ("127.0.0.1" if host in ("", "localhost") else host), int(port)
+
+
+def url(target: str) -> tuple[str, int, str]:
+    """http://HOST[:PORT]/PATH in its parts. Raises ValueError."""
+    rest = target.removeprefix("http://")
+    place, slash, path = rest.partition("/")
+    has_port = place.rpartition("]")[2].count(":") == 1 or (place.count(":") == 1)
+    host, port = address(place if has_port else place + ":80")
+    return host, port, slash + path if slash else "/"

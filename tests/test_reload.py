@@ -1,0 +1,611 @@
+"""Reload: a real daemon, and configurations that change under it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import e2e
+import kit
+import pytest
+from test_daemon import BY_NAME
+
+from jobmon import CommandPipe, ConfigError, JobError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Factory = Callable[..., kit.Daemon]
+    Jobs = dict[str, dict[str, Any]]
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+
+UP: dict[str, Any] = {"command": kit.FOR_EVER, "autostart": True}
+DOWN: dict[str, Any] = {"command": kit.FOR_EVER}
+
+
+def lives(one: kit.Daemon) -> dict[str, int | None]:
+    """The pid of each job."""
+    return {job.job: job.pid for job in one.pipe().status()}
+
+
+def until(watch: kit.Watch, *wanted: tuple[str, str]) -> None:
+    """Read events until each of these, a job and what happens to it, has come, in whatever order."""
+    missing = set(wanted)
+    while missing:
+        event = watch.next()
+        missing -= {(event.job, event.event), (event.job, event.state)}
+
+
+def hang_up(one: kit.Daemon) -> None:
+    """SIGHUP; returns when the daemon has acted on it: signals are served before commands."""
+    one.process.send_signal(signal.SIGHUP)
+    one.pipe().info()
+
+
+# ---- what has changed ---------------------------------------------------------------------------
+
+
+def test_it_says_what_has_changed_and_does_it(daemon: Factory) -> None:
+    """A line for each change, in the order of the configuration; the log has them too."""
+    one = daemon({"jobs": {"web": UP, "old": UP, "db": UP}})
+    before, watch = lives(one), one.watch()
+    web = UP | {"command": ["sleep", "1000"], "signal": "SIGINT", "env": {"A": "1"}, "kill-timeout": 5}
+    one.configure({"jobs": {"new\n": UP, "web": web, "db": UP, "idle": DOWN}})
+    done = one.run_cli("reload")
+    assert done.code == 0
+    assert done.out.splitlines() == [
+        "+ new\\n",
+        "+ idle",
+        "- old",
+        "~ web: signal, kill-timeout (at once); command, env (at its next start)",
+    ]
+    assert done.err.count("\n") == 1
+    assert "started: web (jobmon reload --restart" in done.err
+
+    until(watch, ("old", "removed"), ("new\n", "running"))
+    after = lives(one)
+    assert list(after) == ["web", "db", "new\n", "idle"]
+    assert (after["web"], after["db"], after["idle"]) == (before["web"], before["db"], None)
+    assert not [event for event in watch.seen if event.job in ("web", "db", "idle")]
+    log = one.log
+    assert 'INFO reload: added job="new\\n"\n' in log
+    assert 'INFO reload: removed job="old"\n' in log
+    assert 'reload: changed job="web" at_once="signal, kill-timeout" next_run="command, env"\n' in log
+    assert re.search(r'INFO reload by="reload by uid \d+ pid \d+"\n', log)
+
+
+def test_a_dry_run_only_says_it(daemon: Factory) -> None:
+    """The same lines, and nothing is done; neither it nor a reload to the same says that anything was."""
+    one = daemon({"jobs": {"web": UP, "old": UP}})
+    before, watch = lives(one), one.watch()
+    config = {"supervisor": {"log-level": "DEBUG", "log-file": "log"}, "jobs": {"web": UP, "new": UP}}
+    one.configure(config)
+    done = one.run_cli("reload", "--dry-run")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == "+ new\n- old\nthe daemon: log-file, log-level (at once)\n"
+    assert json.loads(one.run_cli("reload", "--dry-run", "--json").out) == {
+        "plan": {
+            "added": ["new"],
+            "removed": ["old"],
+            "changed": [],
+            "supervisor": {"hot": ["log-file", "log-level"], "restart": []},
+        },
+        "warnings": [],
+    }
+    assert lives(one) == before
+    assert not os.path.exists(one.path("log"))
+
+    one.configure({"jobs": {"web": UP, "old": UP}})
+    assert one.run_cli("reload", "--dry-run").out == "nothing has changed\n"
+    assert one.run_cli("reload").out == "nothing has changed\n"
+    assert lives(one) == before
+    one.pipe().stop("old")
+    watch.until("old", "stopping")
+    assert len(watch.seen) == 1
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_its_token_comes_before_all_that_it_does(daemon: Factory, code: int) -> None:
+    """Whoever begins with the event after the token misses nothing; a restart that fails has one too."""
+    one = daemon({"jobs": {"old": UP, "web": UP}})
+    before = one.pipe().request("graph")["token"]
+    one.configure({"jobs": {"web": UP | {"command": ["/nonexistent"] if code else ["sleep", "1000"]}}})
+    done = one.run_cli("reload", "--restart", "--json")
+    token = json.loads(done.out)["token"]
+    watch = one.watch(since=token)
+    watch.until("old", "removed")
+
+    assert (done.code, token) == (code, before)
+    assert watch.words()[0] == "old state stopping"
+    assert "web state stopping" in watch.words()
+
+
+def test_sighup_does_the_same_and_the_log_tells(daemon: Factory) -> None:
+    """What changes, what is wrong, and that nothing was changed then."""
+    one = daemon({"jobs": {"web": UP}})
+    one.configure({"jobs": {"db": UP}})
+    watch = one.watch()
+    hang_up(one)
+    until(watch, ("web", "removed"), ("db", "running"))
+    assert list(lives(one)) == ["db"]
+    assert f'INFO reload by="SIGHUP from pid {os.getpid()}"' in one.log
+
+    one.configure({"jobs": {"db": {"comand": 1}, "web": {"command": []}}})
+    hang_up(one)
+    assert list(lives(one)) == ["db"]
+    mistakes = re.findall(r'ERROR reload: a mistake at="(.*)"\n', one.log)
+    assert [one.config in mistake for mistake in mistakes] == [True] * 3
+    assert f'ERROR reload: nothing was changed by="SIGHUP from pid {os.getpid()}" problems=3' in one.log
+
+
+def test_what_is_added_starts_in_order(daemon: Factory) -> None:
+    """After what it requires, which is launched with it, though it has no autostart."""
+    one = daemon({})
+    watch = one.watch()
+    db = {"command": "echo >&3; exec sleep 1000000", "ready": {"fd": 3}}
+    one.configure({"jobs": {"app": UP | {"requires": ["db"]}, "db": db}})
+    assert one.pipe().reload()["plan"]["added"] == ["app", "db"]
+    watch.until("app", "running")
+
+    told = [word for word in watch.words() if word.endswith("running")]
+    assert told == ["db state running", "app state running"]
+
+
+def test_what_is_removed_stops_in_order(daemon: Factory) -> None:
+    """What requires it is gone before it is told to stop; a status shows what is going."""
+    one = daemon({"jobs": {"db": UP, "app": e2e.STUBBORN | {"autostart": True, "requires": ["db"]}}})
+    watch = one.watch()
+    one.configure({})
+    pipe = one.pipe()
+    pipe.reload()
+    assert [(job.job, job.state) for job in pipe.status()] == [("db", "running"), ("app", "stopping")]
+    assert "then removed" in one.run_cli("status", "app").out
+    pipe.stop("app", now=True)
+    watch.until("db", "removed")
+
+    assert pipe.status() == []
+    told = [word for word in watch.words() if "removed" in word or "died" in word]
+    assert told == ["app died stopped", "app removed stopped", "db died stopped", "db removed stopped"]
+
+
+# ---- stale --------------------------------------------------------------------------------------
+
+
+def test_a_run_that_the_configuration_left_behind_is_stale(daemon: Factory) -> None:
+    """Status, its JSON and why say so, until the change is taken back or the job has a new run."""
+    one = daemon({"jobs": {"web": UP}})
+    pid = lives(one)["web"]
+    one.configure({"jobs": {"web": UP | {"command": ["sleep", "1000"], "working-dir": "/"}}})
+    pipe = one.pipe()
+    assert pipe.reload()["stale"] == ["web"]
+    words = "stale: command, working-dir changed since it was started"
+    assert words in one.run_cli("status", "web").out
+    assert words in one.run_cli("status").out
+    assert words.replace("stale", "is stale") in one.run_cli("why", "web").out
+    assert json.loads(one.run_cli("status", "--json").out)[0]["stale"] == ["command", "working-dir"]
+
+    one.configure({"jobs": {"web": UP | {"working-dir": "/"}}})
+    assert pipe.reload()["stale"] == ["web"]
+    assert pipe.status("web")[0].stale == ("working-dir",)
+    one.configure({"jobs": {"web": UP}})
+    assert pipe.reload()["stale"] == []
+    assert pipe.status("web")[0].stale == ()
+    assert lives(one)["web"] == pid
+
+    one.configure({"jobs": {"web": UP | {"command": ["sleep", "1000"]}}})
+    pipe.reload()
+    pipe.restart("web")
+    assert "stale" not in one.run_cli("status", "web").out
+    (new,) = pipe.status("web", tree=True)
+    assert new.tree is not None
+    assert new.tree[0][2] == "sleep 1000"
+
+
+def test_reload_with_restart_gives_the_stale_a_new_run(daemon: Factory) -> None:
+    """Those of earlier reloads too, with what requires them; it returns when they are ready, and touches
+    neither what is stopped nor what has not changed."""
+    jobs: Jobs = {"db": UP, "app": UP | {"requires": ["db"]}, "web": UP, "down": UP, "early": UP}
+    one = daemon({"jobs": jobs})
+    before, pipe = lives(one), one.pipe()
+    pipe.stop("down")
+    changed = UP | {"env": {"NEW": "1"}}
+    one.configure({"jobs": jobs | {"early": changed}})
+    assert pipe.reload()["stale"] == ["early"]
+    ready = {"fd": 3}
+    told = {"command": "echo >&3; exec sleep 1000000", "ready": ready}
+    one.configure({"jobs": jobs | {"early": changed, "db": changed | told, "down": changed}})
+    done = one.run_cli("reload", "--restart")
+    assert (done.code, done.err) == (0, "")
+    *changes, restarted = done.out.splitlines()
+    assert changes == ["~ db: command, env, ready (at its next start)", "~ down: env (at its next start)"]
+    assert restarted in ("restarted: db, early", "restarted: early, db")
+
+    after = {job.job: job for job in pipe.status()}
+    assert after["db"].state == after["early"].state == "running"
+    assert after["web"].pid == before["web"]
+    assert after["down"].state == "stopped"
+    assert [after[name].run for name in jobs] == [2, 2, 1, 1, 2]
+    pid = after["db"].pid
+    assert pid is not None
+    assert kit.environ_of(pid)["NEW"] == "1"
+
+
+def test_a_restart_that_fails_is_told(daemon: Factory) -> None:
+    """What has changed is said, then what went wrong: exit status 1."""
+    one = daemon({"jobs": {"web": UP}})
+    one.configure({"jobs": {"web": UP | {"command": ["/nonexistent"]}}})
+    done = one.run_cli("reload", "--restart")
+    assert (done.code, done.out) == (1, "~ web: command (at its next start)\n")
+    assert done.err.startswith("jobmon: web: could not be started: ")
+
+    assert one.pipe().status("web")[0].state == "failed"
+
+
+def test_what_counts_at_once_counts_for_the_run_that_is_there(daemon: Factory) -> None:
+    """Its next stop sends the new signal; a death of it is judged by the new policy."""
+    one = daemon({"jobs": {"web": UP, "db": UP | {"restart": False}}})
+    watch, pipe = one.watch(), one.pipe()
+    one.configure({"jobs": {"web": UP | {"signal": "SIGINT"}, "db": UP | {"restart": True}}})
+    assert pipe.reload()["stale"] == []
+    pipe.stop("web")
+    assert watch.until("web", "died").cause == "SIGINT"
+    pipe.signal("KILL", "db")
+
+    watch.until("db", "restarting")
+    assert watch.until("db", "running").run == 2
+
+
+def test_what_somebody_has_stopped_stays_stopped(daemon: Factory) -> None:
+    """Whatever changes, also with autostart, and with --restart."""
+    one = daemon({"jobs": {"a": UP, "b": UP, "c": DOWN}})
+    pipe = one.pipe()
+    pipe.stop("a", "b")
+    one.configure({"jobs": {"a": UP, "b": UP | {"env": {"A": "1"}}, "c": UP}})
+    pipe.reload()
+    pipe.reload(restart=True)
+
+    assert lives(one) == {"a": None, "b": None, "c": None}
+    pipe.start("b")
+    pid = pipe.get_pid("b")
+    assert pid is not None
+    assert kit.environ_of(pid)["A"] == "1"
+
+
+# ---- while something goes on ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("autostart", [False, True])
+def test_removed_and_added_again_before_it_is_gone(daemon: Factory, autostart: bool) -> None:
+    """The run that was to go goes, and has no second life; the job is there all along."""
+    stubborn = e2e.STUBBORN | {"autostart": True}
+    one = daemon({"jobs": {"web": stubborn}})
+    pid, watch, pipe = lives(one)["web"], one.watch(), one.pipe()
+    one.configure({})
+    pipe.reload()
+    watch.until("web", "stopping")
+    one.configure({"jobs": {"web": UP | {"autostart": autostart}}})
+    assert pipe.reload()["plan"]["added"] == ["web"]
+    assert lives(one) == {"web": pid}
+    pipe.signal("KILL", "web")
+    watch.until("web", "died")
+    if autostart:
+        assert watch.until("web", "running").run == 2
+
+    assert (pipe.get_pid("web") is None) is not autostart
+    assert "web removed stopped" not in watch.words()
+
+
+def test_who_waits_for_what_is_removed_is_told(daemon: Factory) -> None:
+    """At once, not when it is gone; who waits for it to be gone waits on, and that is so then."""
+    one = daemon({"jobs": {"web": e2e.STUBBORN | {"autostart": True}}})
+    waiting = one.pipe()
+    ready = waiting.submit("wait", ("web",), condition="restarted")
+    gone = waiting.submit("wait", ("web",), condition="exited")
+    waiting.info()
+    one.configure({})
+    one.pipe().reload()
+    with pytest.raises(JobError, match="was removed") as caught:
+        waiting.collect(ready)
+    assert caught.value.code == "failed"
+    assert not waiting.answered(gone)
+    one.pipe().signal("KILL", "web")
+
+    assert waiting.collect(gone)["results"] == [{"job": "web", "ok": True, "exit": "SIGKILL"}]
+
+
+def test_while_it_shuts_down_nothing_is_reloaded(daemon: Factory) -> None:
+    """It is refused, and what has gone stays gone."""
+    one = daemon({"jobs": {"web": e2e.STUBBORN | {"autostart": True}}})
+    pipe, watch = one.pipe(), one.watch()
+    pipe.terminate()
+    watch.until("web", "stopping")
+    one.configure({"jobs": {"new": UP}})
+    with pytest.raises(JobError) as caught:
+        pipe.reload()
+
+    assert caught.value.code == "terminating"
+    assert list(lives(one)) == ["web"]
+
+
+@pytest.mark.slow
+def test_two_hundred_reloads_while_others_work(daemon: Factory) -> None:
+    """Clients start and stop jobs all the while; each is answered, each job ends as the last configuration
+    has it, no job ever has two runs, and no descriptor is left."""
+    stays: Jobs = {f"job{number}": DOWN for number in range(4)}
+    one = daemon({"jobs": stays | {"rock": UP}})
+    admin, workers, watch = one.pipe(), [one.pipe() for _ in stays], one.watch()
+    rock, fds = admin.get_pid("rock"), len(kit.fds_of(one.pid))
+    for turn in range(200):
+        verb = "restart" if turn % 3 else "stop"
+        numbers = [pipe.submit(verb, (name,), wait=False) for pipe, name in zip(workers, stays, strict=True)]
+        extra = {f"extra{turn % 5}": UP | {"env": {"TURN": str(turn)}}}
+        kept = {name: spec | {"env": {"TURN": str(turn // 7)}} for name, spec in stays.items()}
+        one.configure({"jobs": {**kept, **extra, "rock": UP}})
+        numbers.append(admin.submit("reload", restart=turn % 10 == 9))
+        for pipe, number in zip((*workers, admin), numbers, strict=True):
+            answered(pipe, number)
+        while kit.readable(watch.stream.fileno(), 0):
+            watch.next()
+    one.configure({"jobs": stays | {"rock": UP}})
+    admin.reload()
+    for turn in range(5):
+        answered(admin, admin.submit("wait", (f"extra{turn}",), condition="stopped"))
+    admin.stop("rock")
+    watch.until("rock", "died")
+
+    status = {job.job: job for job in admin.status()}
+    assert set(status) == {*stays, "rock"}
+    assert [event.pid for event in watch.seen if event.job == "rock"] == [rock] * 2
+    assert not [job for job in status.values() if job.stale and not job.alive]
+    assert len(kit.fds_of(one.pid)) - fds <= 2 * len(stays)
+    assert "a bug in jobmon" not in one.log
+    alive = dict.fromkeys((event.job for event in watch.seen), 0) | {"rock": 1}
+    for event in watch.seen:
+        alive[event.job] += (event.event == "launched") - (event.event == "died")
+        assert 0 <= alive[event.job] <= 1
+
+
+def answered(pipe: CommandPipe, number: int) -> None:
+    """Take an answer, which may be that there was nothing to do, or that somebody else came in between."""
+    try:
+        pipe.collect(number, kit.DEADLINE)
+    except JobError as error:
+        if error.code not in ("already-stopped", "failed", "no-such-job"):
+            raise
+
+
+# ---- what is wrong ----------------------------------------------------------------------------------
+
+
+def test_a_wrong_configuration_changes_nothing(daemon: Factory) -> None:
+    """All mistakes are listed with their places, exit status 1; not even the log-level changes, nor does
+    the job that is right start."""
+    one = daemon({"supervisor": {"include-dirs": ["jobs/*.json"]}, "jobs": {"web": UP}})
+    before = lives(one)
+    os.mkdir(one.path("jobs"))
+    with open(one.path("jobs/a.json"), "w", encoding="utf-8") as file:
+        file.write('{"db": {\n  "command": "true",\n  "sginal": "SIGINT"},\n "web": {"command": "true"}}')
+    supervisor = {"include-dirs": ["jobs/*.json"], "log-level": "DEBUG", "log-file": "other"}
+    one.configure({"supervisor": supervisor, "jobs": {"web": {"command": 1}, "new": UP}})
+    done = one.run_cli("reload")
+    lines = done.err.splitlines()
+    assert (done.code, done.out, len(lines)) == (1, "", 3)
+    assert lines[0].startswith(f"{one.config}:1:")
+    assert "jobs.web.command: " in lines[0]
+    assert lines[1] == f'{one.path("jobs/a.json")}:3:3: jobs.db.sginal: unknown key; did you mean "signal"?'
+    assert "there are two jobs of this name" in lines[2]
+    assert json.loads(one.run_cli("reload", "--json").out) == {"problems": lines}
+    assert one.run_cli("reload", "--dry-run").err.splitlines() == lines
+
+    assert lives(one) == before
+    assert not os.path.exists(one.path("other"))
+    with pytest.raises(ConfigError) as caught:
+        one.pipe().reload()
+    assert list(caught.value.problems) == lines
+
+
+def put_nothing(_path: str) -> None:
+    """The file is gone."""
+
+
+SPOILT: dict[str, tuple[Callable[[str], object], str]] = {
+    "gone": (put_nothing, "cannot be read: No such file or directory"),
+    "directory": (os.mkdir, "is a directory"),
+    "fifo": (os.mkfifo, "cannot be read: it is no regular file"),
+    "empty": (lambda path: Path(path).touch(), "empty"),
+    "torn": (lambda path: Path(path).write_text('{"jobs": {"web": {"c'), ":1:19: "),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_master_that_cannot_be_read(daemon: Factory, how: str) -> None:
+    """It is told at once, and nothing changes."""
+    one = daemon({"jobs": {"web": UP}})
+    before = lives(one)
+    put, words = SPOILT[how]
+    os.unlink(one.config)
+    put(one.config)
+    done = one.run_cli("reload")
+
+    assert done.code == 1
+    assert done.err.startswith(one.config)
+    assert words in done.err
+    assert lives(one) == before
+
+
+def test_job_files_come_and_go(daemon: Factory) -> None:
+    """The globs are looked at anew: a file that has gone takes its jobs with it, a new one brings some; one
+    that is a FIFO keeps nobody waiting; and a glob that finds nothing is a warning."""
+    one = daemon({"supervisor": {"include-dirs": ["jobs/*.json"]}, "jobs": {"web": UP}})
+    os.mkdir(one.path("jobs"))
+    pipe, watch = one.pipe(), one.watch()
+    with open(one.path("jobs/a.json"), "w", encoding="utf-8") as file:
+        json.dump({"a": UP}, file)
+    assert pipe.reload()["plan"]["added"] == ["a"]
+    os.rename(one.path("jobs/a.json"), one.path("jobs/b.json"))
+    assert not any(pipe.reload()["plan"]["supervisor"].values())
+    assert list(lives(one)) == ["web", "a"]
+
+    os.mkfifo(one.path("jobs/c.json"))
+    assert one.run_cli("reload").err == f"{one.path('jobs/c.json')}: cannot be read: it is no regular file\n"
+    os.unlink(one.path("jobs/c.json"))
+    os.unlink(one.path("jobs/b.json"))
+    done = one.run_cli("reload")
+    assert (done.code, done.out) == (0, "- a\n")
+    assert done.err.endswith(f'matches no file; looked for "{one.path("jobs/*.json")}" (a warning)\n')
+    watch.until("a", "removed")
+    assert list(lives(one)) == ["web"]
+
+
+def test_it_reads_what_the_start_has_read(daemon: Factory, tmp_path: Path) -> None:
+    """A relative path is one from where jobmon was called, wherever the daemon has gone; the environment is
+    the daemon's own."""
+    (tmp_path / "elsewhere").mkdir()
+    ports = {"control-port": f"{tmp_path}/control", "event-port": f"{tmp_path}/event"}
+    supervisor = {"working-dir": "elsewhere", "include-dirs": ["$WHERE/*.json"], **ports}
+    job = UP | {"working-dir": "$WHERE/."}
+    one = daemon(
+        {"supervisor": supervisor, "jobs": {"web": UP}},
+        directory=str(tmp_path),
+        wrapper=BY_NAME,
+        environ={"WHERE": "sub"},
+    )
+    (tmp_path / "elsewhere" / "sub").mkdir()
+    (tmp_path / "elsewhere" / "sub" / "a.json").write_text(json.dumps({"a": job}))
+    (tmp_path / "elsewhere" / "jobmon.json").write_text("this one is not meant")
+    pipe = one.pipe()
+    plan = pipe.reload()["plan"]
+    assert (plan["added"], plan["changed"]) == (["a"], [])
+    pipe.wait("a", condition="running")
+    pid = pipe.get_pid("a")
+    assert pid is not None
+    assert os.readlink(f"/proc/{pid}/cwd") == str(tmp_path / "elsewhere" / "sub")
+
+
+# ---- the daemon itself --------------------------------------------------------------------------------
+
+
+def test_the_log_changes_at_once(daemon: Factory) -> None:
+    """Level and file; a file that cannot be opened is a mistake like any other, and nothing changes."""
+    one = daemon({"supervisor": {"log-level": "ERROR"}, "jobs": {"web": UP}})
+    pipe = one.pipe()
+    one.configure({"supervisor": {"log-level": "INFO", "log-file": "/nonexistent/log"}})
+    assert one.run_cli("reload").err == "log-file /nonexistent/log: No such file or directory\n"
+    pipe.restart("web")
+    assert "job=" not in one.log
+
+    one.configure({"supervisor": {"log-level": "INFO", "log-file": "new"}, "jobs": {"web": UP}})
+    pipe.reload()
+    pipe.restart("web")
+    with open(one.path("new"), encoding="utf-8") as file:
+        told = file.read()
+    assert 'reload: changed supervisor="log-file, log-level"' in told
+    assert 'job="web" run=3' in told
+    assert "job=" not in one._stderr.drain()
+    one.configure({"supervisor": {"log-level": "INFO"}, "jobs": {"web": UP}})
+    pipe.reload()
+    pipe.stop("web")
+    assert 'to="stopped"' in one._stderr.drain()
+
+
+def test_what_needs_a_new_daemon_is_said_until_there_is_one(daemon: Factory) -> None:
+    """At each reload, while all else is done; it goes on to listen where it does."""
+    one = daemon({"jobs": {"web": UP}})
+    jobs: Jobs = {"web": UP | {"working-dir": "/"}, "db": DOWN | {"working-dir": "/"}}
+    pipe = one.pipe()
+    one.configure({"supervisor": {"control-port": "other", "working-dir": "/"}, "jobs": jobs})
+    for added in (["db"], []):
+        told = pipe.reload()["plan"]
+        assert told["added"] == added
+        assert told["supervisor"] == {"hot": [], "restart": ["working-dir", "control-port", "event-port"]}
+    done = one.run_cli("reload")
+    assert done.out == "the daemon: working-dir, control-port, event-port (at its next start)\n"
+    assert "jobmon: working-dir, control-port, event-port: needs a restart of the daemon\n" in done.err
+    assert 'WARNING reload: needs a restart of the daemon supervisor="working-dir, control' in one.log
+    assert pipe.info()["control"] == one.control
+
+    one.configure({"jobs": jobs})
+    assert one.run_cli("reload").out == "nothing has changed\n"
+
+
+@as_root
+def test_who_may_changes_at_once(daemon: Factory) -> None:
+    """The modes of the sockets follow; who is here and may be no longer is sent away; an unknown name is a
+    mistake."""
+    one = daemon({"jobs": {"web": UP}})
+    os.chmod(one.directory, 0o755)
+    pipe = one.pipe()
+    ask = e2e.as_nobody("listen")
+
+    def modes() -> set[int]:
+        return {stat.S_IMODE(os.stat(path).st_mode) for path in (str(one.control), str(one.event))}
+
+    assert modes() == {0o600}
+    one.configure({"supervisor": {"allow-users": ["no such user"]}})
+    assert "allow-users: there is no user 'no such user'" in one.run_cli("reload").err
+    one.configure({"supervisor": {"allow-users": [e2e.NOBODY]}, "jobs": {"web": UP}})
+    pipe.reload()
+    assert modes() == {0o666}
+    with subprocess.Popen(ask, env=one.environ, stdout=subprocess.PIPE, text=True) as listener:
+        assert listener.stdout is not None
+        lines = kit.Lines(listener.stdout.fileno())
+        while "web" not in lines.drain():
+            pipe.restart("web")
+        one.configure({"jobs": {"web": UP}})
+        pipe.reload()
+        assert listener.wait(kit.DEADLINE) == 75
+    assert modes() == {0o600}
+    assert "is not permitted any more" in one.log
+    assert pipe.is_running("web")
+
+
+# ---- memory -------------------------------------------------------------------------------------------
+
+# Reads a configuration again and again as the daemon does, and says how many objects more there are.
+AGAIN = """
+import sys
+from jobmon.linux.loading import Source, forget
+source = Source("jobmon.json")
+def again():
+    from jobmon.plan import plan
+    new = source.read()
+    plan(source.config, new)
+    source.config = new.replace(warnings=())
+def count(times):
+    for _ in range(times):
+        again()
+        forget()
+    return sys.getallocatedblocks()
+before = count(20)
+print(count(50) - before, [name for name in sys.modules if name.startswith(("jobmon.conf", "jobmon.json"))])
+"""
+
+
+def test_reading_again_leaves_nothing_behind(tmp_path: Path) -> None:
+    """What reads is loaded for that alone, and after any number of times no more is there than before."""
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "a.json").write_text(json.dumps({"a": UP, "b": UP | {"requires": ["a"]}}))
+    supervisor = {"include-dirs": ["jobs/*.json", "none/*"]}
+    (tmp_path / "jobmon.json").write_text(json.dumps({"supervisor": supervisor, "jobs": {"web": UP}}))
+    environ = {**os.environ, "PYTHONPATH": kit.SOURCES}
+    done = subprocess.run(
+        [sys.executable, "-c", AGAIN],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    more, loaded = done.stdout.split(" ", 1)
+
+    assert int(more) < 300  # one that stayed would be some three thousand each time
+    assert loaded == "[]\n"
