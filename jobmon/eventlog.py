@@ -61,6 +61,11 @@ class EventLog:
         """Whether somebody who has seen everything up to `seq` has missed nothing."""
         return self.first - 1 <= seq <= self.last
 
+    def time(self, seq: int) -> float:
+        """The unix time of event number `seq`; of one that is not kept any more, or was never, 0."""
+        index = seq - self.first
+        return self._ring[index][1] if 0 <= index < len(self._ring) else 0.0
+
     def history(self, job: str, length: int) -> tuple[str, ...]:
         """The last `length` events of a job in words, oldest first: for a bug report."""
         told = [f"{e[1]:.3f} {e[3]}: {e[4].value}, run {e[5]}, {e[7]}" for e in self._ring if e[2] == job]

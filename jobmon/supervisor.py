@@ -224,7 +224,7 @@ class Supervisor:
             self._actions.append(Reply(to, False, (), "bad-request", message, self.log.last))
             return
         waiter = self._waiter(to, until, Quorum.ANY if any_of else Quorum.ALL)
-        waiter.marks = self._marks(names, since, fresh=fresh and since is None)
+        waiter.marks = self._marks(names, now, since, fresh=fresh and since is None)
         self.waiters.register(waiter, timeout, now)
         self._see(waiter, now)
         for name in waiter.watched if self.terminating else ():
@@ -266,7 +266,7 @@ class Supervisor:
         """Send a signal to the leaders of jobs, or to every process of theirs."""
         if self._unknown(names, to):
             return
-        results = []
+        token, results = self.log.last, []
         for name in dict.fromkeys(names):
             job = self.jobs[name]
             if (job.pid if every else job.leader) is None:
@@ -276,7 +276,7 @@ class Supervisor:
                 cause = f"{signal}, {by}"
                 self._record(Happened(name, "signalled", job.state, job.run, job.pid, cause), now)
                 results.append(JobResult(name))
-        self.waiters.reply(to, results, self.log.last)
+        self.waiters.reply(to, results, token)
 
     def terminate(self, now: float) -> None:
         """Stop everything, what comes after others before them, and end. A second time: without
@@ -347,9 +347,12 @@ class Supervisor:
         """The command is carried out: it may be answered already."""
         self.waiters.look_at(waiter, tuple(waiter.marks), now)
 
-    def _marks(self, names: Iterable[str], since: int | None, *, fresh: bool) -> dict[str, waits.Mark]:
+    def _marks(
+        self, names: Iterable[str], now: float, since: int | None, *, fresh: bool
+    ) -> dict[str, waits.Mark]:
         """The marks of now, or of the event number `since`: less what has happened after it."""
-        marks = {name: waits.mark(self.jobs[name], fresh=fresh) for name in names}
+        at = now if since is None else self.log.time(since) - self.wall
+        marks = {name: waits.mark(self.jobs[name], fresh=fresh, at=at) for name in names}
         if since is None:
             return marks
         for _, _, name, kind, state, _, _, _ in self.log.after(since):

@@ -35,6 +35,7 @@ class Mark(Record):
     command: str = ""
     pardoned: int = 0
     fresh: bool = False
+    at: float = 0.0  # when that was, CLOCK_MONOTONIC seconds
 
     @property
     def first_run(self) -> int:
@@ -42,10 +43,11 @@ class Mark(Record):
         return self.run + 1 if self.command == START else 0
 
 
-def mark(job: Job, *, command: str = "", fresh: bool = False) -> Mark:
+def mark(job: Job, *, command: str = "", fresh: bool = False, at: float = 0.0) -> Mark:
     """The mark of this moment; `command`: what is about to be done."""
     replaces = command == START and job.pid is not None
-    return Mark(job.run, job.launches, job.deaths, job.losses, job.endings, command, int(replaces), fresh)
+    counts = (job.run, job.launches, job.deaths, job.losses, job.endings)
+    return Mark(*counts, command, int(replaces), fresh, at)
 
 
 def before(mark: Mark, kind: str, state: State, *, oneshot: bool) -> Mark:
@@ -125,8 +127,9 @@ def restarted(job: Job, since: Mark, _now: float) -> JobResult | None:
 
 
 def stable(seconds: float) -> Condition:
-    """It is ready, and has been for so long in one run. Any death is its end; but where a command or a
-    token came before, it is that command that has asked for a new run or an end, and this does not count."""
+    """It is ready, and has been for so long in one run. Any death is its end. Where a command or a token
+    came before, that command may have asked for a new run: such a death does not count, nor does the time
+    before that command."""
 
     def condition(job: Job, since: Mark, now: float) -> JobResult | float | None:
         its_end = job.ready and not job.alive  # a oneshot is ready by that
@@ -135,7 +138,7 @@ def stable(seconds: float) -> Condition:
             return _fails(job, f"has died meanwhile ({job.result or job.cause})")
         if not job.ready or job.run < since.first_run:
             return _given_up(job, since)
-        until = job.since + seconds
+        until = (job.since if since.fresh else max(job.since, since.at)) + seconds
         return _holds(job) if now >= until else until
 
     return condition

@@ -109,6 +109,7 @@ class Request(NamedTuple):
     until: str | None = None
     any_of: bool = False
     fresh: bool = False
+    at: float = 0.0
 
 
 class Watched(Supervisor):
@@ -262,8 +263,11 @@ class Story(RuleBasedStateMachine):
         """Wait, in half of the cases from now on, else from one of the last events."""
         request = self.ask("wait", names, True, timeout, until)
         token = self.supervisor.log.last - since if 0 <= since <= min(self.supervisor.log.last, 10) else None
-        found = self.open[request]._replace(any_of=any_of, fresh=fresh and token is None)
-        self.open[request] = found if token is None else found._replace(seq=token, runs={})
+        found = self.open[request]._replace(any_of=any_of, fresh=fresh and token is None, at=self.kernel.now)
+        if token is not None:
+            at = next((event[1] for event in self.supervisor.log.after(token - 1)), 0.0) if token else 0.0
+            found = found._replace(seq=token, runs={}, at=at)
+        self.open[request] = found
         self.supervisor.wait(
             names,
             request,
@@ -590,7 +594,7 @@ class Story(RuleBasedStateMachine):
             "restarted": ready and any(run > request.runs.get(name, 0) for run in launched),
             "stable": ready
             and not self.was_lost(job, later, fresh=request.fresh)
-            and self.kernel.now >= self.since(name) + STEADY,
+            and self.kernel.now >= self.steady_from(request, name) + STEADY,
             "stopped": job.state in AT_REST,
             "exited": died or (job.deaths > 0 and job.pid is None and job.state is not State.STARTING),
             "settled": job.state in (*AT_REST, State.RUNNING),
@@ -603,6 +607,10 @@ class Story(RuleBasedStateMachine):
             return len(deaths) > (self.is_ready(job) and not job.alive)
         fine = State.EXITED if job.ran.type is JobType.ONESHOT else None
         return any(state in {State.BACKOFF, *ENDED} - {fine} for state in deaths)
+
+    def steady_from(self, request: Request, name: str) -> float:
+        """From when the time of `stable` counts."""
+        return self.since(name) if request.fresh else max(self.since(name), request.at)
 
     def since(self, name: str) -> float:
         """When a job that is ready became so."""
