@@ -28,11 +28,16 @@ class Order:
         """All that jobs require, directly or not, the deepest first, each with one that requires it; what
         was asked for itself not."""
         found = _deepest_first(names, self.requires)
-        return {name: by for name, by in found.items() if by}
+        return {name: by for name, by in found.items() if by is not None}
 
     def needed_by(self, name: str, counts: Callable[[str], bool] = lambda _: True) -> list[str]:
         """All that require a job, directly or through jobs that count, the outermost first; itself not."""
-        return list(_deepest_first((name,), self.required_by, counts))[:-1]
+        return list(self.with_dependents((name,), counts))[:-1]
+
+    def with_dependents(self, names: Iterable[str], counts: Callable[[str], bool]) -> dict[str, str | None]:
+        """The names and all that require one of them, directly or through jobs that count, the outermost
+        first: each with one that it requires, the names themselves with None."""
+        return _deepest_first(names, self.required_by, counts)
 
     def sort(self, names: Iterable[str]) -> list[str]:
         """The names, each after those of them that it comes after; repeated ones once."""
@@ -78,23 +83,23 @@ def _deepest_first(
     names: Iterable[str],
     edges: Mapping[str, tuple[str, ...]],
     counts: Callable[[str], bool] = lambda _: True,
-) -> dict[str, str]:
+) -> dict[str, str | None]:
     """Depth first from the names, so that what is further along the edges comes before what leads there.
-    Each is found with the one that led there, a name itself with ""."""
-    found: dict[str, str] = {}
-    seen: dict[str, str] = {}
+    Each is found with the one that led there, a name itself with None."""
+    found: dict[str, str | None] = {}
+    seen: dict[str, str | None] = {}
     roots = dict.fromkeys(names)
     for root in roots:
         if root in seen:
             continue
-        seen[root] = ""
+        seen[root] = None
         stack = [(root, iter(edges.get(root, ())))]
         while stack:
             current, rest = stack[-1]
             following = next((each for each in rest if each not in seen and counts(each)), None)
             if following is None:
                 stack.pop()
-                found[current] = "" if current in roots else seen[current]
+                found[current] = None if current in roots else seen[current]
             else:
                 seen[following] = current
                 stack.append((following, iter(edges.get(following, ()))))

@@ -193,10 +193,16 @@ class Supervisor:
         if self._unknown(names, to):
             return
         waiter = self._waiter(to, until or (waits.STOP, waits.gone if wait else waits.at_once))
+        wanted = []
         for name in dict.fromkeys(names):
-            self._expect(waiter, name, _refuse_stop(self.jobs[name]), waits.STOP)
+            refused = _refuse_stop(self.jobs[name])
+            self._expect(waiter, name, refused, waits.STOP)
+            if refused is None:
+                wanted.append(name)
         self.waiters.register(waiter, timeout, now)
-        self.turns.stop(names, Stop(at_once, by), now)
+        self.turns.stop(wanted, Stop(at_once, by), now)
+        for name in waiter.results:
+            self.feed(name, Stop(at_once, by), now)  # what has ended is stopped from now on
         self._see(waiter, now)
 
     def wait(
@@ -249,7 +255,9 @@ class Supervisor:
         self.turns.start([spec.name for spec in plan.added if spec.autostart], by, now)
         stale = [name for name, job in self.jobs.items() if job.stale and self.turns.stays(name)]
         if restart and stale:
-            self.restart(stale, to, now, wait=True, by=by)
+            all_of_them = self.order.with_dependents(stale, lambda name: name in self.jobs)
+            names = [name for name in all_of_them if self.turns.stays(name)]
+            self.restart(names, to, now, wait=True, by=by)
         else:
             self.waiters.reply(to, (), self.log.last)
 
@@ -444,7 +452,7 @@ def _refuse_start(job: Job) -> JobResult | None:
     if job.state in (State.STARTING, State.RUNNING):
         return JobResult(job.spec.name, "already-started", "is already running")
     if job.state is State.WAITING:
-        return JobResult(job.spec.name, "already-started", f"is already {job.cause}")
+        return JobResult(job.spec.name, "already-started", f"is already {job.held}")
     return None
 
 
