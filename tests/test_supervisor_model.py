@@ -829,7 +829,7 @@ BROKEN = (
     (events.Remove, State.STOPPING, machine.keep),
     (events.RestartJob, State.RUNNING, machine.spawn),
     (events.Hold, State.STOPPED, machine.keep),
-    (events.Hold, State.RUNNING, machine.keep),
+    (events.Hold, State.BACKOFF, machine.keep),
     (events.Release, State.WAITING, machine.release),
     (events.Release, State.BACKOFF, machine.keep),
     (events.RequirementLost, State.WAITING, machine.keep),
@@ -838,6 +838,7 @@ BROKEN = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "state", "cell"), BROKEN, ids=lambda value: getattr(value, "__name__", None)
 )
@@ -856,6 +857,7 @@ def answers_at_once(job: machine.Job, _since: waits.Mark, _now: float) -> events
     return events.JobResult(job.spec.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "broken"),
     [
