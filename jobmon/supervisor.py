@@ -65,6 +65,7 @@ class Supervisor:
         self._live = 0
         self._all_told = False
         self._finished = False
+        self._ended_by = ""
         self._exit_code: int | str = 0
         self._unannounced: set[str] | None = None
         self._unready: set[str] | None = None
@@ -278,12 +279,13 @@ class Supervisor:
                 results.append(JobResult(name))
         self.waiters.reply(to, results, token)
 
-    def terminate(self, now: float) -> None:
+    def terminate(self, now: float, by: str = "shutdown") -> None:
         """Stop everything, what comes after others before them, and end. A second time: without
-        patience and order."""
+        patience and order. The last event says who began it."""
         if self.terminating:
             self.turns.hurry(now)
             return
+        self._ended_by = by
         self.turns.end(now)
         for name in self.jobs:
             self._fail_at_the_end(name)
@@ -435,7 +437,7 @@ class Supervisor:
         if self._finished or self._live:
             return
         self._finished = True
-        self.log.add(now + self.wall, "", "terminated", State.STOPPED, 0, None, "shutdown")
+        self.log.add(now + self.wall, "", "terminated", State.STOPPED, 0, None, self._ended_by)
         self._published = self.log.last
         self._actions += (Publish(), Finish(self._exit_code))
 

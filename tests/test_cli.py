@@ -599,6 +599,43 @@ def test_terminate_without_waiting(daemon: Make) -> None:
     assert one.wait() == 0
 
 
+def test_terminate_does_not_wait_for_ever(daemon: Make) -> None:
+    """124 when the time is over; the daemon goes on ending, and takes commands for as long as it does."""
+    one = daemon({"jobs": {"stubborn": {**STUBBORN, "autostart": True}}})
+    told = f"jobmon: timed out: the daemon, pid {one.pid}, goes on ending\n"
+
+    assert tell(one, "terminate", "--timeout", "50ms") == (124, "", told)
+    assert one.pipe().status("stubborn")[0].state == "stopping"
+    assert tell(one, "terminate", "--timeout", "1m") == (0, "", "")
+    assert one.wait() == 0
+
+
+def test_the_reason_of_the_end_is_told(daemon: Make) -> None:
+    """What --reason says is in the log and in the cause of the last event; of a second terminate, in the log."""
+    one = daemon({"jobs": {"stubborn": {**STUBBORN, "autostart": True}}})
+    watch = one.watch()
+    tell(one, "terminate", "--no-wait", "--reason", "new\nkernel")
+    assert "new\\nkernel" in one.wait_log("shutdown")
+    tell(one, "terminate", "--reason", "in a hurry")
+    cause = watch.find(lambda event: event.event == "terminated").cause
+
+    assert cause.startswith(f"terminate by uid {os.getuid()} pid ")
+    assert cause.endswith(": new\nkernel")
+    assert "in a hurry" in one.log
+
+
+def test_the_reason_of_a_signal_is_told(daemon: Make) -> None:
+    """What --reason of signal says is the end of the event's cause, and in what why tells."""
+    one = daemon({"jobs": {"web": {**WEB, "autostart": True}}})
+    watch = one.watch()
+    tell(one, "signal", "--reason", "new certificate", "CONT", "web")
+    cause = watch.find(lambda event: event.event == "signalled").cause
+
+    assert cause.startswith(f"SIGCONT, signal by uid {os.getuid()} pid ")
+    assert cause.endswith(": new certificate")
+    assert "new certificate" in tell(one, "why", "web")[1]
+
+
 # ---- names --------------------------------------------------------------------------------------
 
 NAMES = {  # each with how a line shows it

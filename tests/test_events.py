@@ -246,7 +246,7 @@ def test_the_whole_story_of_a_job(daemon: Make) -> None:
         (11, "state", "running", 3, third, "launched"),
         (12, "state", "stopping", 3, third, f"stop {who}"),
         (13, "died", "stopped", 3, third, "SIGTERM"),
-        (14, "terminated", "stopped", 0, None, "shutdown"),
+        (14, "terminated", "stopped", 0, None, f"terminate {who}"),
     ]
     assert {event.job for event in watch.seen} == {"web", ""}
     times = [event.time for event in watch.seen]

@@ -20,10 +20,15 @@ def run(verb: Verb, arguments: Arguments) -> int:
     details = _details(options)
     with CommandPipe() as daemon:
         if verb.name == "terminate":
-            daemon.terminate(wait="--no-wait" not in options)
+            daemon.terminate(
+                wait="--no-wait" not in options,
+                timeout=details.get("timeout"),
+                reason=options.get("--reason", ""),
+            )
         elif verb.name == "signal":
             signal, *jobs = arguments.given
-            daemon.signal(signal.removeprefix("-"), *jobs, all="--all" in options)
+            reason = options.get("--reason", "")
+            daemon.signal(signal.removeprefix("-"), *jobs, all="--all" in options, reason=reason)
         else:
             _order(daemon, verb.name, tuple(arguments.given), details)
     return OK

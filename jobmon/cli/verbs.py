@@ -225,7 +225,7 @@ VERBS = {
             2,
             MANY,
             "send a signal to jobs: SIG as HUP, SIGHUP or 1",
-            (("--all", "", "to every process of the job, not just its first"),),
+            (("--all", "", "to every process of the job, not just its first"), _REASON),
         ),
         Verb(
             "reload",
@@ -251,7 +251,9 @@ VERBS = {
             0,
             0,
             "stop all jobs and end the daemon; returns when it is gone",
-            (("--no-wait", "", "return at once"),),
+            (("--no-wait", "", "return at once"), _TIMEOUT, _REASON),
+            "After --timeout the daemon goes on ending: jobmon status shows what is left, and a second\n"
+            "jobmon terminate kills it.",
         ),
         Verb(
             "init",

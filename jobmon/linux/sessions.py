@@ -403,7 +403,7 @@ class Session:
             self._ticket(request.id),
             time.monotonic(),
             every=request.all,
-            by=self._by("signal"),
+            by=self._by("signal", request.reason),
         )
 
     def _show(self, request: protocol.Request) -> None:
