@@ -111,6 +111,10 @@ class Turns:
         """Whether a job is up, and nothing is to change that."""
         return _is_up(self._jobs[name]) and name not in self.leaving
 
+    def going_before(self, name: str) -> list[str]:
+        """What requires a job and is up, or comes up by itself: it has to go before it, in this order."""
+        return self.order.needed_by(name, self._is_wanted)
+
     def pass_on(self, job: Job, now: float) -> None:
         """A job is in another state: tell what comes after it, what requires it, what it requires."""
         name = job.spec.name
@@ -205,7 +209,7 @@ class Turns:
 
     def _let_go(self, name: str, what: Input, now: float) -> None:
         """Let a job go once nothing that requires it lives; those first. With a restart they come back."""
-        others = self.order.needed_by(name, self._is_wanted)
+        others = self.going_before(name)
         for other in others:
             self._let_go_first(other, name, what)
         if type(self.leaving.get(name)) is not Remove or type(what) is Remove:

@@ -611,7 +611,7 @@ def test_terminate_does_not_wait_for_ever(daemon: Make) -> None:
 
 
 def test_the_reason_of_the_end_is_told(daemon: Make) -> None:
-    """What --reason says is in the log and in the cause of the last event; of a second terminate, in the log."""
+    """What --reason says is in the log and in the cause of the last event; of a second one, in the log."""
     one = daemon({"jobs": {"stubborn": {**STUBBORN, "autostart": True}}})
     watch = one.watch()
     tell(one, "terminate", "--no-wait", "--reason", "new\nkernel")

@@ -510,7 +510,7 @@ class Session:
                 continue
             ticket.runs[name] = job.run + (request.command != "stop")
             if request.command != "start":
-                first = answers.stopped_first(supervisor, name)
+                first = supervisor.turns.going_before(name)
                 ticket.first[name] = [other for other in first if other not in (request.jobs or ())]
         return ticket
 
