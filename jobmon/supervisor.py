@@ -49,19 +49,22 @@ TOLD_OF_A_BUG = 20  # events of a job that go with the report of a contradiction
 
 
 class Supervisor:
-    """The set of jobs. `wall` is what to add to `now` for unix time; the engine keeps it right."""
+    """The set of jobs. `wall` is what to add to `now` for unix time; the engine keeps it right. Events
+    have numbers beyond `begin`."""
 
-    def __init__(self, specs: Iterable[JobSpec], now: float = 0.0, wall: float = 0.0) -> None:
+    def __init__(
+        self, specs: Iterable[JobSpec], now: float = 0.0, wall: float = 0.0, begin: int = 0
+    ) -> None:
         self.jobs: dict[str, Job] = {}
         self._past_runs = 0  # of jobs that were removed: the number of a run never comes again
         for spec in specs:
             self._know(spec, now)
-        self.log = EventLog(self.jobs)
+        self.log = EventLog(self.jobs, begin)
         self.wall = wall
         self.waiters = Waiters(self.jobs, self._do, lambda name: type(self.going(name)) is RestartJob)
         self.turns = Turns(self.jobs, self.feed, self.waiters.give_up)
         self._actions: list[Action] = []
-        self._published = 0
+        self._published = begin
         self._live = 0
         self._all_told = False
         self._finished = False

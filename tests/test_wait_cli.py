@@ -282,11 +282,14 @@ def test_since_sees_what_is_past(daemon: Make) -> None:
     assert tell(one, "wait", "web", "--for", "restarted", "--timeout", "0")[0] == 124
 
 
-def test_since_of_what_has_not_happened(daemon: Make) -> None:
-    """A token of another daemon, or none, is wrong usage."""
-    code, out, err = tell(daemon({"jobs": {"web": WEB}}), "wait", "web", "--since", "4711")
+def test_since_of_what_is_not_known(daemon: Make) -> None:
+    """A token of an earlier daemon, or none, is wrong usage."""
+    one = daemon({"jobs": {"web": WEB}})
+    future = 1 << 53
 
-    assert (code, out, err) == (2, "", "jobmon: event 4711 has not happened yet\n")
+    for event, why in ((4711, "is not known any more"), (future, "has not happened yet")):
+        told = f"jobmon: event {event} {why}\n"
+        assert tell(one, "wait", "web", "--since", str(event)) == (2, "", told)
 
 
 def test_unknown_names(daemon: Make) -> None:

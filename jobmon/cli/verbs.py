@@ -190,7 +190,7 @@ VERBS = {
             1,
             "print events as they come: RUNNING, STOPPED, RESTARTING JOB, TERMINATE",
             (
-                ("--since", "SEQ", "begin with the event after number SEQ; 0 is the oldest that is kept"),
+                ("--since", "SEQ", "begin with the event after number SEQ; 0: with the first of all"),
                 ("--json", "", "every change as a line of JSON"),
             ),
             "Ends after NUM_EVENTS (0 or less: never), when the daemon ends, or when nobody reads on.",

@@ -476,7 +476,7 @@ class Session:
         self._jobs = None if message.jobs is None else frozenset(message.jobs)
         kept = message.since is not None and log.holds(message.since)
         if kept and message.since is not None:
-            self._cursor = message.since
+            self._cursor = max(message.since, log.first - 1)  # 0 is from the first on
             self.send(protocol.Snapshot(message.since, None))
         else:
             self._cursor = log.last
