@@ -216,7 +216,9 @@ VERBS = {
             "counts from there.\n\n"
             "Prints nothing, and why on standard error when it can be so no more (exit 1, at once) or the\n"
             "time is over (124). The daemon watches: no change after the call is missed. CMD is started\n"
-            "once that is sure; when CMD fails so does the wait (exit 1), and it ends no sooner than CMD.",
+            "once that is sure; when CMD fails so does the wait (exit 1), and it ends no sooner than CMD.\n"
+            "--timeout bounds the wait, not CMD: when that is over, or the daemon is lost, CMD goes on and\n"
+            "its pid is told. SIGINT, SIGTERM and SIGHUP go to CMD, and end the wait with it (128+n).",
         ),
         Verb(
             "signal",
