@@ -718,6 +718,23 @@ def test_a_verb_that_fails_says_why_and_what_was_written(daemon: Make) -> None:
     assert tell(one, "restart", "web", "--no-wait")[0] == 0
 
 
+def test_who_waits_for_what_does_not_stay_up_is_told(daemon: Make) -> None:
+    """Once for each job, those too that it requires; the answer is what it comes to."""
+    flaps = {"command": "exit 7", "restart": True, "restart-penalty": 0.1, "ready": {"fd": 3}}
+    one = daemon({"jobs": {"db": {**flaps, "command": "exit 3"}, "web": {**flaps, "requires": ["db"]}}})
+    process = one.start_cli("start", "web")
+    assert process.stderr is not None
+    assert process.stderr.readline() == "jobmon: db: exit 3; it is tried again, and waited for\n"
+    one.watch().find(lambda event: event.state == "backoff")
+    one.watch().find(lambda event: event.state == "backoff")
+    one.pipe().stop("web")
+    one.pipe().stop("db")
+    out, err = process.communicate(timeout=kit.DEADLINE)
+
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith("jobmon: web: ") and err.count("\n") == 1
+
+
 def test_start_waits_for_the_end_of_a_run(daemon: Make) -> None:
     """`start --wait exited` is how a task is run to its end."""
     one = daemon({"jobs": {"task": CODE_7}})
