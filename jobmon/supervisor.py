@@ -52,9 +52,7 @@ class Supervisor:
     """The set of jobs. `wall` is what to add to `now` for unix time; the engine keeps it right. Events
     have numbers beyond `begin`."""
 
-    def __init__(
-        self, specs: Iterable[JobSpec], now: float = 0.0, wall: float = 0.0, begin: int = 0
-    ) -> None:
+    def __init__(self, specs: Iterable[JobSpec], now: float = 0.0, wall: float = 0.0, begin: int = 0) -> None:
         self.jobs: dict[str, Job] = {}
         self._past_runs = 0  # of jobs that were removed: the number of a run never comes again
         for spec in specs:

@@ -101,7 +101,8 @@ VERBS = {
             "start jobs, and what they require, and wait until they are ready",
             (_WAIT, _NO_WAIT, _TIMEOUT, _REASON),
             "A job that runs already is a failure (exit 1). One that fails is told with the last lines of\n"
-            "its standard error, where that is a file.",
+            "its standard error, where that is a file. One that ends and is tried again is waited for, and\n"
+            "named on standard error after two seconds: --timeout is for that.",
         ),
         Verb(
             "stop",
@@ -253,9 +254,13 @@ VERBS = {
             0,
             0,
             "stop all jobs and end the daemon; returns when it is gone",
-            (("--no-wait", "", "return at once"), _TIMEOUT, _REASON),
+            (
+                ("--no-wait", "", "return at once"),
+                _TIMEOUT,
+                ("--reason", "TEXT", "why, for the log and for those who listen"),
+            ),
             "After --timeout the daemon goes on ending: jobmon status shows what is left, and a second\n"
-            "jobmon terminate kills it.",
+            "jobmon terminate kills that.",
         ),
         Verb(
             "init",
