@@ -11,7 +11,7 @@ from jobmon import config_keys, spec
 from jobmon.config_kinds import Context, Wrong, join, nearest, path_text, show, text_fault
 from jobmon.errors import ConfigError
 from jobmon.jsontext import Document, escape, quote
-from jobmon.order import cycle
+from jobmon.order import cycles
 from jobmon.records import Record
 
 TYPE_CHECKING = False
@@ -139,7 +139,8 @@ class _Loader:
         self._warnings: list[_Note] = []
         self._found: list[tuple[int, Problem]] = []
         self._jobs: dict[str, spec.JobSpec] = {}
-        self._owners: dict[str, _Source] = {}
+        self._owners: dict[str, _Source] = {}  # of each name, the first file that has it
+        self._homes: dict[str, _Source] = {}  # of each of the jobs, the file that it was read from
         self._cwd = context.base
 
     def load(self, path: str) -> Config:
@@ -332,6 +333,7 @@ class _Loader:
                 fields.setdefault("start_timeout", spec.START_TIMEOUT)
             self._check_readiness(source, path, fields)
             self._jobs[name] = spec.JobSpec(name=name, **fields)
+            self._homes[name] = source
 
     def _check_readiness(self, source: _Source, path: Path, fields: dict[str, Any]) -> None:
         """Ways to be ready that this job cannot go."""
@@ -363,15 +365,24 @@ class _Loader:
                         self._no_such_job(name, key, other)
             if known:
                 edges[name] = tuple(known)
-        found = cycle(edges)
-        if found:
-            way = " -> ".join(quote(name) for name in found)
-            self._wrong(self._owners[found[0]], ("jobs", found[0]), f"comes after itself: {way}", key=True)
+        for found in cycles(edges):
+            name, other = found[:2]
+            key = "after" if other in self._jobs[name].after else "requires"
+            way = " -> ".join(quote(each) for each in found)
+            self._wrong_entry(name, key, other, f"comes after itself: {way}")
 
     def _no_such_job(self, name: str, key: str, other: str) -> None:
-        meant = nearest(other, self._owners)
+        meant = nearest(other, [each for each in self._owners if each != name])
         advice = f"; did you mean {quote(meant)}?" if meant else ""
-        self._wrong(self._owners[name], ("jobs", name, key), f"there is no job {quote(other)}{advice}")
+        self._wrong_entry(name, key, other, f"there is no job {quote(other)}{advice}")
+
+    def _wrong_entry(self, name: str, key: str, other: str, message: str) -> None:
+        """Something is wrong with the name of another job in a list of a job."""
+        source = self._homes[name]
+        assert source.document is not None
+        jobs = source.document.value
+        names = (jobs if source.unwrapped else jobs["jobs"])[name][key]
+        self._wrong(source, ("jobs", name, key, names.index(other)), message)
 
     def _job_name(self, source: _Source, path: Path, name: str) -> None:
         owner = self._owners.setdefault(name, source)

@@ -49,22 +49,24 @@ TOLD_OF_A_BUG = 20  # events of a job that go with the report of a contradiction
 
 
 class Supervisor:
-    """The set of jobs. `wall` is what to add to `now` for unix time; the engine keeps it right."""
+    """The set of jobs. `wall` is what to add to `now` for unix time; the engine keeps it right. Events
+    have numbers beyond `begin`."""
 
-    def __init__(self, specs: Iterable[JobSpec], now: float = 0.0, wall: float = 0.0) -> None:
+    def __init__(self, specs: Iterable[JobSpec], now: float = 0.0, wall: float = 0.0, begin: int = 0) -> None:
         self.jobs: dict[str, Job] = {}
         self._past_runs = 0  # of jobs that were removed: the number of a run never comes again
         for spec in specs:
             self._know(spec, now)
-        self.log = EventLog(self.jobs)
+        self.log = EventLog(self.jobs, begin)
         self.wall = wall
         self.waiters = Waiters(self.jobs, self._do, lambda name: type(self.going(name)) is RestartJob)
         self.turns = Turns(self.jobs, self.feed, self.waiters.give_up)
         self._actions: list[Action] = []
-        self._published = 0
+        self._published = begin
         self._live = 0
         self._all_told = False
         self._finished = False
+        self._ended_by = ""
         self._exit_code: int | str = 0
         self._unannounced: set[str] | None = None
         self._unready: set[str] | None = None
@@ -286,12 +288,13 @@ class Supervisor:
                 results.append(JobResult(name))
         self.waiters.reply(to, results, token)
 
-    def terminate(self, now: float) -> None:
+    def terminate(self, now: float, by: str = "shutdown") -> None:
         """Stop everything, what comes after others before them, and end. A second time: without
-        patience and order."""
+        patience and order. The last event says who began it."""
         if self.terminating:
             self.turns.hurry(now)
             return
+        self._ended_by = by
         self.turns.end(now)
         for name in self.jobs:
             self._fail_at_the_end(name)
@@ -443,7 +446,7 @@ class Supervisor:
         if self._finished or self._live:
             return
         self._finished = True
-        self.log.add(now + self.wall, "", "terminated", State.STOPPED, 0, None, "shutdown")
+        self.log.add(now + self.wall, "", "terminated", State.STOPPED, 0, None, self._ended_by)
         self._published = self.log.last
         self._actions += (Publish(), Finish(self._exit_code))
 

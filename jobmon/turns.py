@@ -116,6 +116,10 @@ class Turns:
         """Whether a job is up, and nothing is to change that."""
         return _is_up(self._jobs[name]) and name not in self.leaving
 
+    def going_before(self, name: str) -> list[str]:
+        """What requires a job and is up, or comes up by itself: it has to go before it, in this order."""
+        return self.order.needed_by(name, self._is_wanted)
+
     def pass_on(self, job: Job, now: float) -> None:
         """A job is in another state: tell what comes after it, what requires it, what it requires."""
         name = job.spec.name

@@ -1053,11 +1053,15 @@ def test_the_history_of_a_contradiction_is_short_and_of_one_job() -> None:
 def test_the_log_says_who_missed_something(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events are numbered without a gap; only so many are kept, and the log knows which."""
     monkeypatch.setattr("jobmon.eventlog.KEPT_EVENTS", 3)
+    begun = EventLog(begin=7)
     log = EventLog()
     assert (log.first, log.holds(0), list(log.after(0))) == (1, True, [])
 
     for number in range(5):
         log.add(0.0, "a", "state", State.RUNNING, number, None, "x")
+        begun.add(0.0, "a", "state", State.RUNNING, number, None, "x")
+        assert begun.holds(0) == begun.holds(7) == log.holds(0)
+    assert [begun.holds(seq) for seq in (5, 8, 9, 12, 13)] == [False, False, True, True, False]
     assert (log.first, log.last) == (3, 5)
     assert [log.holds(seq) for seq in (0, 1, 2, 3, 4, 5, 6)] == [False, False, True, True, True, True, False]
     assert [event[0] for event in log.after(2)] == [3, 4, 5]
