@@ -243,7 +243,7 @@ def test_the_whole_story_of_a_job(daemon: Make) -> None:
         (7, "state", "running", 2, second, "launched"),
         (8, "state", "stopping", 2, second, restart),
         (9, "died", "starting", 2, second, "SIGTERM"),
-        (10, "launched", "starting", 3, third, "SIGTERM"),
+        (10, "launched", "starting", 3, third, restart),
         (11, "state", "running", 3, third, "launched"),
         (12, "state", "stopping", 3, third, f"stop {who}"),
         (13, "died", "stopped", 3, third, "SIGTERM"),
