@@ -11,7 +11,9 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
+import time
 
 import kit
 import pytest
@@ -316,6 +318,56 @@ def test_odd_datagrams(single: Any) -> None:
     assert (status.state, status.says) == ("starting", "\x1b[1m\u00e9")
     pipe.stop("a")
     assert len(kit.fds_of(one.pid)) == before
+
+
+def slow_to_close(seconds: int) -> tuple[socket.socket, socket.socket]:
+    """Both ends of a TCP connection: to close the second takes so long, as nothing is read at the first."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        slow = socket.create_connection(listener.getsockname())
+        peer, _ = listener.accept()
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, seconds))
+    slow.setblocking(False)
+    try:
+        while True:
+            slow.send(b"x" * 65536)
+    except BlockingIOError:
+        return peer, slow
+
+
+@as_root
+@pytest.mark.parametrize("over", [False, True], ids=["while it runs", "at its end"])
+def test_descriptors_that_are_slow_to_close(single: Any, over: bool) -> None:
+    """To close what a stranger hands over is not left to the daemon: it may take as long as he likes."""
+    one, watch = single(["sh", "-c", "read line < go"], **NOTIFY)
+    pid = start(one, watch)
+    address = address_of(one)
+    one.process.send_signal(signal.SIGSTOP)
+    if over:
+        let_go(one)
+        kit.wait_gone(pid)
+    peer, slow = slow_to_close(8)
+
+    def hand_over() -> None:
+        os.setuid(NOBODY)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
+            to.connect("\0" + address[1:])
+            fds = array.array("i", [slow.fileno()])
+            for words in (b"READY=1", b"BARRIER=1"):
+                to.sendmsg([words], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+
+    assert kit.in_child(hand_over) == "None"
+    slow.close()  # the last are those on their way
+    began = time.monotonic()
+    one.process.send_signal(signal.SIGCONT)
+    state = state_of(one)
+    if over:
+        watch.until("a", "exited")
+    else:
+        until_heard(address)
+
+    assert time.monotonic() - began < 4
+    assert over or state == "starting"
+    peer.close()
 
 
 def test_what_it_is_doing(single: Any) -> None:
