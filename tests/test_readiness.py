@@ -16,6 +16,7 @@ import sys
 import time
 
 import kit
+import nasty
 import pytest
 
 from jobmon.linux.output import Finder, Output
@@ -498,6 +499,57 @@ def test_probes_end_with_the_run(single: Any) -> None:
     probe = int(told.line())
     assert one.stop() == 0
     kit.wait_gone(probe)
+
+
+# A probe that leaves a process in a session of its own.
+LEAVES = "setsid -f sh -c 'echo $$ > told; exec sleep 1000000'; read line < go; exit 1"
+
+
+@pytest.mark.parametrize("way", [nasty.WITH, nasty.WITHOUT])
+def test_what_a_command_leaves_elsewhere(daemon: Make, way: str) -> None:
+    """What a try leaves in a session of its own is the run's, and a stop ends it."""
+    job = {"command": kit.FOR_EVER, "ready": {"exec": LEAVES, "interval": 1000}}
+    one = daemon({"jobs": {"a": job}}, **nasty.options(way))
+    os.mkfifo(one.path("go"))
+    told, watch = one.fifo("told"), one.watch()
+    start(one, watch)
+    left = int(told.line())
+    let_go(one)
+
+    assert one.run_cli("stop", "a").code == 0
+
+    assert left not in kit.processes()
+
+
+@pytest.mark.parametrize("way", [nasty.WITH, nasty.WITHOUT])
+def test_what_is_left_when_a_run_dies(daemon: Make, way: str) -> None:
+    """A run that dies while a try is under way is not gone before that, nor before what that leaves."""
+    probe = "setsid sh -c 'echo $$ > told; exec sleep 1000000'"
+    job = {"command": ["sh", "-c", "read line < go"], "ready": {"exec": probe, "timeout": 1000}}
+    one = daemon({"jobs": {"a": job}}, **nasty.options(way))
+    os.mkfifo(one.path("go"))
+    told, watch = one.fifo("told"), one.watch()
+    start(one, watch)
+    left = int(told.line())
+
+    let_go(one)
+    watch.until("a", "died")
+
+    assert left not in kit.processes()
+
+
+def test_what_a_command_leaves_to_nobody(single: Any) -> None:
+    """Where a stop reaches less than the whole run, that is a stray, which ends with the daemon."""
+    ready = {"exec": LEAVES, "interval": 1000}
+    one, watch = single(kit.FOR_EVER, kill_scope="group", ready=ready)
+    told = one.fifo("told")
+    start(one, watch)
+    left = int(told.line())
+    let_go(one)
+
+    assert one.stop() == 0
+
+    kit.wait_gone(left)
 
 
 def test_a_command_that_is_not_there(single: Any) -> None:

@@ -42,7 +42,7 @@ class Attendant:
         if spec.watchdog is not None or (how is not None and how.kind == "notify"):
             self._notify = RunSocket(tools.reactor, tools.children, spec.name, self._heard)
         if how is not None and how.kind in PROBES:
-            self._probe = PROBES[how.kind](tools, spec, how, self._ready)
+            self._probe = PROBES[how.kind](tools, spec, run, how, self._ready)
 
     @property
     def text(self) -> str:

@@ -27,8 +27,8 @@ from jobmon.errors import SpawnError
 from jobmon.linux import procfs, reactor, signals
 from jobmon.linux.crowds import GroupCrowd, Leader
 from jobmon.linux.output import Finder, Output
-from jobmon.linux.spawn import Gift
-from jobmon.spec import JobSpec
+from jobmon.linux.spawn import Gift, read_report, what
+from jobmon.spec import JobSpec, KillScope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,12 +36,13 @@ if TYPE_CHECKING:
 
     from jobmon.linux.children import Children
     from jobmon.linux.reactor import Reactor
-    from jobmon.linux.spawn import Spawner
+    from jobmon.linux.spawn import Birth, Spawner
     from jobmon.linux.timers import Timers
     from jobmon.spec import Readiness
 
 ANSWER_BYTES = 4096
 PIPE_BYTES = 65536  # all that a pipe holds, pipe(7)
+NOBODYS = Gift({b"JOBMON_RUN": b""})  # for whom no run answers
 
 
 class Tools:
@@ -66,9 +67,12 @@ class Probe:
 
     trouble = ""
 
-    def __init__(self, tools: Tools, spec: JobSpec, how: Readiness, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, tools: Tools, spec: JobSpec, run: int, how: Readiness, ready: Callable[[], None]
+    ) -> None:
         self.tools = tools
         self.spec = spec
+        self.run = run
         self.how = how
         self.ready = ready
 
@@ -277,7 +281,9 @@ class HttpProbe(TcpProbe):
 
 
 class ExecProbe(Poll):
-    """A command ends with exit code 0. What it leaves of its process group is killed."""
+    """A command ends with exit code 0. What it leaves of its process group is killed; what has a session of
+    its own is the run's, and ends with that. Where the run is less than all that it starts (kill-scope), it
+    is a stray."""
 
     _asked: _Asked | None = None
 
@@ -285,23 +291,38 @@ class ExecProbe(Poll):
         if self._asked is not None:
             self.failed("the last try does not die of SIGKILL")
             return
-        command = self.how.target
-        assert isinstance(command, (str, tuple))
-        spec = self.spec.replace(command=command, stdin=os.devnull, stdout=os.devnull, stderr=os.devnull)
         try:
-            birth = self.tools.spawner.spawn(spec, 0)
+            birth = self._spawn()
         except SpawnError as error:
             self.failed(f"{error.what}: {os.strerror(error.errno)}")
             return
-        self._asked = asked = _Asked(birth.pid, self.tools.children)
-        self.tools.children.add_guest(birth.pid, lambda info: self._ended(asked, info))
+        self._asked = asked = _Asked(birth, self.tools.children)
+        self.tools.children.add_guest(birth.pid, lambda info: self._ended(asked, info), self.spec.name)
+
+    def _asks(self) -> JobSpec:
+        command = self.how.target
+        assert isinstance(command, (str, tuple))
+        return self.spec.replace(command=command, stdin=os.devnull, stdout=os.devnull, stderr=os.devnull)
+
+    def _spawn(self) -> Birth:
+        spec = self._asks()
+        whole = spec.kill_scope is KillScope.JOB
+        place = self.tools.children.cgroup(spec.name)
+        try:
+            return self.tools.spawner.spawn(spec, self.run, place, None if whole else NOBODYS)
+        finally:
+            if place >= 0:
+                os.close(place)
 
     def _ended(self, asked: _Asked, info: os.waitid_result) -> None:
         self._asked = None
-        asked.bury()
+        failed = asked.bury()
         if asked.killed:
             return  # it was too late
-        if info.si_code != os.CLD_EXITED:
+        if failed is not None:
+            stage, number = failed
+            self.failed(f"{what(self._asks(), stage)}: {os.strerror(number)}")
+        elif info.si_code != os.CLD_EXITED:
             self.failed(signals.name_of(info.si_status))
         elif info.si_status:
             self.failed(f"exit {info.si_status}")
@@ -316,13 +337,14 @@ class ExecProbe(Poll):
 class _Asked:
     """A running command of a probe, with its process group."""
 
-    def __init__(self, pid: int, children: Children) -> None:
+    def __init__(self, birth: Birth, children: Children) -> None:
         self.killed = False
+        self._report = birth.report
         self._tree = children.tree
-        self._leader = Leader(pid)
+        self._leader = Leader(birth.pid)
         if children.has_pidfd:
             try:
-                self._leader.pidfd = os.pidfd_open(pid)
+                self._leader.pidfd = os.pidfd_open(birth.pid)
             except OSError:
                 pass  # no descriptor left: it is our child, so its number is its own until it is reaped
         self._group = GroupCrowd(self._leader, self._tree, children.has_group_flag)
@@ -333,14 +355,24 @@ class _Asked:
             self.killed = True
             self._group.kill()
 
-    def bury(self) -> None:
-        """It is reaped; those whom it left in its group go after it."""
+    def bury(self) -> tuple[str, int] | None:
+        """It is reaped; those whom it left in its group go after it. Returns the stage that failed before
+        its program was executed, if one did, with its errno."""
         self._leader.dead = True
         if self._tree.orphaned():
             self._tree.forget()
             self._group.kill()
         if self._leader.pidfd >= 0:
             os.close(self._leader.pidfd)
+        return self._failure() if self._report >= 0 else None
+
+    def _failure(self) -> tuple[str, int] | None:
+        try:
+            return read_report(self._report)
+        except BlockingIOError:
+            return None
+        finally:
+            os.close(self._report)
 
 
 class LogProbe(Poll):
