@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import os
 import select
+import shlex
 import signal
 import socket
 import struct
@@ -191,6 +192,38 @@ def test_who_may_say_so(single: Any, script: str) -> None:
     start(one, watch)
 
     watch.until("a", "running")
+
+
+@pytest.mark.parametrize("scope", ["process", "group"])
+@pytest.mark.parametrize("user", [None, pytest.param(NOBODY, marks=as_root)])
+def test_whose_process_it_is_counts(single: Any, scope: str, user: int | None) -> None:
+    """Who may speak is not decided by whom a stop reaches: a living child in a session of its own may."""
+    command = ["sh", "-c", shlex.join(["setsid", *python(TALK, "", "told", "READY=1")]) + " & wait"]
+    if user is not None:
+        become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+        command = [*become, *shell("setsid systemd-notify --ready & wait; echo heard > told")]
+    one, watch = single(command, kill_scope=scope, **NOTIFY)
+    told = one.fifo("told")
+    os.chmod(one.directory, 0o755)
+    os.chmod(one.path("told"), 0o666)
+
+    start(one, watch)
+
+    watch.until("a", "running")
+    assert told.line() == "heard"
+
+
+def test_who_was_refused_is_named(single: Any) -> None:
+    """`why` says that somebody has spoken who may not, and who."""
+    one, watch = single(kit.FOR_EVER, **NOTIFY)
+    start(one, watch)
+    address = address_of(one)
+
+    say(address, "READY=1")
+    until_heard(address)
+
+    why = one.run_cli("why", "a").out
+    assert f"a message refused, last of pid {os.getpid()}, uid {os.getuid()}: no process of the job" in why
 
 
 @as_root
@@ -581,6 +614,21 @@ def test_a_port(single: Any, host: str, listens: str, owned: bool) -> None:
     let_go(one)
 
     watch.until("a", "running")
+
+
+def test_a_port_of_another_session(single: Any) -> None:
+    """With `owned`, who listens need not be whom a stop reaches."""
+    port = free_port("127.0.0.1")
+    ready = {"tcp": place("127.0.0.1", port), "interval": 0.02, "owned": True}
+    command = ["sh", "-c", shlex.join(["setsid", *python(LISTEN, "127.0.0.1", port)]) + " & wait"]
+    one, watch = single(command, kill_scope="process", ready=ready)
+    pid = start(one, watch)
+    let_go(one)
+
+    watch.until("a", "running")
+    for child in kit.children_of(pid):
+        os.kill(child, signal.SIGKILL)
+    watch.until("a", "died")
 
 
 @pytest.mark.parametrize("host", HOSTS)

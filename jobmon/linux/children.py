@@ -76,6 +76,16 @@ class Child(Leader):
         self.status: Status = None
         self.failure: tuple[str, int] | None = None
 
+    @property
+    def key(self) -> bytes:
+        """What the marker of its processes says."""
+        return spawn.run_key(self.job, self.run)
+
+    @property
+    def leader(self) -> Leader:
+        """Its first process: itself."""
+        return self
+
     def on_death(self, _events: int) -> None:
         """Its pidfd is readable."""
         self._keeper.reap(self)
@@ -146,6 +156,13 @@ class Children:
         child = self._by_job.get(job)
         return [] if child is None else child.crowd.pids()
 
+    def kin(self, job: str) -> list[int]:
+        """All living processes that a job's run has started, whomever a stop of it reaches."""
+        child = self._by_job.get(job)
+        if child is None or child.spec.kill_scope is KillScope.JOB:
+            return self.pids(job)
+        return [fact.pid for fact in self.tree.members(child)]
+
     def cgroup(self, job: str) -> int:
         """A descriptor of the directory of its run's cgroup; -1: it has none. Raises OSError."""
         child = self._by_job.get(job)
@@ -214,7 +231,8 @@ class Children:
         if its is not None:
             return CgroupCrowd(child, its)
         if scope is KillScope.JOB:
-            return TreeCrowd(child, self.tree, spawn.run_key(child.job, child.run))
+            return TreeCrowd(child, self.tree, child.key)
+        self.tree.add(child)
         if scope is KillScope.GROUP:
             return GroupCrowd(child, self.tree, self.has_group_flag)
         return child.crowd
@@ -339,6 +357,8 @@ class Children:
             self._reactor.unregister(child.watch)
             os.close(child.watch)
         self._close_pidfd(child)
+        if child.spec.kill_scope is not KillScope.JOB:
+            self.tree.remove(child)
         if not child.crowd.close():
             self._unclosed.append(child.crowd)
         if child.failure is not None:

@@ -212,7 +212,7 @@ class TcpProbe(Poll):
 
     def _is_owned(self, host: str, port: int) -> bool:
         inodes = procfs.listeners(inet_pton(_family(host), host), port)
-        pids = self.tools.children.pids(self.spec.name) if inodes else ()
+        pids = self.tools.children.kin(self.spec.name) if inodes else ()
         return any(inodes & set(procfs.fd_inodes(pid).values()) for pid in pids)
 
     def abandon(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import select
+import time
 from _socket import (
     AF_UNIX,
     CMSG_SPACE,
@@ -39,6 +40,9 @@ ANCILLARY_BYTES = 4096  # the kernel lets at most 253 descriptors come along
 A_TURN = 64  # datagrams that are read in one turn of the loop: who floods it delays nobody
 AT_THE_END = 1024  # that are read when the run is over, after which there are no turns
 PORTERS_AT_THE_END = 16  # children that are forked then, a millisecond each
+BARRIER = b"BARRIER=1"  # says nothing by itself
+REFUSAL_SECONDS = 0.1  # for so long nobody looks again who speaks as a user whose process was refused
+MOST_REFUSED = 100  # users
 PORTER_MS = 1000  # that one has for its first step
 
 
@@ -62,6 +66,9 @@ class RunSocket:
         self._job = job
         self._heard = heard
         self._looked_anew = False
+        self._refused_until: dict[int, float] = {}  # by uid
+        self._refusals = 0
+        self.trouble = ""  # who was not heard
         self._socket = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
         self._socket.setblocking(False)
         self._socket.setsockopt(SOL_SOCKET, SO_PASSCRED, 1)
@@ -78,8 +85,11 @@ class RunSocket:
             if not porters or (seen := self._peek()) is None:
                 return
             data, sender, flags = seen
-            if sender is not None and not flags & MSG_TRUNC and self._may(*sender):
-                self._heard(_words(data))
+            if sender is not None and not flags & MSG_TRUNC and data != BARRIER:
+                if self._may(*sender):
+                    self._heard(_words(data))
+                else:
+                    self._mark_refused(*sender)
             if self._socket.fileno() < 0:
                 return  # what was heard was the end of it
             if flags & MSG_CTRUNC:
@@ -87,6 +97,11 @@ class RunSocket:
                 self._carry_out()
             else:
                 self._socket.recv(1)
+
+    def _mark_refused(self, pid: int, uid: int) -> None:
+        self._refusals += 1
+        messages = "a message" if self._refusals == 1 else f"{self._refusals} messages"
+        self.trouble = f"{messages} refused, last of pid {pid}, uid {uid}: no process of the job"
 
     def close(self) -> None:
         """Nobody listens any more."""
@@ -148,25 +163,37 @@ class RunSocket:
     def _may(self, pid: int, uid: int) -> bool:
         if pid == 0:
             return False  # of a PID namespace that is not below ours
+        is_ours = uid in (os.getuid(), 0)
+        if not is_ours and time.monotonic() < self._refused_until.get(uid, 0.0):
+            return False  # to look who it is costs far more than to send
         fact = procfs.stat(pid)
         if fact is not None and fact.state not in procfs.DEAD and pid != os.getpid():
-            return self._is_of_the_run(pid)
-        # systemd-notify speaks in its parent's name where it may. When that has ended, its parent is who
-        # adopts orphans: we. Nobody without CAP_SYS_ADMIN can take our pid, unix(7).
-        return uid in (os.getuid(), 0) or uid in self._uids()
+            may = self._is_of_the_run(pid)
+        else:
+            # systemd-notify speaks in its parent's name where it may. When that has ended, its parent is who
+            # adopts orphans: we. Nobody without CAP_SYS_ADMIN can take our pid, unix(7).
+            may = is_ours or uid in self._uids()
+        if not may:
+            self._refuse(uid)
+        return may
+
+    def _refuse(self, uid: int) -> None:
+        if len(self._refused_until) >= MOST_REFUSED:
+            self._refused_until.clear()
+        self._refused_until[uid] = time.monotonic() + REFUSAL_SECONDS
 
     def _is_of_the_run(self, pid: int) -> bool:
-        if pid in self._children.pids(self._job):
+        if pid in self._children.kin(self._job):
             return True
         if self._looked_anew:
             return False
         self._looked_anew = True
         self._children.tree.forget()  # it may have been born after this turn's look
-        return pid in self._children.pids(self._job)
+        return pid in self._children.kin(self._job)
 
     def _uids(self) -> set[int]:
         found = set()
-        for pid in self._children.pids(self._job):
+        for pid in self._children.kin(self._job):
             try:
                 found.add(os.stat(f"/proc/{pid}").st_uid)
             except OSError:
