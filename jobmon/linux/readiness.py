@@ -32,7 +32,7 @@ from jobmon.spec import JobSpec, KillScope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from jobmon.linux.children import Children
     from jobmon.linux.reactor import Reactor
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from jobmon.spec import Readiness
 
 ANSWER_BYTES = 4096
+SEARCH_SECONDS = 0.01  # that one turn of the loop may look at descriptors
 PIPE_BYTES = 65536  # all that a pipe holds, pipe(7)
 NOBODYS = Gift({b"JOBMON_RUN": b""})  # for whom no run answers
 
@@ -184,9 +185,28 @@ class TcpProbe(Poll):
 
     def attempt(self) -> None:
         host, port = self.place()
-        if self.how.owned and not self._is_owned(host, port):
-            self.failed(f"no process of the job listens on port {port}")
-            return
+        if self.how.owned:
+            self._search = self._owners(host, port)
+            self._search_on(0)
+        else:
+            self._connect(host, port)
+
+    def _search_on(self, _token: int) -> None:
+        """Look for a process of the job that listens, a little in each turn of the loop."""
+        until = time.monotonic() + SEARCH_SECONDS
+        try:
+            for is_owner in self._search:
+                if is_owner:
+                    self._connect(*self.place())
+                    return
+                if time.monotonic() > until:
+                    self.tools.after(0.0, self._search_on)
+                    return
+            self.failed(f"no process of the job listens on port {self.place()[1]}")
+        except OSError as error:
+            self.failed(error.strerror or str(error))
+
+    def _connect(self, host: str, port: int) -> None:
         self._socket = socket(_family(host), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
         self._socket.setblocking(False)
         code = self._socket.connect_ex((host, port))
@@ -210,12 +230,15 @@ class TcpProbe(Poll):
         """There is a connection."""
         self.passed()
 
-    def _is_owned(self, host: str, port: int) -> bool:
+    def _owners(self, host: str, port: int) -> Iterator[bool]:
+        """Of each descriptor of the job's processes, whether it is what listens there."""
         inodes = procfs.listeners(inet_pton(_family(host), host), port)
-        pids = self.tools.children.kin(self.spec.name) if inodes else ()
-        return any(inodes & set(procfs.fd_inodes(pid).values()) for pid in pids)
+        for pid in self.tools.children.kin(self.spec.name) if inodes else ():
+            for inode in procfs.inodes(pid):
+                yield inode in inodes
 
     def abandon(self) -> None:
+        self.tools.timers.disarm(self._search_on)
         if self._socket is not None:
             self.tools.reactor.unregister(self._socket.fileno())
             self._socket.close()
@@ -387,12 +410,28 @@ class LogProbe(Poll):
         return Gift()
 
     def attempt(self) -> None:
-        for output in self._outputs:
-            self._finder.add(output.lines())
+        self._go_on(0)
+
+    def _go_on(self, _token: int) -> None:
+        """Look at a little in each turn of the loop until all was looked at."""
+        try:
+            self._look()
+        except OSError as error:
+            self.failed(error.strerror or str(error))
+
+    def _look(self) -> None:
+        if not self._finder.behind:
+            for output in self._outputs:
+                self._finder.add(output.lines())
         if self._finder.found():
             self.passed()
+        elif self._finder.behind or any(output.behind for output in self._outputs):
+            self.tools.after(0.0, self._go_on)
         else:
             self.failed(self._finder.trouble or "no line matches")
+
+    def abandon(self) -> None:
+        self.tools.timers.disarm(self._go_on)
 
     def close(self) -> None:
         super().close()
