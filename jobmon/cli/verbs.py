@@ -213,7 +213,7 @@ VERBS = {
             ),
             "COND is one of\n" + _CONDITIONS + "\n\n"
             "It is to be so for all of the jobs at the same moment. Any death ends `stable`; after --since,\n"
-            "with CMD, and with --wait of another verb, one that somebody has asked for is pardoned, and DUR\n"
+            "with CMD, and with --wait of another verb, one that somebody asks for is pardoned, and DUR\n"
             "counts from there.\n\n"
             "Prints nothing, and why on standard error when it can be so no more (exit 1, at once) or the\n"
             "time is over (124). The daemon watches: no change after the call is missed. CMD is started\n"
