@@ -151,6 +151,7 @@ class _Loader:
             supervisor = self._broken_master(source)
         self._include(path, source, supervisor.include_dirs)
         self._check_order()
+        self._check_outputs()
         if len(self._jobs) > spec.MAX_JOBS:
             self._wrong(source, (), f"{len(self._jobs)} jobs: {spec.MAX_JOBS} are the limit")
         self._raise()
@@ -370,6 +371,20 @@ class _Loader:
             key = "after" if other in self._jobs[name].after else "requires"
             way = " -> ".join(quote(each) for each in found)
             self._wrong_entry(name, key, other, f"comes after itself: {way}")
+
+    def _check_outputs(self) -> None:
+        """Who waits for a line in a file that another job writes to, too."""
+        writers: dict[str, list[str]] = {}
+        for name, job in self._jobs.items():
+            for path in {job.stdout, job.stderr} - {"inherit", "/dev/null"}:
+                writers.setdefault(path, []).append(name)
+        for path, names in writers.items():
+            for name in names if len(names) > 1 else ():
+                ready = self._jobs[name].ready
+                if ready is not None and ready.kind == "log":
+                    other = quote(next(one for one in names if one != name))
+                    message = f"a line of job {other} counts too: both write to {quote(path, 200)}"
+                    self._doubt(self._owners[name], ("jobs", name, "ready"), message)
 
     def _no_such_job(self, name: str, key: str, other: str) -> None:
         meant = nearest(other, [each for each in self._owners if each != name])

@@ -1315,3 +1315,14 @@ def test_any_json_is_a_configuration_or_an_error(tree: object) -> None:
 def test_any_bytes_are_a_configuration_or_an_error(data: bytes) -> None:
     """Whatever is in the file: the same."""
     check_anything(data)
+
+
+def test_a_log_of_two_jobs() -> None:
+    """Who waits for a line in a file that another job writes to as well is warned; others are not."""
+    job = {"command": "x", "stdout": "/log"}
+    asks = {**job, "ready": {"log": "up"}}
+
+    found = read({"jobs": {"a": asks, "b": job, "c": {**asks, "stdout": "/c"}, "d": {"command": "x"}}})
+
+    assert [warning.key for warning in found.warnings] == ["jobs.a.ready"]
+    assert 'a line of job "b" counts too: both write to "/log"' in str(found.warnings[0])
