@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 100
 MAX_FAULTS = 1000  # in one text: whoever has made more has another kind of file
+_SPACES = frozenset(SPACE)  # the end of the text, an empty string, is none
 _QUICK_DEPTH = 8  # deeper than any configuration: below it each level would cost one more reading
 BOM = "\ufeff"
 
@@ -344,7 +345,9 @@ class Scanner:
             start = self.at
             key = self._key()
             self._path.append(key)
-            if key in kids and len(self.duplicates) <= MAX_FAULTS:
+            if len(self.duplicates) > MAX_FAULTS:
+                raise _Stop
+            if key in kids:
                 self.duplicates.append(Duplicate(tuple(self._path), kids[key][0], start))
             colon = self._colon(key)
             kid = Node(self.at)
@@ -371,36 +374,36 @@ class Scanner:
         if not self._quick or len(self._path) >= _QUICK_DEPTH:
             return True
         kids: Any = node.kids
+        values: Any = node.value
+        text, is_object, key = self.text, closing == "}", ""
+        behind = self._after_space(self.at)
+        if comma_due and text[behind : behind + 1] != ",":
+            return True
         while True:
-            at = self._after_space(self.at)
-            if comma_due:
-                if self.text[at : at + 1] != ",":
-                    return True
-                at = self._after_space(at + 1)
-            start, key = at, ""
-            if closing == "}":
+            start = at = self._after_space(behind + 1 if comma_due else behind)
+            if is_object:
                 key, at = self._good_key(at)
                 if at < 0 or key in kids:
                     return True
             value, end = self._good_value(at)
-            behind = self._after_space(max(end, at))
-            if end < 0 or self.text[behind : behind + 1] not in (",", closing):
+            behind = self._after_space(end)
+            char = text[behind : behind + 1]
+            if end < 0 or char not in (",", closing):
                 return True
-            self._keep(node, start, key, Node(at, value))
+            kid = Node(at, value)
+            if is_object:
+                kids[key], values[key] = (start, kid), value
+            else:
+                kids.append(kid)
+                values.append(value)
             self.at = end
+            if char == closing:
+                return True
             comma_due = True
 
-    def _keep(self, node: Node, start: int, key: str, kid: Node) -> None:
-        if isinstance(node.kids, dict):
-            node.kids[key] = (start, kid)
-            node.value[key] = kid.value
-        elif node.kids is not None:
-            node.kids.append(kid)
-            node.value.append(kid.value)
-
     def _after_space(self, at: int) -> int:
-        text, end = self.text, len(self.text)
-        while at < end and text[at] in SPACE:
+        text = self.text
+        while text[at : at + 1] in _SPACES:
             at += 1
         return at
 
@@ -409,7 +412,7 @@ class Scanner:
         if self.text[at : at + 1] != '"':
             return "", -1
         key, end = self._good_value(at)
-        colon = self._after_space(max(end, at))
+        colon = self._after_space(end)
         is_key = end >= 0 and self.text[colon : colon + 1] == ":"
         return (key, self._after_space(colon + 1)) if is_key else ("", -1)
 
@@ -419,9 +422,10 @@ class Scanner:
             value, end = self._scan(self.text, at)
         except (ValueError, StopIteration, RecursionError, SystemError):  # see fastjson.make_loads
             return None, -1
-        repeated, self._pairs.repeated = self._pairs.repeated, False
-        half = self._has_surrogates and "\\ud" in self.text[at:end].lower()
-        return (None, -1) if repeated or half else (value, end)
+        if self._pairs.repeated or (self._has_surrogates and "\\ud" in self.text[at:end].lower()):
+            self._pairs.repeated = False
+            return None, -1
+        return value, end
 
     def _more(self, node: Node, closing: str, comma_due: bool) -> bool:
         """Goes to the next element; False behind the closing bracket."""
