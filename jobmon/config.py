@@ -10,7 +10,7 @@ from __future__ import annotations
 from jobmon import config_keys, spec
 from jobmon.config_kinds import Context, Wrong, join, nearest, path_text, show, text_fault
 from jobmon.errors import ConfigError
-from jobmon.jsontext import Document, escape, quote
+from jobmon.jsontext import MAX_FAULTS, Document, escape, quote
 from jobmon.order import cycles
 from jobmon.records import Record
 
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
             """The paths that match an absolute pattern, in any order."""
             ...
 
+
+MAX_PROBLEMS = MAX_FAULTS  # and as many warnings: nobody reads more, and a daemon that reloads stands still
+_MORE = "... and more: the rest is not looked at"
 
 _SUPERVISOR = config_keys.table(config_keys.SUPERVISOR)
 _JOB = config_keys.table(config_keys.JOB)
@@ -110,6 +113,10 @@ class _Source:
         return self.document.place(path[1:] if self.unwrapped else path, key)
 
 
+class _Enough(Exception):
+    """So much is wrong that nothing more is looked at."""
+
+
 class _Note(Record):
     """A problem to be, whose place is not yet looked up."""
 
@@ -142,37 +149,57 @@ class _Loader:
         self._owners: dict[str, _Source] = {}  # of each name, the first file that has it
         self._homes: dict[str, _Source] = {}  # of each of the jobs, the file that it was read from
         self._cwd = context.base
+        self._count = 0  # of jobs, also of those that are too many to be read
 
     def load(self, path: str) -> Config:
+        supervisor = spec.SupervisorSpec()
+        try:
+            supervisor = self._all(path)
+        except _Enough:
+            pass
+        self._raise(path)
+        warnings = _in_order([(note.source.order, note.problem()) for note in self._warnings])
+        if len(warnings) == MAX_PROBLEMS:
+            warnings += (Problem(path, 0, 0, "", _MORE),)
+        return Config(path, supervisor, self._jobs, warnings)
+
+    def _all(self, path: str) -> spec.SupervisorSpec:
         source = self._read(path)
         if source.document is not None and source.document.sound:
             supervisor = self._master(source, source.document.value)
         else:
             supervisor = self._broken_master(source)
         self._include(path, source, supervisor.include_dirs)
-        self._check_order()
-        self._check_outputs()
-        if len(self._jobs) > spec.MAX_JOBS:
-            self._wrong(source, (), f"{len(self._jobs)} jobs: {spec.MAX_JOBS} are the limit")
-        self._raise()
-        warnings = _in_order([(note.source.order, note.problem()) for note in self._warnings])
-        return Config(path, supervisor, self._jobs, warnings)
+        if self._count > spec.MAX_JOBS:
+            self._wrong(source, (), f"{self._count} jobs: {spec.MAX_JOBS} are the limit")
+        else:
+            self._check_order()
+            self._check_outputs()
+        return supervisor
 
-    def _raise(self) -> None:
+    def _raise(self, path: str) -> None:
         found = self._found + [(note.source.order, note.problem()) for note in self._notes]
         if found:
-            raise ConfigError(_in_order(found))
+            more = (Problem(path, 0, 0, "", _MORE),) if len(found) > MAX_PROBLEMS else ()
+            raise ConfigError(_in_order(found)[:MAX_PROBLEMS] + more)
 
     # ---- problems ----
 
     def _wrong(self, source: _Source, path: Path, message: str, key: bool = False) -> None:
         self._notes.append(_Note(source, path, key, message))
+        self._see_whether_enough()
 
     def _doubt(self, source: _Source, path: Path, message: str) -> None:
-        self._warnings.append(_Note(source, path, False, message))
+        if len(self._warnings) < MAX_PROBLEMS:
+            self._warnings.append(_Note(source, path, False, message))
 
     def _fault(self, source: _Source, line: int, column: int, message: str, key: str = "") -> None:
         self._found.append((source.order, Problem(source.name, line, column, key, message)))
+        self._see_whether_enough()
+
+    def _see_whether_enough(self) -> None:
+        if len(self._found) + len(self._notes) > MAX_PROBLEMS:
+            raise _Enough
 
     # ---- files ----
 
@@ -243,9 +270,12 @@ class _Loader:
             self._duplicates(source)
         before = len(self._notes)
         raw = top.get("supervisor", {}) if isinstance(top, dict) else {}
-        supervisor = self._supervisor(source, raw)
-        del self._notes[before:]
-        return supervisor
+        try:
+            return self._supervisor(source, raw)
+        except _Enough:
+            return spec.SupervisorSpec()
+        finally:
+            del self._notes[before:]
 
     def _supervisor(self, source: _Source, raw: object) -> spec.SupervisorSpec:
         path = ("supervisor",)
@@ -316,7 +346,8 @@ class _Loader:
         if not isinstance(raw, dict):
             self._wrong(source, ("jobs",), f"must be a hash of jobs, not {show(raw)}")
             return
-        for name, settings in raw.items():
+        self._count += len(raw)
+        for name, settings in raw.items() if self._count <= spec.MAX_JOBS else ():
             self._job(source, name, settings)
 
     def _job(self, source: _Source, name: str, raw: object) -> None:

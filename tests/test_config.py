@@ -31,6 +31,7 @@ from jobmon.spec import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -772,6 +773,54 @@ def test_too_many_jobs() -> None:
     assert len(read({"jobs": jobs}).jobs) == spec.MAX_JOBS
     assert problems({"jobs": jobs | {"x": {"command": "true"}}}) == [
         "main.json:1:1: 10001 jobs: 10000 are the limit"
+    ]
+
+
+MORE = "main.json: ... and more: the rest is not looked at"
+COUNTLESS: dict[str, Callable[[], dict[str, Any]]] = {
+    "keys": lambda: {f"job{n}": {"command": "true", f"sginal{n}": "INT"} for n in range(9_000)},
+    "elements": lambda: {"job": {"command": ["true", *range(200_000)]}},
+    "variables": lambda: {"job": {"command": "true", "env": {f"A{n}": n for n in range(50_000)}}},
+}
+
+
+@pytest.mark.parametrize("what", COUNTLESS)
+def test_mistakes_without_number(what: str) -> None:
+    """A thousand are told, and that there are more: the rest costs no time. Nobody reads them, and a daemon
+    that is to read this anew stands still meanwhile."""
+    text = json.dumps({"jobs": COUNTLESS[what]()})
+    start = time.process_time()
+    found = problems(text)
+    took = time.process_time() - start
+
+    assert (len(found), found[-1]) == (1001, MORE)
+    assert found[0].startswith("main.json:1:") and found[999].startswith("main.json:1:")
+    assert took < 1.5
+
+
+def test_far_too_many_jobs() -> None:
+    """They are counted, in all files, and not read."""
+    jobs = {str(number): {"comand": "true"} for number in range(spec.MAX_JOBS)}
+    master = {"supervisor": {"include-dirs": ["j"]}, "jobs": {"x": {"command": "true", "after": ["1"]}}}
+    with pytest.raises(ConfigError) as caught:
+        read(master, files={"/data/j": json.dumps(jobs)})
+
+    assert str(caught.value) == "main.json:1:1: 10001 jobs: 10000 are the limit"
+
+
+def test_warnings_without_number() -> None:
+    """A thousand and that there are more."""
+    found = read({"jobs": {f"job{n}": {"command": "true", "stdout": "~/x"} for n in range(1_500)}}).warnings
+
+    assert (len(found), str(found[-1])) == (1001, MORE)
+
+
+def test_a_broken_master_with_mistakes_without_number() -> None:
+    """What is only guessed of it does not count: its own faults are told."""
+    globs = ", ".join("1" for _ in range(1_500))
+
+    assert problems(f'{{"supervisor": {{"include-dirs": [{globs}]}}, "jobs": {{"x":}}}}') == [
+        'main.json:1:4549: the value of "x" is missing'
     ]
 
 
