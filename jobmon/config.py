@@ -10,8 +10,8 @@ from __future__ import annotations
 from jobmon import config_keys, spec
 from jobmon.config_kinds import Context, Wrong, join, nearest, path_text, show, text_fault
 from jobmon.errors import ConfigError
-from jobmon.jsontext import Document, escape, quote
-from jobmon.order import cycle
+from jobmon.jsontext import MAX_FAULTS, Document, escape, quote
+from jobmon.order import cycles
 from jobmon.records import Record
 
 TYPE_CHECKING = False
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
             """The paths that match an absolute pattern, in any order."""
             ...
 
+
+MAX_PROBLEMS = MAX_FAULTS  # and as many warnings: nobody reads more, and a daemon that reloads stands still
+_MORE = "... and more: the rest is not looked at"
 
 _SUPERVISOR = config_keys.table(config_keys.SUPERVISOR)
 _JOB = config_keys.table(config_keys.JOB)
@@ -110,6 +113,10 @@ class _Source:
         return self.document.place(path[1:] if self.unwrapped else path, key)
 
 
+class _Enough(Exception):
+    """So much is wrong that nothing more is looked at."""
+
+
 class _Note(Record):
     """A problem to be, whose place is not yet looked up."""
 
@@ -139,38 +146,60 @@ class _Loader:
         self._warnings: list[_Note] = []
         self._found: list[tuple[int, Problem]] = []
         self._jobs: dict[str, spec.JobSpec] = {}
-        self._owners: dict[str, _Source] = {}
+        self._owners: dict[str, _Source] = {}  # of each name, the first file that has it
+        self._homes: dict[str, _Source] = {}  # of each of the jobs, the file that it was read from
         self._cwd = context.base
+        self._count = 0  # of jobs, also of those that are too many to be read
 
     def load(self, path: str) -> Config:
+        supervisor = spec.SupervisorSpec()
+        try:
+            supervisor = self._all(path)
+        except _Enough:
+            pass
+        self._raise(path)
+        warnings = _in_order([(note.source.order, note.problem()) for note in self._warnings])
+        if len(warnings) == MAX_PROBLEMS:
+            warnings += (Problem(path, 0, 0, "", _MORE),)
+        return Config(path, supervisor, self._jobs, warnings)
+
+    def _all(self, path: str) -> spec.SupervisorSpec:
         source = self._read(path)
         if source.document is not None and source.document.sound:
             supervisor = self._master(source, source.document.value)
         else:
             supervisor = self._broken_master(source)
         self._include(path, source, supervisor.include_dirs)
-        self._check_order()
-        if len(self._jobs) > spec.MAX_JOBS:
-            self._wrong(source, (), f"{len(self._jobs)} jobs: {spec.MAX_JOBS} are the limit")
-        self._raise()
-        warnings = _in_order([(note.source.order, note.problem()) for note in self._warnings])
-        return Config(path, supervisor, self._jobs, warnings)
+        if self._count > spec.MAX_JOBS:
+            self._wrong(source, (), f"{self._count} jobs: {spec.MAX_JOBS} are the limit")
+        else:
+            self._check_order()
+            self._check_outputs()
+        return supervisor
 
-    def _raise(self) -> None:
+    def _raise(self, path: str) -> None:
         found = self._found + [(note.source.order, note.problem()) for note in self._notes]
         if found:
-            raise ConfigError(_in_order(found))
+            more = (Problem(path, 0, 0, "", _MORE),) if len(found) > MAX_PROBLEMS else ()
+            raise ConfigError(_in_order(found)[:MAX_PROBLEMS] + more)
 
     # ---- problems ----
 
     def _wrong(self, source: _Source, path: Path, message: str, key: bool = False) -> None:
         self._notes.append(_Note(source, path, key, message))
+        self._see_whether_enough()
 
     def _doubt(self, source: _Source, path: Path, message: str) -> None:
-        self._warnings.append(_Note(source, path, False, message))
+        if len(self._warnings) < MAX_PROBLEMS:
+            self._warnings.append(_Note(source, path, False, message))
 
     def _fault(self, source: _Source, line: int, column: int, message: str, key: str = "") -> None:
         self._found.append((source.order, Problem(source.name, line, column, key, message)))
+        self._see_whether_enough()
+
+    def _see_whether_enough(self) -> None:
+        if len(self._found) + len(self._notes) > MAX_PROBLEMS:
+            raise _Enough
 
     # ---- files ----
 
@@ -241,9 +270,12 @@ class _Loader:
             self._duplicates(source)
         before = len(self._notes)
         raw = top.get("supervisor", {}) if isinstance(top, dict) else {}
-        supervisor = self._supervisor(source, raw)
-        del self._notes[before:]
-        return supervisor
+        try:
+            return self._supervisor(source, raw)
+        except _Enough:
+            return spec.SupervisorSpec()
+        finally:
+            del self._notes[before:]
 
     def _supervisor(self, source: _Source, raw: object) -> spec.SupervisorSpec:
         path = ("supervisor",)
@@ -314,7 +346,8 @@ class _Loader:
         if not isinstance(raw, dict):
             self._wrong(source, ("jobs",), f"must be a hash of jobs, not {show(raw)}")
             return
-        for name, settings in raw.items():
+        self._count += len(raw)
+        for name, settings in raw.items() if self._count <= spec.MAX_JOBS else ():
             self._job(source, name, settings)
 
     def _job(self, source: _Source, name: str, raw: object) -> None:
@@ -332,6 +365,7 @@ class _Loader:
                 fields.setdefault("start_timeout", spec.START_TIMEOUT)
             self._check_readiness(source, path, fields)
             self._jobs[name] = spec.JobSpec(name=name, **fields)
+            self._homes[name] = source
 
     def _check_readiness(self, source: _Source, path: Path, fields: dict[str, Any]) -> None:
         """Ways to be ready that this job cannot go."""
@@ -363,15 +397,38 @@ class _Loader:
                         self._no_such_job(name, key, other)
             if known:
                 edges[name] = tuple(known)
-        found = cycle(edges)
-        if found:
-            way = " -> ".join(quote(name) for name in found)
-            self._wrong(self._owners[found[0]], ("jobs", found[0]), f"comes after itself: {way}", key=True)
+        for found in cycles(edges):
+            name, other = found[:2]
+            key = "after" if other in self._jobs[name].after else "requires"
+            way = " -> ".join(quote(each) for each in found)
+            self._wrong_entry(name, key, other, f"comes after itself: {way}")
+
+    def _check_outputs(self) -> None:
+        """Who waits for a line in a file that another job writes to, too."""
+        writers: dict[str, list[str]] = {}
+        for name, job in self._jobs.items():
+            for path in {job.stdout, job.stderr} - {"inherit", "/dev/null"}:
+                writers.setdefault(path, []).append(name)
+        for path, names in writers.items():
+            for name in names if len(names) > 1 else ():
+                ready = self._jobs[name].ready
+                if ready is not None and ready.kind == "log":
+                    other = quote(next(one for one in names if one != name))
+                    message = f"a line of job {other} counts too: both write to {quote(path, 200)}"
+                    self._doubt(self._owners[name], ("jobs", name, "ready"), message)
 
     def _no_such_job(self, name: str, key: str, other: str) -> None:
-        meant = nearest(other, self._owners)
+        meant = nearest(other, [each for each in self._owners if each != name])
         advice = f"; did you mean {quote(meant)}?" if meant else ""
-        self._wrong(self._owners[name], ("jobs", name, key), f"there is no job {quote(other)}{advice}")
+        self._wrong_entry(name, key, other, f"there is no job {quote(other)}{advice}")
+
+    def _wrong_entry(self, name: str, key: str, other: str, message: str) -> None:
+        """Something is wrong with the name of another job in a list of a job."""
+        source = self._homes[name]
+        assert source.document is not None
+        jobs = source.document.value
+        names = (jobs if source.unwrapped else jobs["jobs"])[name][key]
+        self._wrong(source, ("jobs", name, key, names.index(other)), message)
 
     def _job_name(self, source: _Source, path: Path, name: str) -> None:
         owner = self._owners.setdefault(name, source)

@@ -9,7 +9,7 @@ JSON Schema and its words for people. No I/O, and no knowledge of files, places 
 from __future__ import annotations
 
 from jobmon import spec
-from jobmon.jsontext import escape, quote
+from jobmon.jsontext import MAX_FAULTS, escape, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -277,6 +277,8 @@ def _each(values: list[Any], kind: Kind, context: Context) -> tuple[Any, ...]:
             found.append(kind.read(value, context))
         except Wrong as wrong:
             faults += [((index, *steps), message) for steps, message in wrong.faults]
+            if len(faults) > MAX_FAULTS:
+                break
     if faults:
         raise Wrong.inside(faults, tuple(found))
     return tuple(found)
@@ -467,6 +469,8 @@ class Environment(Kind):
             fault = self._fault(name, content)
             if fault:
                 faults.append(((name,), fault))
+                if len(faults) > MAX_FAULTS:
+                    break
             else:
                 found[context.same(name)] = context.same(content)
         if faults:

@@ -153,4 +153,10 @@ def make_loads(pairs: Pairs = None) -> Callable[[str], Any]:
     return loads
 
 
+def make_scan(pairs: Pairs = None) -> Scan:
+    """The function beneath `make_loads`: the value that begins at an offset, and its end. Strict but for
+    lone surrogates; for what is no JSON it raises whatever `make_loads` makes a ValueError of."""
+    return _scanner(pairs)
+
+
 loads = make_loads()

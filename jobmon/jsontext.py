@@ -2,13 +2,14 @@
 
 A text without a fault is read by the C scanner, and nothing is kept but its values. Only when
 something is to be said about it does the scanner of this module run: it knows the places, and it
-carries on after most mistakes that people make, so that one reading finds all of them.
+carries on after most mistakes that people make, so that one reading finds all of them. It takes
+time in proportion to the text, whatever is in that: a daemon stands still meanwhile.
 Knows nothing of what a configuration means; reads no files.
 """
 
 from __future__ import annotations
 
-from jobmon.fastjson import SPACE, make_loads
+from jobmon.fastjson import SPACE, loads, make_loads, make_scan
 from jobmon.records import Record
 
 TYPE_CHECKING = False
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 100
 MAX_FAULTS = 1000  # in one text: whoever has made more has another kind of file
+_SPACES = frozenset(SPACE)  # the end of the text, an empty string, is none
+_QUICK_DEPTH = 8  # deeper than any configuration: below it each level would cost one more reading
 BOM = "\ufeff"
 
 _ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
@@ -81,7 +84,8 @@ class Duplicate(Record):
 
 
 class Node:
-    """A value and its place. `kids`: key -> (offset of the key, node), or the nodes of a list."""
+    """A value and its place. `kids`: key -> (offset of the key, node), or the nodes of a list; None also
+    where nobody has asked for them yet (`Scanner.kids_of`)."""
 
     __slots__ = ("kids", "offset", "value")
 
@@ -107,6 +111,8 @@ class Document:
         self.duplicates: tuple[Duplicate, ...] = ()
         self.sound = True
         self._root: Node | None = None
+        self._scanner: Scanner | None = None
+        self._lines: list[int] = []  # where each begins, once somebody asks
         self._text = ""
         if self._decode(data):
             self._read()
@@ -122,47 +128,39 @@ class Document:
             return False
 
     def _read(self) -> None:
-        repeated = False
-
-        def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-            nonlocal repeated
-            found = dict(items)
-            if len(found) != len(items):
-                repeated = True
-            return found
-
+        pairs = _Pairs()
         try:
             self.value = make_loads(pairs)(self._text)
-            if not repeated:
-                return
         except ValueError:
             self.sound = False
-        self._scan()
+        if not self.sound or pairs.repeated:
+            self._scan()
 
-    def _scan(self) -> Node:
-        """The slow reading, once: places, faults, duplicates."""
-        if self._root is None:
-            scanner = Scanner(self._text)
-            self._root = scanner.run()
-            broken = not self.sound
-            if broken:
-                self.value = self._root.value
-                self.faults = tuple(sorted(scanner.faults, key=lambda fault: fault.offset))
-                self.sound = scanner.sound and bool(self.faults)
-                if not self.faults:
-                    self.faults = (Fault(0, "this cannot be read as JSON"),)
-            self.duplicates = tuple(scanner.duplicates)
-        return self._root
+    def _scan(self) -> None:
+        """The slow reading: places, faults, duplicates."""
+        scanner = self._scanner = Scanner(self._text)
+        self._root = scanner.run()
+        if not self.sound:
+            self.value = self._root.value
+            self.faults = tuple(sorted(scanner.faults, key=lambda fault: fault.offset))
+            self.sound = scanner.sound and bool(self.faults)
+            if not self.faults:
+                self.faults = (Fault(0, "this cannot be read as JSON"),)
+        self.duplicates = tuple(scanner.duplicates)
 
     def place(self, path: tuple[str | int, ...], key: bool = False) -> tuple[int, int]:
         """Line and column (both from 1, in characters) of the value at `path`, or of its key.
 
         Where the path leads nowhere, the place of the last thing on it that is there.
         """
-        node = self._scan()
+        if self._root is None:  # nothing was wrong until now, and what is where has nobody asked
+            self._root = Node(len(self._text) - len(self._text.lstrip(SPACE)), self.value)
+            self._scanner = Scanner(self._text)
+        assert self._scanner is not None
+        node = self._root
         offset = node.offset
         for step in path:
-            kids = node.kids
+            kids = self._scanner.kids_of(node)
             if isinstance(kids, dict) and step in kids:
                 at_key, node = kids[str(step)]
                 offset = at_key if key else node.offset
@@ -175,8 +173,33 @@ class Document:
 
     def line_column(self, offset: int) -> tuple[int, int]:
         """Line and column, both from 1, of what stands `offset` characters into the text."""
-        text = self._text
-        return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
+        from _bisect import bisect_right
+
+        if not self._lines:
+            self._lines = _line_starts(self._text)
+        line = bisect_right(self._lines, offset)
+        return line, offset - self._lines[line - 1] + 1
+
+
+class _Pairs:
+    """Makes the objects for the C scanner; `repeated` when a key has stood twice in one of them."""
+
+    def __init__(self) -> None:
+        self.repeated = False
+
+    def __call__(self, items: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(items)
+        if len(found) != len(items):
+            self.repeated = True
+        return found
+
+
+def _line_starts(text: str) -> list[int]:
+    starts, at = [0], text.find("\n")
+    while at >= 0:
+        starts.append(at + 1)
+        at = text.find("\n", at + 1)
+    return starts
 
 
 def _bad_bytes(data: bytes, start: int) -> str:
@@ -192,10 +215,11 @@ class _Stop(Exception):
 class Scanner:
     """Reads JSON slowly, remembers places, forgives what can be forgiven.
 
-    Every mistake is a fault; `sound` tells whether the values are still certainly those meant.
+    Every mistake is a fault; `sound` tells whether the values are still certainly those meant. Without
+    `quick` it reads every character by itself, else only where it has to: what it finds is the same.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, quick: bool = True) -> None:
         self.text = text
         self.at = 0
         self.faults: list[Fault] = []
@@ -203,6 +227,11 @@ class Scanner:
         self.sound = True
         self._path: list[str | int] = []
         self._root = Node(0)
+        self._quick = quick
+        self._pairs = _Pairs()
+        self._scan = make_scan(self._pairs)
+        self._has_surrogates = "\\ud" in text or "\\uD" in text
+        self._line = (0, -1)  # from somewhere in a line to its end
 
     def run(self) -> Node:
         """Reads everything. Returns the root, as much of it as there is."""
@@ -211,6 +240,14 @@ class Scanner:
         except _Stop:
             self.sound = False
         return self._root
+
+    def kids_of(self, node: Node) -> dict[str, tuple[int, Node]] | list[Node] | None:
+        """What is in a node: looked for when it is first asked for."""
+        if node.kids is None and isinstance(node.value, (dict, list)):
+            self.at, self._path, value = node.offset, [], node.value
+            (self._object if isinstance(value, dict) else self._list)(node)
+            node.value = value
+        return node.kids
 
     def _fault(self, offset: int, message: str, guess: bool = False) -> None:
         if len(self.faults) == MAX_FAULTS:
@@ -304,10 +341,12 @@ class Scanner:
     def _object(self, node: Node) -> None:
         kids: dict[str, tuple[int, Node]] = {}
         self._nested(node, kids)
-        while self._more(node, "}", bool(kids)):
+        while self._good(node, "}", bool(kids)) and self._more(node, "}", bool(kids)):
             start = self.at
             key = self._key()
             self._path.append(key)
+            if len(self.duplicates) > MAX_FAULTS:
+                raise _Stop
             if key in kids:
                 self.duplicates.append(Duplicate(tuple(self._path), kids[key][0], start))
             colon = self._colon(key)
@@ -321,13 +360,72 @@ class Scanner:
     def _list(self, node: Node) -> None:
         kids: list[Node] = []
         self._nested(node, kids)
-        while self._more(node, "]", bool(kids)):
+        while self._good(node, "]", bool(kids)) and self._more(node, "]", bool(kids)):
             kid = Node(self.at)
             self._path.append(len(kids))
             self._value(kid)
             kids.append(kid)
             node.value.append(kid.value)
             self._path.pop()
+
+    def _good(self, node: Node, closing: str, comma_due: bool) -> bool:
+        """Goes behind all the next elements that the C scanner takes and a comma or the closing bracket
+        follows: there is nothing to be said about them. Always true."""
+        if not self._quick or len(self._path) >= _QUICK_DEPTH:
+            return True
+        kids: Any = node.kids
+        values: Any = node.value
+        text, is_object, key = self.text, closing == "}", ""
+        behind = self._after_space(self.at)
+        if comma_due and text[behind : behind + 1] != ",":
+            return True
+        while True:
+            start = at = self._after_space(behind + 1 if comma_due else behind)
+            if is_object:
+                key, at = self._good_key(at)
+                if at < 0 or key in kids:
+                    return True
+            value, end = self._good_value(at)
+            behind = self._after_space(end)
+            char = text[behind : behind + 1]
+            if end < 0 or char not in (",", closing):
+                return True
+            kid = Node(at, value)
+            if is_object:
+                kids[key], values[key] = (start, kid), value
+            else:
+                kids.append(kid)
+                values.append(value)
+            self.at = end
+            if char == closing:
+                return True
+            comma_due = True
+
+    def _after_space(self, at: int) -> int:
+        text = self.text
+        while text[at : at + 1] in _SPACES:
+            at += 1
+        return at
+
+    def _good_key(self, at: int) -> tuple[str, int]:
+        """The key that stands there and where its value begins, or -1."""
+        if self.text[at : at + 1] != '"':
+            return "", -1
+        key, end = self._good_value(at)
+        colon = self._after_space(end)
+        is_key = end >= 0 and self.text[colon : colon + 1] == ":"
+        return (key, self._after_space(colon + 1)) if is_key else ("", -1)
+
+    def _good_value(self, at: int) -> tuple[Any, int]:
+        """The value that stands there and its end, or -1."""
+        try:
+            value, end = self._scan(self.text, at)
+        except (ValueError, StopIteration, RecursionError, SystemError):  # see fastjson.make_loads
+            return None, -1
+        if self._pairs.repeated or (self._has_surrogates and "\\ud" in self.text[at:end].lower()):
+            self._pairs.repeated = False
+            return None, -1
+        return value, end
 
     def _more(self, node: Node, closing: str, comma_due: bool) -> bool:
         """Goes to the next element; False behind the closing bracket."""
@@ -433,37 +531,42 @@ class Scanner:
         raw = self.text[start + 1 : end]
         return raw if raw.isprintable() and "\\" not in raw else self._unescape(raw, start + 1)
 
+    def _line_end(self, at: int) -> int:
+        start, end = self._line
+        if not start <= at <= end:
+            end = self.text.find("\n", at)
+            end = len(self.text) if end < 0 else end
+            self._line = (at, end)
+        return end
+
     def _closing_quote(self, at: int) -> int:
         """The offset of the quote that ends a string, or -1 when the line ends before."""
-        text = self.text
-        stop = text.find("\n", at)
-        stop = len(text) if stop < 0 else stop
+        text, stop, end = self.text, self._line_end(at), -1
         while True:
-            end = text.find('"', at, stop)
-            slash = text.find("\\", at, stop if end < 0 else end)
+            if end < at:
+                end = text.find('"', at, stop)
+            slash = text.find("\\", at, end) if end >= 0 else -1
             if slash < 0:
                 return end
             at = slash + 2
 
     def _swallowed(self, start: int, end: int, is_key: bool) -> bool:
         """Is the quote at `end` rather the opening one of another string?"""
-        raw = self.text[start + 1 : end].rstrip(SPACE)
-        behind = self.text[end + 1 : end + 2]
+        text = self.text
         if is_key:
-            rest = self.text[end + 1 :].lstrip(SPACE)
-            return ":" in raw and rest[:1] != ":"
-        return raw[-1:] in (",", ":") and (behind.isalnum() or behind in ("_", "/", "$"))
+            behind = self._after_space(end + 1)
+            return text.find(":", start + 1, end) >= 0 and text[behind : behind + 1] != ":"
+        last = text[start + 1 : end].rstrip(SPACE)[-1:]
+        char = text[end + 1 : end + 2]
+        return last in (",", ":") and (char.isalnum() or char in ("_", "/", "$"))
 
     def _unclosed(self, start: int, is_key: bool) -> str:
         """A string without its closing quote: says where it begins, guesses where it was to end."""
-        line_end = self.text.find("\n", start)
-        line = self.text[start + 1 : len(self.text) if line_end < 0 else line_end]
-        meant = line
-        if '"' in line:
-            meant = line[: line.index('"')]
-        if is_key and ":" in meant:
-            meant = meant[: meant.index(":")]
-        meant = meant.rstrip(",}] \t\r")
+        end = self._line_end(start)
+        for stop in '":' if is_key else '"':
+            found = self.text.find(stop, start + 1, end)
+            end = end if found < 0 else found
+        meant = self.text[start + 1 : end].rstrip(",}] \t\r")
         advice = f": write {quote(meant)}" if meant and len(meant) <= 50 else ""
         self._fault(start, f"the string that begins here has no closing quote{advice}", guess=True)
         self.at = start + 1 + len(meant)
@@ -509,8 +612,7 @@ class Scanner:
         start = self.at
         closing = _CLOSING_QUOTE[self.text[start]]
         end = self.text.find(closing, start + 1)
-        line_end = self.text.find("\n", start)
-        if end < 0 or -1 < line_end < end:
+        if not start < end < self._line_end(start):
             raise self._stop(start, 'a string needs double quotes: "')
         self.at = end + 1
         meant = self.text[start + 1 : end]
@@ -558,7 +660,7 @@ class Scanner:
     def _number(self, word: str, start: int) -> int | float:
         if _is_number(word):
             try:
-                return make_loads()(word)  # type: ignore[no-any-return]
+                return loads(word)  # type: ignore[no-any-return]
             except ValueError:
                 self._fault(start, f"{word[:20]} is too large for a number", guess=True)
                 return 0

@@ -31,6 +31,7 @@ from jobmon.spec import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -420,7 +421,7 @@ JOB_ERRORS: list[tuple[str, object, list[str]]] = [
     ]),
     ("after", "b", ['jobs.a.after: must be a list of names of jobs, as ["db"], not "b"']),
     ("after", [1], [f"jobs.a.after[0]: {STRING}1"]),
-    ("after", ["b"], ['jobs.a.after: there is no job "b"; did you mean "a"?']),
+    ("after", ["b"], ['jobs.a.after[0]: there is no job "b"']),
     ("depends_on", ["a"], ['jobs.a.depends_on: unknown key; did you mean "requires"?']),
     ("description", 5, [f"jobs.a.description: {STRING}5"]),
     ("description", "a\0", [f"jobs.a.description: {NUL}"]),
@@ -775,6 +776,54 @@ def test_too_many_jobs() -> None:
     ]
 
 
+MORE = "main.json: ... and more: the rest is not looked at"
+COUNTLESS: dict[str, Callable[[], dict[str, Any]]] = {
+    "keys": lambda: {f"job{n}": {"command": "true", f"sginal{n}": "INT"} for n in range(9_000)},
+    "elements": lambda: {"job": {"command": ["true", *range(200_000)]}},
+    "variables": lambda: {"job": {"command": "true", "env": {f"A{n}": n for n in range(50_000)}}},
+}
+
+
+@pytest.mark.parametrize("what", COUNTLESS)
+def test_mistakes_without_number(what: str) -> None:
+    """A thousand are told, and that there are more: the rest costs no time. Nobody reads them, and a daemon
+    that is to read this anew stands still meanwhile."""
+    text = json.dumps({"jobs": COUNTLESS[what]()})
+    start = time.process_time()
+    found = problems(text)
+    took = time.process_time() - start
+
+    assert (len(found), found[-1]) == (1001, MORE)
+    assert found[0].startswith("main.json:1:") and found[999].startswith("main.json:1:")
+    assert took < 1.5
+
+
+def test_far_too_many_jobs() -> None:
+    """They are counted, in all files, and not read."""
+    jobs = {str(number): {"comand": "true"} for number in range(spec.MAX_JOBS)}
+    master = {"supervisor": {"include-dirs": ["j"]}, "jobs": {"x": {"command": "true", "after": ["1"]}}}
+    with pytest.raises(ConfigError) as caught:
+        read(master, files={"/data/j": json.dumps(jobs)})
+
+    assert str(caught.value) == "main.json:1:1: 10001 jobs: 10000 are the limit"
+
+
+def test_warnings_without_number() -> None:
+    """A thousand and that there are more."""
+    found = read({"jobs": {f"job{n}": {"command": "true", "stdout": "~/x"} for n in range(1_500)}}).warnings
+
+    assert (len(found), str(found[-1])) == (1001, MORE)
+
+
+def test_a_broken_master_with_mistakes_without_number() -> None:
+    """What is only guessed of it does not count: its own faults are told."""
+    globs = ", ".join("1" for _ in range(1_500))
+
+    assert problems(f'{{"supervisor": {{"include-dirs": [{globs}]}}, "jobs": {{"x":}}}}') == [
+        'main.json:1:4549: the value of "x" is missing'
+    ]
+
+
 # ---- values --------------------------------------------------------------------------------
 
 PATHS = [
@@ -996,8 +1045,8 @@ def test_an_unknown_requirement() -> None:
     jobs = {"web": {"command": "x", "after": ["postgers"], "requires": ["x"]}, "postgres": {"command": "x"}}
 
     assert problems({"jobs": jobs}) == [
-        'main.json:1:44: jobs.web.after: there is no job "postgers"; did you mean "postgres"?',
-        'main.json:1:70: jobs.web.requires: there is no job "x"',
+        'main.json:1:45: jobs.web.after[0]: there is no job "postgers"; did you mean "postgres"?',
+        'main.json:1:71: jobs.web.requires[0]: there is no job "x"',
     ]
 
 
@@ -1005,12 +1054,12 @@ def test_an_unknown_requirement() -> None:
 def test_a_job_that_comes_after_itself(key: str) -> None:
     """The shortest cycle is one, too."""
     assert problems({"jobs": {"a": {"command": "x", key: ["a"]}}}) == [
-        'main.json:1:11: jobs.a: comes after itself: "a" -> "a"'
+        f'main.json:1:{38 + len(key)}: jobs.a.{key}[0]: comes after itself: "a" -> "a"'
     ]
 
 
 def test_a_cycle_across_files() -> None:
-    """A cycle is shown as the way around it, through whatever files, at the job where it begins."""
+    """A cycle is shown as the way around it, through whatever files, at the entry that closes it."""
     files = {
         "/data/j1": {"b": {"command": "x", "after": ["c"]}, "d": {"command": "x", "requires": ["a"]}},
         "/data/j2": {"c": {"command": "x", "requires": ["a"]}},
@@ -1018,7 +1067,32 @@ def test_a_cycle_across_files() -> None:
     master = {"supervisor": {"include-dirs": ["j?"]}, "jobs": {"a": {"command": "x", "requires": ["b"]}}}
 
     assert problems(master, files=files) == [
-        'main.json:1:51: jobs.a: comes after itself: "a" -> "b" -> "c" -> "a"'
+        '/data/j2:1:37: jobs.c.requires[0]: comes after itself: "c" -> "a" -> "b" -> "c"'
+    ]
+
+
+def test_several_cycles() -> None:
+    """Each is reported, at its own place: a list may name others before the one that is wrong."""
+    jobs = {
+        "a": {"command": "x", "after": ["b"]},
+        "b": {"command": "x", "requires": ["c", "a", "a"]},
+        "c": {"command": "x", "after": ["d"]},
+        "d": {"command": "x", "requires": ["c"], "after": ["c"]},
+    }
+
+    assert problems({"jobs": jobs}) == [
+        'main.json:1:90: jobs.b.requires[1]: comes after itself: "b" -> "a" -> "b"',
+        'main.json:1:192: jobs.d.after[0]: comes after itself: "d" -> "c" -> "d"',
+    ]
+
+
+def test_an_unknown_requirement_of_a_job_that_is_there_twice() -> None:
+    """The place is in the file that the job was read from, not in one that has just its name."""
+    files = {"/data/j1": {"a": 5}, "/data/j2": {"a": {"command": "x", "after": ["zz"]}}}
+
+    assert problems({"supervisor": {"include-dirs": ["j?"]}}, files=files)[1:] == [
+        "/data/j2:1:2: jobs.a: there are two jobs of this name; the first is at /data/j1:1:2",
+        '/data/j2:1:34: jobs.a.after[0]: there is no job "zz"',
     ]
 
 
@@ -1290,3 +1364,14 @@ def test_any_json_is_a_configuration_or_an_error(tree: object) -> None:
 def test_any_bytes_are_a_configuration_or_an_error(data: bytes) -> None:
     """Whatever is in the file: the same."""
     check_anything(data)
+
+
+def test_a_log_of_two_jobs() -> None:
+    """Who waits for a line in a file that another job writes to as well is warned; others are not."""
+    job = {"command": "x", "stdout": "/log"}
+    asks = {**job, "ready": {"log": "up"}}
+
+    found = read({"jobs": {"a": asks, "b": job, "c": {**asks, "stdout": "/c"}, "d": {"command": "x"}}})
+
+    assert [warning.key for warning in found.warnings] == ["jobs.a.ready"]
+    assert 'a line of job "b" counts too: both write to "/log"' in str(found.warnings[0])

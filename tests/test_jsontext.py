@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobmon import fastjson
-from jobmon.jsontext import MAX_DEPTH, Document, Scanner, quote
+from jobmon.jsontext import MAX_DEPTH, MAX_FAULTS, Document, Node, Scanner, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ VALUES = st.recursive(
 def test_agrees_with_json(value: object, ascii_only: bool, indent: int | None) -> None:
     """What json writes is read as json reads it, by the fast way and by the slow one."""
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
-    scanner = Scanner(text)
+    scanner = Scanner(text, quick=False)
 
     assert Document(text.encode()).value == value
     assert scanner.run().value == value
@@ -321,6 +322,23 @@ def finite(digits: str) -> float:
 def test_any_text_is_a_value_or_faults(text: str) -> None:
     """Whatever is in the file: a value that json agrees with, or faults with places; nothing else."""
     check_any(text.encode())
+    check_shortcuts(text)
+
+
+def check_shortcuts(text: str) -> None:
+    """What is left to the C scanner changes nothing of what is found, nor where."""
+    slow, quick = Scanner(text, quick=False), Scanner(text)
+    known = [slow.run(), quick.run()]
+    assert (slow.faults, slow.duplicates, slow.sound) == (quick.faults, quick.duplicates, quick.sound)
+    assert laid_out(slow, known[0]) == laid_out(quick, known[1])
+
+
+def laid_out(scanner: Scanner, node: Node) -> object:
+    """All values and their places."""
+    kids = scanner.kids_of(node)
+    if isinstance(kids, dict):
+        return node.offset, {key: (at, laid_out(scanner, kid)) for key, (at, kid) in kids.items()}
+    return node.offset, [laid_out(scanner, kid) for kid in kids] if kids is not None else node.value
 
 
 @given(st.binary(max_size=40))
@@ -336,7 +354,9 @@ def test_any_one_change_is_survived(data: st.DataObject) -> None:
     good = SAMPLE.replace('bob",\n    }', 'bob"\n    }').replace('"restart:', '"restart":')
     at = data.draw(st.integers(0, len(good) - 1))
     changed = good[:at] + data.draw(st.sampled_from(["", '"', "{", "}", ",", ":", "x", "\n", "\\", "'"]))
-    check_any((changed + good[at + data.draw(st.integers(0, 1)) :]).encode())
+    text = changed + good[at + data.draw(st.integers(0, 1)) :]
+    check_any(text.encode())
+    check_shortcuts(text)
 
 
 def test_depth_limit_is_the_one_that_is_said() -> None:
@@ -345,3 +365,39 @@ def test_depth_limit_is_the_one_that_is_said() -> None:
 
     assert Scanner(deep).run().value == json.loads(deep)
     assert faults(deep.replace("[]", "[,]")) == [f"1:{MAX_DEPTH + 1}: a comma too many: remove it"]
+
+
+SIZE = 1_000_000
+# Each with what it took before: a search to the end of the text, or a copy of it, for every string in it.
+LARGE = {
+    "strings": ("[" + '"a",' * (SIZE // 4) + '"a"]', []),
+    "a fault behind them": ("[" + '"a",' * (SIZE // 4) + "]", ["a comma before ]"]),
+    "objects": ('{"x":{"a":1}' + ',"a:b":{"c":1}' * (SIZE // 14) + "}", []),
+    "keys with colons": (
+        '{"a:":1' + "".join(f',"{n}:":1' for n in range(SIZE // 11)) + ",}",
+        ["a comma before }"],
+    ),
+    "backslashes": ('{"' + "\\\\" * (SIZE // 2) + '":1,}', ["a comma before }"]),
+    "nobody ends it": ('["a' + "\\\\" * (SIZE // 2), ["closing quote", "the text ends here"]),
+    "faults": (
+        "[" + '"a" ' * (SIZE // 4) + "]",
+        ["a comma is missing"] * MAX_FAULTS + ["more than 1000 mistakes"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_time_is_in_proportion_to_the_text(name: str) -> None:
+    """A megabyte in one line takes some tenths of a second, not minutes, however wrong it is."""
+    text, expected = LARGE[name]
+    start = time.process_time()
+    document = Document(text.encode())
+    document.place((50_000,) if text.startswith("[") else ("x", "a"))
+    places = [document.line_column(fault.offset) for fault in document.faults]
+    took = time.process_time() - start
+
+    assert [words in fault.message for fault, words in zip(document.faults, expected, strict=True)].count(
+        False
+    ) == 0
+    assert all(line == 1 for line, _ in places)
+    assert took < 1

@@ -57,7 +57,7 @@ app: db.up up exit7 db.down start |              ---     ---    ---     ---     
 web: start |                                     ---     ---    ---     ---     ---     ---    ---     ---
 web: start launch |                              ---     HHH    ---     ---     ---     ---    ---     ---
 web: up |                                        ---     HHH    HHH     ---     ---     ---    ---     HHH
-web: up 5s |                                     ---     HHH    HHH     ---     HHH     ---    ---     HHH
+web: up 5s |                                     ---     HHH    HHH     ---     H-H     ---    ---     HHH
 web: up stop |                                   ---     ---    ---     ---     ---     ---    ---     ---
 web: up stop patience |                          ---     ---    ---     ---     ---     ---    ---     ---
 web: up restart |                                ---     ---    ---     ---     ---     ---    ---     ---
@@ -70,7 +70,7 @@ pool: start nofile |                             ---     ---    ---     ---     
 frail: up exit7 again launch exit7 |             ---     F--    F--     ---     F--     HHH    HHH     HHH
 task: start launch |                             ---     HHH    ---     ---     ---     ---    ---     ---
 task: start launch exit0 |                       ---     F--    HHH     ---     ---     HHH    HHH     HHH
-task: start launch exit0 5s |                    ---     F--    HHH     ---     HHH     HHH    HHH     HHH
+task: start launch exit0 5s |                    ---     F--    HHH     ---     H-H     HHH    HHH     HHH
 task: start launch exit7 |                       ---     F--    F--     ---     F--     HHH    HHH     HHH
 
 web: | start                                     ---     F--    F--     ---     F--     HH-    FF-     HH-
@@ -94,7 +94,7 @@ web: start launch | terminate                    ---     HHF    FFF     FFF     
 
 web: up | 2s                                     ---     HHH    HHH     ---     ---     ---    ---     HHH
 web: up | 5s                                     ---     HHH    HHH     ---     HHH     ---    ---     HHH
-web: up 3s | 2s                                  ---     HHH    HHH     ---     HHH     ---    ---     HHH
+web: up 3s | 2s                                  ---     HHH    HHH     ---     H-H     ---    ---     HHH
 web: up | stop                                   ---     HH-    HH-     ---     ---     ---    ---     HH-
 web: up | down                                   HHH     HH-    HH-     ---     F--     HHH    HHH     HHH
 web: up | stop patience gone                     HHH     HH-    HH-     ---     F--     HHH    HHH     HHH
