@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import sys
 from time import monotonic
 
 from jobmon.errors import (
@@ -149,6 +150,21 @@ class _Link:
             return True
         return False
 
+    def seen_from_here(self, pid: object) -> object:
+        """The daemon's pid in our PID namespace, where it may be another than it has in its own: that of
+        who listens on the UNIX socket, unless that is a manager who has handed it over (unix(7)); 0 for
+        none."""
+        if self._socket.family != _socket.AF_UNIX:
+            return pid
+        credentials = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+        listener = int.from_bytes(credentials[:4], sys.byteorder)
+        try:
+            with open(f"/proc/{listener}/status", encoding="utf-8", errors="replace") as file:
+                inner = [line.split()[-1] for line in file if line.startswith("NSpid:")]
+        except OSError:
+            inner = []
+        return listener if listener == 0 or inner == [str(pid)] else pid
+
     def _read(self, patience: float | None) -> bytes:
         try:
             if patience != self._patience:
@@ -262,7 +278,7 @@ class CommandPipe:
 
     def _see_the_end(self, pid: object, until: float | None) -> bool:
         """Whether the daemon is gone; its process is by a moment after its connections."""
-        process = _pidfd_of(pid)
+        process = _pidfd_of(self._link.seen_from_here(pid))
         try:
             if not self._link.drain(until):
                 return False

@@ -16,12 +16,14 @@ from jobmon.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any, Protocol
 
     from jobmon.config_keys import Key
 
     Path = tuple[str | int, ...]
+    Complaint = tuple[str, str, str]  # about a key of the supervisor: key, element of its list, message
+    Check = Callable[[spec.SupervisorSpec], Iterable[Complaint]]
 
     class Files(Protocol):
         """The disk, as far as a configuration is concerned."""
@@ -67,7 +69,16 @@ class Config(Record):
     warnings: tuple[Problem, ...] = ()
 
 
-def load(path: str, files: Files, environ: Mapping[str, str], cwd: str, tmp: str) -> Config:
+def load(
+    path: str,
+    files: Files,
+    environ: Mapping[str, str],
+    cwd: str,
+    tmp: str,
+    *,
+    base: str | None = None,
+    check: Check | None = None,
+) -> Config:
     """Reads the master at `path` and what it includes.
 
     Args:
@@ -76,11 +87,13 @@ def load(path: str, files: Files, environ: Mapping[str, str], cwd: str, tmp: str
         environ: where $NAME is looked up.
         cwd: the absolute directory that the supervisor's working-dir is relative to.
         tmp: what $TMP is when `environ` has none.
+        base: what all other relative paths are relative to; without it that is the working-dir.
+        check: what is wrong with the supervisor's settings for other reasons than their form.
 
     Raises:
         ConfigError: something is wrong; its `problems` are all of them, by file and place.
     """
-    return _Loader(files, Context(environ, tmp, cwd)).load(path)
+    return _Loader(files, Context(environ, tmp, cwd), base, check).load(path)
 
 
 def json_schema() -> dict[str, Any]:
@@ -138,7 +151,7 @@ def _in_order(found: list[tuple[int, Problem]]) -> tuple[Problem, ...]:
 class _Loader:
     """One loading. Collects problems; nothing is raised before everything has been looked at."""
 
-    def __init__(self, files: Files, context: Context) -> None:
+    def __init__(self, files: Files, context: Context, base: str | None, check: Check | None) -> None:
         self._files = files
         self._context = context
         self._sources: list[_Source] = []
@@ -149,6 +162,8 @@ class _Loader:
         self._owners: dict[str, _Source] = {}  # of each name, the first file that has it
         self._homes: dict[str, _Source] = {}  # of each of the jobs, the file that it was read from
         self._cwd = context.base
+        self._base = base
+        self._check = check
         self._count = 0  # of jobs, also of those that are too many to be read
 
     def load(self, path: str) -> Config:
@@ -258,7 +273,12 @@ class _Loader:
         for key, value in top.items():
             if key not in ("supervisor", "jobs"):
                 self._wrong(source, (key,), _not_in_master(key, value), key=True)
-        supervisor = self._supervisor(source, top.get("supervisor", {}))
+        raw = top.get("supervisor", {})
+        supervisor = self._supervisor(source, raw)
+        for key, element, message in self._check(supervisor) if self._check is not None else ():
+            written = raw.get(key) if isinstance(raw, dict) else None
+            index = (written.index(element),) if isinstance(written, list) and element in written else ()
+            self._wrong(source, ("supervisor", key, *index), message)
         if "jobs" in top:
             self._jobs_of(source, top["jobs"])
         return supervisor
@@ -285,7 +305,8 @@ class _Loader:
         first = {key: raw[key] for key in ("working-dir",) if key in raw}
         fields = self._fields(source, path, first, _SUPERVISOR)
         lost = len(fields) < len(first)
-        self._context.move(fields.setdefault("working_dir", self._cwd))
+        home = fields.setdefault("working_dir", self._cwd)
+        self._context.move(home if self._base is None else self._base)
         rest = {key: value for key, value in raw.items() if key not in first}
         fields |= self._fields(source, path, rest, _SUPERVISOR)
         self._two_ports(source, rest, fields)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 
 import e2e
+import inits
 import kit
 import pytest
 
 import jobmon
-from jobmon import protocol, transport
+from jobmon import client, protocol, transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -195,6 +197,20 @@ def test_reconnecting(daemon: Make) -> None:
     assert pipe.info()["pid"] == other.pid
     pipe.destroy()
     assert other.stop() == 0
+
+
+def test_terminate_waits_for_a_daemon_in_another_pid_namespace(daemon: Make) -> None:
+    """It is pid 1 there; who is pid 1 here does not end, and to wait for that one took ten seconds."""
+    inits.need_place("pid 1 of unshare")
+    one = daemon({"jobs": {"web": WEB}}, wrapper=inits.PLACES["pid 1 of unshare"])
+    pipe = one.pipe()
+    assert pipe.info()["pid"] == 1
+    start = time.monotonic()
+    pipe.terminate(wait=True)
+    took = time.monotonic() - start
+
+    assert took < client.LAST_BREATH / 2
+    assert one.process.wait(kit.DEADLINE) == 0
 
 
 def test_terminate_can_wait(daemon: Make) -> None:

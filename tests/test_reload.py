@@ -80,7 +80,7 @@ def test_it_says_what_has_changed_and_does_it(daemon: Factory) -> None:
     assert 'INFO reload: added job="new\\n"\n' in log
     assert 'INFO reload: removed job="old"\n' in log
     assert 'reload: changed job="web" at_once="signal, kill-timeout" next_run="command, env"\n' in log
-    assert re.search(r'INFO reload by="reload by uid \d+ pid \d+"\n', log)
+    assert re.search(r'INFO reload by="reload by uid \d+ pid \d+" added=2 removed=1 changed=1\n', log)
 
 
 def test_a_dry_run_only_says_it(daemon: Factory) -> None:
@@ -137,7 +137,7 @@ def test_sighup_does_the_same_and_the_log_tells(daemon: Factory) -> None:
     hang_up(one)
     until(watch, ("web", "removed"), ("db", "running"))
     assert list(lives(one)) == ["db"]
-    assert f'INFO reload by="SIGHUP from pid {os.getpid()}"' in one.log
+    assert f'WARNING reload by="SIGHUP from pid {os.getpid()}" added=1 removed=1\n' in one.log
 
     one.configure({"jobs": {"db": {"comand": 1}, "web": {"command": []}}})
     hang_up(one)
@@ -145,6 +145,40 @@ def test_sighup_does_the_same_and_the_log_tells(daemon: Factory) -> None:
     mistakes = re.findall(r'ERROR reload: a mistake at="(.*)"\n', one.log)
     assert [one.config in mistake for mistake in mistakes] == [True] * 3
     assert f'ERROR reload: nothing was changed by="SIGHUP from pid {os.getpid()}" problems=3' in one.log
+
+
+def test_sighup_is_answered_at_the_level_that_is_the_default(daemon: Factory) -> None:
+    """Whoever sends it sees no reply: the log says what it came to, and who runs on with what he had."""
+    one = daemon({"supervisor": {"log-level": "WARNING"}, "jobs": {"web": UP, "db": UP}})
+    one.configure(
+        {
+            "supervisor": {"log-level": "WARNING"},
+            "jobs": {"web": UP | {"env": {"A": "1"}}, "db": UP, "x": DOWN},
+        }
+    )
+    hang_up(one)
+    hang_up(one)
+    by = f'by="SIGHUP from pid {os.getpid()}"'
+
+    assert [line.split(" ", 1)[1] for line in one.log.splitlines()] == [
+        f"WARNING reload {by} added=1 changed=1",
+        'WARNING reload: run on as they were started jobs="web"',
+        f"WARNING reload: nothing has changed {by}",
+        'WARNING reload: run on as they were started jobs="web"',
+    ]
+
+
+def test_what_is_on_its_way_down_is_not_said_to_run_on(daemon: Factory) -> None:
+    """`stale` names whom --restart would restart."""
+    one = daemon({"jobs": {"web": e2e.STUBBORN | {"autostart": True}, "db": UP}})
+    pipe, watch = one.pipe(), one.watch()
+    pipe.stop("web", wait=False)
+    watch.until("web", "stopping")
+    changed = {"env": {"A": "1"}}
+    one.configure({"jobs": {"web": e2e.STUBBORN | changed, "db": UP | changed}})
+
+    assert pipe.reload()["stale"] == ["db"]
+    assert pipe.status("web")[0].stale == ("env",)
 
 
 def test_what_is_added_starts_in_order(daemon: Factory) -> None:
@@ -499,7 +533,9 @@ def test_the_log_changes_at_once(daemon: Factory) -> None:
     one = daemon({"supervisor": {"log-level": "ERROR"}, "jobs": {"web": UP}})
     pipe = one.pipe()
     one.configure({"supervisor": {"log-level": "INFO", "log-file": "/nonexistent/log"}})
-    assert one.run_cli("reload").err == "log-file /nonexistent/log: No such file or directory\n"
+    said = one.run_cli("reload").err
+    assert said.startswith(f"{one.config}:1:")
+    assert said.endswith(": supervisor.log-file: /nonexistent/log: No such file or directory\n")
     pipe.restart("web")
     assert "job=" not in one.log
 
@@ -522,7 +558,8 @@ def test_what_needs_a_new_daemon_is_said_until_there_is_one(daemon: Factory) -> 
     one = daemon({"jobs": {"web": UP}})
     jobs: Jobs = {"web": UP | {"working-dir": "/"}, "db": DOWN | {"working-dir": "/"}}
     pipe = one.pipe()
-    one.configure({"supervisor": {"control-port": "other", "working-dir": "/"}, "jobs": jobs})
+    ports = {"control-port": one.path("other"), "event-port": one.path("another")}
+    one.configure({"supervisor": {**ports, "working-dir": "/"}, "jobs": jobs})
     for added in (["db"], []):
         told = pipe.reload()["plan"]
         assert told["added"] == added
@@ -535,6 +572,115 @@ def test_what_needs_a_new_daemon_is_said_until_there_is_one(daemon: Factory) -> 
 
     one.configure({"jobs": jobs})
     assert one.run_cli("reload").out == "nothing has changed\n"
+
+
+def test_another_working_dir_is_for_the_next_daemon_altogether(daemon: Factory, tmp_path: Path) -> None:
+    """Until then nothing is looked for there: no job file, no directory or stream of a job, no socket."""
+    jobs: Jobs = {"web": UP | {"stdout": "out", "working-dir": "sub"}}
+    before = {"include-dirs": ["jobs/*.json"], "control-port": "control", "event-port": "event"}
+    one = daemon({"supervisor": before, "jobs": jobs}, directory=str(tmp_path))
+    for directory in ("sub", "jobs", "other", "other/jobs"):
+        (tmp_path / directory).mkdir()
+    (tmp_path / "jobs" / "a.json").write_text(json.dumps({"a": DOWN}))
+    (tmp_path / "other" / "jobs" / "b.json").write_text(json.dumps({"b": DOWN}))
+    one.configure({"supervisor": {**before, "working-dir": "other"}, "jobs": jobs})
+    for added in (["a"], []):
+        assert one.pipe().reload()["plan"] == {
+            "added": added,
+            "removed": [],
+            "changed": [],
+            "supervisor": {"hot": [], "restart": ["working-dir"]},
+        }
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_all_that_it_cannot_go_by_is_told_at_once(daemon: Factory, options: tuple[str, ...]) -> None:
+    """A working-dir that is none, a log that cannot be opened, nobody's name, and whatever else is wrong:
+    each with its place, and by a dry run too; no file is made."""
+    one = daemon({"jobs": {"web": UP}})
+    before = lives(one)
+    settings = [
+        '"log-file": "/nonexistent/log"',
+        f'"working-dir": "{one.config}"',
+        '"allow-users": [0, "no such user"]',
+        '"allow-groups": ["no such group"]',
+    ]
+    text = '{"supervisor": {\n' + ",\n".join(settings) + '},\n"jobs": {"web": {"comand": 1}}}'
+    Path(one.config).write_text(text, encoding="utf-8")
+    done = one.run_cli("reload", *options)
+
+    name = "on this machine: correct the name"
+    assert done.code == 1
+    assert [line.removeprefix(one.config) for line in done.err.splitlines()] == [
+        ":2:13: supervisor.log-file: /nonexistent/log: No such file or directory",
+        f":3:16: supervisor.working-dir: {one.config}: Not a directory",
+        f":4:20: supervisor.allow-users[1]: there is no user 'no such user' {name}",
+        f":5:18: supervisor.allow-groups[0]: there is no group 'no such group' {name}",
+        ':6:10: jobs.web: has no "command", and every job needs one',
+        ':6:18: jobs.web.comand: unknown key; did you mean "command"?',
+    ]
+    assert lives(one) == before
+
+
+def test_a_log_is_made_only_once_nothing_is_wrong(daemon: Factory) -> None:
+    """Neither a dry run nor a reload that fails makes the file."""
+    one = daemon({"jobs": {"web": UP}})
+    supervisor = {"log-file": one.path("new")}
+    one.configure({"supervisor": supervisor, "jobs": {"web": UP}})
+    assert one.run_cli("reload", "--dry-run").code == 0
+    one.configure({"supervisor": supervisor, "jobs": {"web": {}}})
+    assert one.run_cli("reload").code == 1
+    assert not os.path.exists(one.path("new"))
+    one.configure({"supervisor": supervisor, "jobs": {"web": UP}})
+    assert one.run_cli("reload").code == 0
+
+    assert os.path.exists(one.path("new"))
+
+
+# Reads another address than the one at the start, whose socket systemd has given; the events' it has not.
+GIVEN = """
+import json
+from jobmon.linux.loading import Source
+from jobmon.linux.reload import Reloader
+source = Source("jobmon.json")
+json.dump({"supervisor": {"control-port": 1, "event-port": 2}}, open("jobmon.json", "w"))
+print(*Reloader(source, None, frozenset(["control-port"]))._prepare().plan.daemon.restart)
+"""
+
+
+def test_an_address_that_is_not_used_needs_no_restart(tmp_path: Path) -> None:
+    """Where systemd holds the socket, what the configuration says of it means nothing."""
+    (tmp_path / "jobmon.json").write_text("{}")
+    environ = {**os.environ, "PYTHONPATH": kit.SOURCES}
+    command = [sys.executable, "-c", GIVEN]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "event-port\n"
+
+
+# Reads a configuration anew as a daemon does, where nobody may ask for a name.
+NO_NAMES = """
+import json, sys
+from jobmon.linux.loading import Source
+from jobmon.linux.reload import Reloader
+source = Source("jobmon.json")
+sys.modules["pwd"] = sys.modules["grp"] = None  # to import one now fails
+config = json.load(open("jobmon.json"))
+config["jobs"] = {"web": {"command": "true"}}
+json.dump(config, open("jobmon.json", "w"))
+print(Reloader(source, None)._prepare().access)
+"""
+
+
+def test_names_are_asked_for_only_if_others_are_named(tmp_path: Path) -> None:
+    """A name service may be slow, and the daemon does nothing meanwhile."""
+    config = {"supervisor": {"allow-users": ["root"], "allow-groups": ["root"]}}
+    (tmp_path / "jobmon.json").write_text(json.dumps(config))
+    environ = {**os.environ, "PYTHONPATH": kit.SOURCES}
+    command = [sys.executable, "-c", NO_NAMES]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "None\n"
 
 
 @as_root
@@ -551,7 +697,7 @@ def test_who_may_changes_at_once(daemon: Factory) -> None:
 
     assert modes() == {0o600}
     one.configure({"supervisor": {"allow-users": ["no such user"]}})
-    assert "allow-users: there is no user 'no such user'" in one.run_cli("reload").err
+    assert "supervisor.allow-users[0]: there is no user 'no such user'" in one.run_cli("reload").err
     one.configure({"supervisor": {"allow-users": [e2e.NOBODY]}, "jobs": {"web": UP}})
     pipe.reload()
     assert modes() == {0o666}

@@ -320,7 +320,9 @@ def _engine(source: Source, setting: Setting, log: Log, listeners: list[Listener
         Spawner(os.environb, marker, before),
         log,
         access,
-        reloader=Reloader(source, setting.log_path),
+        reloader=Reloader(
+            source, setting.log_path, frozenset(f"{role}-port" for role in setting.passed.values() if role)
+        ),
         tree=Tree(marker),
         hierarchy=_hierarchy(f"{_family(source)}.{marker}", log),
         announce=lambda: setting.announce(f"{control},{event}"),

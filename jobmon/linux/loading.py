@@ -15,7 +15,7 @@ from jobmon.errors import StartupError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from jobmon.config import Config
+    from jobmon.config import Check, Config
 
 MAX_CONFIG_BYTES = 16 << 20  # of one file; ten thousand jobs need a few
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -46,14 +46,15 @@ class Source:
         self.warnings = tuple(map(str, config.warnings))
         self.config = config.replace(warnings=())
 
-    def read(self) -> Config:
-        """What stands there now. Waits for nobody. Raises ConfigError."""
-        return self._load(self.path, Disk())
+    def read(self, check: Check | None = None) -> Config:
+        """What stands there now, with relative paths from the working-dir that is in force: another one is
+        for the next daemon. Waits for nobody. Raises ConfigError, also with what `check` complains of."""
+        return self._load(self.path, Disk(), self.config.supervisor.working_dir, check)
 
-    def _load(self, name: str, disk: Disk) -> Config:
+    def _load(self, name: str, disk: Disk, base: str | None = None, check: Check | None = None) -> Config:
         from jobmon.config import load
 
-        return load(name, disk, os.environ, self._here, self._tmp)
+        return load(name, disk, os.environ, self._here, self._tmp, base=base, check=check)
 
 
 class Disk:

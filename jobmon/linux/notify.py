@@ -237,10 +237,8 @@ class Herald:
         going, coming = (State.STOPPING, State.KILLING), (State.STARTING, State.WAITING)
         states: tuple[State, ...] = going if self._is_stopping else coming
         if not self._is_ready and not self._is_stopping:
-            states = (
-                *coming,
-                *going,
-            )  # what takes too long to be ready is on its way down before it has failed
+            # What takes too long to be ready is on its way down before it has failed.
+            states = (*coming, *going)
         return [job for job in jobs if job.state in states]
 
     def _patience(self, moving: Iterable[Job], now: float) -> int:

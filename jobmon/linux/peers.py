@@ -1,6 +1,7 @@
 """Who is at the other end of a connection, by the kernel's word alone, and whether that one may be there.
 
-It reads no byte of the connection, never waits, and asks no name service but in `Access.resolve`, at load.
+It reads no byte of the connection, never waits, and asks no name service but in `Access.resolve`: at the
+start, and when a reload brings other names.
 
 A UNIX socket remembers who connected (SO_PEERCRED, SO_PEERGROUPS: unix(7)), even when that process has gone.
 A TCP connection on loopback has two sockets in this kernel; the one at the client's end knows the uid that
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from jobmon.linux.sockets import Stream
 
     End = tuple[bytes, int]  # packed address, port
+    Unknown = tuple[str, str, str]
 
 SO_PEERGROUPS = 59  # asm-generic/socket.h, kernel 4.13
 _GROUPS_BYTES = 1024  # the most that getsockopt of _socket takes: 256 groups
@@ -73,17 +75,23 @@ class Access(Record):
 
     @staticmethod
     def resolve(users: Sequence[str | int], groups: Sequence[str | int]) -> Access:
-        """Turns the names of the configuration into numbers. Asks the name service, so only at load.
+        """Turns the names of the configuration into numbers. Asks the name service, which may take its time.
 
         Raises:
             StartupError: names that this machine does not know, all of them.
         """
-        problems: list[str] = []
-        uids = _numbers(users, "user", problems)
-        gids = _numbers(groups, "group", problems)
-        if problems:
-            raise StartupError("\n".join(problems))
-        return Access(os.geteuid(), uids, gids, _members(gids))
+        access, unknown = Access.look_up(users, groups)
+        if unknown:
+            raise StartupError("\n".join(f"{key}: {message}" for key, _, message in unknown))
+        return access
+
+    @staticmethod
+    def look_up(users: Sequence[str | int], groups: Sequence[str | int]) -> tuple[Access, list[Unknown]]:
+        """The same, but with the names that this machine does not know: key, name, message."""
+        unknown: list[Unknown] = []
+        uids = _numbers(users, "user", unknown)
+        gids = _numbers(groups, "group", unknown)
+        return Access(os.geteuid(), uids, gids, _members(gids)), unknown
 
     @property
     def is_shared(self) -> bool:
@@ -101,12 +109,13 @@ class Access(Record):
         return not self.gids.isdisjoint(peer.gids)
 
 
-def _numbers(entries: Sequence[str | int], kind: str, problems: list[str]) -> frozenset[int]:
+def _numbers(entries: Sequence[str | int], kind: str, unknown: list[Unknown]) -> frozenset[int]:
     found = set()
     for entry in entries:
         number = entry if isinstance(entry, int) else _number_of(entry, kind)
         if number is None:
-            problems.append(f"allow-{kind}s: there is no {kind} {entry!r} on this machine: correct the name")
+            message = f"there is no {kind} {entry!r} on this machine: correct the name"
+            unknown.append((f"allow-{kind}s", str(entry), message))
         else:
             found.add(number)
     return frozenset(found)

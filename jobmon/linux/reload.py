@@ -6,9 +6,11 @@ the supervisor; what it means to the daemon itself is done here.
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 
-from jobmon.errors import ConfigError, StartupError
+from jobmon.errors import ConfigError
 from jobmon.linux import answers
 from jobmon.linux.loading import forget
 from jobmon.linux.logfile import ERROR, INFO, WARNING, open_log
@@ -20,11 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
     from typing import Any
 
-    from jobmon.config import Config
+    from jobmon.config import Complaint, Config
     from jobmon.linux.engine import Engine
     from jobmon.linux.loading import Source
     from jobmon.linux.logfile import Log
     from jobmon.plan import Plan
+    from jobmon.spec import SupervisorSpec
+    from jobmon.supervisor import Supervisor
 
 
 class Outcome(Record):
@@ -37,20 +41,67 @@ class Outcome(Record):
 
 
 class _Draft(Record):
-    """A configuration that can be gone by at once. `log` is the descriptor of another log file, or -1."""
+    """A configuration that can be gone by at once. `access` is None where who may is as before."""
 
     config: Config
     plan: Plan
-    access: Access
-    log: int
+    access: Access | None
+
+
+class _Check:
+    """What the form of the supervisor's settings does not tell: whether they can be gone by here and now.
+    Changes nothing. `access` is who may from now on, if that is not as before."""
+
+    def __init__(self, old: SupervisorSpec, log_path: str | None) -> None:
+        self._old = old
+        self._log_path = log_path
+        self.access: Access | None = None
+
+    def __call__(self, new: SupervisorSpec) -> list[Complaint]:
+        """What is wrong: key, element of its list, message."""
+        old, found = self._old, []
+        if new.working_dir != old.working_dir and (trouble := _why_not_there(new.working_dir)):
+            found.append(("working-dir", "", f"{new.working_dir}: {trouble}"))
+        path = new.log_file or self._log_path
+        if path is not None and new.log_file != old.log_file and (trouble := _why_no_log(path)):
+            found.append(("log-file", "", f"{path}: {trouble}"))
+        if (new.allow_users, new.allow_groups) != (old.allow_users, old.allow_groups):
+            self.access, unknown = Access.look_up(new.allow_users, new.allow_groups)
+            found += unknown
+        return found
+
+
+def _why_not_there(path: str) -> str:
+    """Why a directory cannot be the working directory, or nothing."""
+    try:
+        os.close(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.strerror or "cannot be entered"
+    return "" if os.access(path, os.X_OK, effective_ids=True) else os.strerror(errno.EACCES)
+
+
+def _why_no_log(path: str) -> str:
+    """Why a log cannot be opened, or nothing. None is made: where there is none, its directory must do."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except FileNotFoundError:
+        directory = os.path.dirname(os.path.realpath(path))
+        if trouble := _why_not_there(directory):
+            return trouble
+        return "" if os.access(directory, os.W_OK, effective_ids=True) else os.strerror(errno.EACCES)
+    except OSError as error:
+        return error.strerror or "cannot be opened"
+    return ""
 
 
 class Reloader:
-    """Reads `source` again. `log_path` is for a configuration without log-file (None: standard error)."""
+    """Reads `source` again. `log_path` is for a configuration without log-file (None: standard error),
+    `unused` are keys that do not count because systemd has given the sockets."""
 
-    def __init__(self, source: Source, log_path: str | None) -> None:
+    def __init__(self, source: Source, log_path: str | None, unused: frozenset[str] = frozenset()) -> None:
         self._source = source
         self._log_path = log_path
+        self._unused = unused
 
     def reload(self, engine: Engine, to: Hashable, by: str, *, restart: bool, dry_run: bool) -> Outcome:
         """Do it, or with `dry_run` only say what it would do. What is done the supervisor answers to `to`."""
@@ -68,62 +119,75 @@ class Reloader:
 
     def _try(self, engine: Engine, to: Hashable, by: str, restart: bool, dry_run: bool) -> Outcome:
         try:
-            draft = self._prepare(with_log=not dry_run)
+            draft = self._prepare()
         except ConfigError as error:
             return Outcome("invalid", tuple(map(str, error.problems)))
-        except StartupError as error:
-            return Outcome("invalid", tuple(str(error).splitlines()))
         body = {"plan": answers.plan(draft.plan), "warnings": list(map(str, draft.config.warnings))}
         if dry_run:
             return Outcome(body=body)
+        try:
+            self._change_log(engine.log, draft)
+        except OSError as error:  # it could be opened a moment ago
+            return Outcome("invalid", (f"log-file {error.filename}: {error.strerror}",))
         token = engine.supervisor.log.last
-        self._change_daemon(engine, draft, by)
+        # Who has sent a signal sees no reply: the log answers, at the level that it has by default.
+        level = WARNING if to is None else INFO
+        _log(engine.log, draft, level, by)
+        self._change_daemon(engine, draft)
         engine.supervisor.reload(draft.plan, to, time.monotonic(), restart=restart, by=by)
-        stale = [] if restart else [name for name, job in engine.supervisor.jobs.items() if job.stale]
+        stale = [] if restart else _stale(engine.supervisor)
+        if stale:
+            engine.log.write(level, "reload: run on as they were started", jobs=", ".join(stale))
         return Outcome(body={**body, "stale": stale, "token": token})
 
-    def _prepare(self, *, with_log: bool) -> _Draft:
-        """All that may fail. Raises ConfigError, StartupError."""
+    def _prepare(self) -> _Draft:
+        """All that may fail. Changes nothing. Raises ConfigError."""
         from jobmon.plan import plan
 
-        config = self._source.read()
-        spec = config.supervisor
-        access = Access.resolve(spec.allow_users, spec.allow_groups)
+        check = _Check(self._source.config.supervisor, self._log_path)
+        config = self._source.read(check)
         changes = plan(self._source.config, config)
-        moves = with_log and "log-file" in changes.daemon.hot
-        return _Draft(config, changes, access, self._open_log(spec.log_file) if moves else -1)
+        keys = changes.daemon
+        used = keys.replace(restart=tuple(key for key in keys.restart if key not in self._unused))
+        return _Draft(config, changes.replace(daemon=used), check.access)
 
-    def _open_log(self, path: str | None) -> int:
-        path = path or self._log_path
-        try:
-            return open_log(path)
-        except OSError as error:
-            raise StartupError(f"log-file {path}: {error.strerror}") from None
-
-    def _change_daemon(self, engine: Engine, draft: _Draft, by: str) -> None:
+    def _change_log(self, log: Log, draft: _Draft) -> None:
+        """The only change that may fail, so the first one. Raises OSError."""
         spec = draft.config.supervisor
-        if draft.log >= 0:
-            engine.log.go_on(spec.log_file or self._log_path, draft.log)
-        engine.log.keep_to(spec.log_level)
-        _log(engine.log, draft, by)
-        engine.sessions.permit(draft.access)
+        if "log-file" in draft.plan.daemon.hot:
+            path = spec.log_file or self._log_path
+            log.go_on(path, open_log(path))
+        log.keep_to(spec.log_level)
+
+    def _change_daemon(self, engine: Engine, draft: _Draft) -> None:
+        if draft.access is not None:
+            engine.sessions.permit(draft.access)
         engine.sessions.make_room(len(draft.config.jobs))
         self._keep(draft.config, draft.plan)
 
     def _keep(self, new: Config, changes: Plan) -> None:
         """Compare the next one with this; but the daemon's own settings with those that it goes by. Without
         what is of no use: warnings, and a second copy of what has not changed."""
-        old = self._source.config.jobs
-        new.jobs.update({name: old[name] for name, spec in new.jobs.items() if old.get(name) == spec})
+        old = self._source.config
+        others = {spec.name for spec in (*changes.added, *(change.spec for change in changes.changed))}
+        jobs = {name: spec if name in others else old.jobs[name] for name, spec in new.jobs.items()}
         fields = [key.replace("-", "_") for key in changes.daemon.restart]
-        ours = {field: getattr(self._source.config.supervisor, field) for field in fields}
-        self._source.config = new.replace(supervisor=new.supervisor.replace(**ours), warnings=())
+        ours = {field: getattr(old.supervisor, field) for field in fields}
+        self._source.config = new.replace(jobs=jobs, supervisor=new.supervisor.replace(**ours), warnings=())
 
 
-def _log(log: Log, draft: _Draft, by: str) -> None:
-    """A line for each change."""
+def _stale(supervisor: Supervisor) -> list[str]:
+    """Whom `reload --restart` would restart."""
+    stays = supervisor.turns.stays
+    return [name for name, job in supervisor.jobs.items() if job.stale and stays(name)]
+
+
+def _log(log: Log, draft: _Draft, level: str, by: str) -> None:
+    """A line that it is done, at `level`, and one for each change."""
     changes = draft.plan
-    log.write(INFO, "reload" if changes else "reload: nothing has changed", by=by)
+    counts = {"added": changes.added, "removed": changes.removed, "changed": changes.changed}
+    facts = {what: len(jobs) or None for what, jobs in counts.items()}
+    log.write(level, "reload" if changes else "reload: nothing has changed", by=by, **facts)
     for name in changes.removed:
         log.write(INFO, "reload: removed", job=name)
     for spec in changes.added:
