@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket
 import os
 import sys
+from time import monotonic
 
 from jobmon.errors import (
     AddressError,
@@ -139,13 +140,15 @@ class _Link:
             raise RemoteProtocolError(f"the daemon at {self._where} says: {message.message}")
         return message
 
-    def drain(self) -> None:
-        """Wait for the end of the connection, whatever comes before it."""
+    def drain(self, until: float | None = None) -> bool:
+        """Wait for the end of the connection, whatever comes before it; False when time.monotonic() has
+        reached `until` and it has not come."""
         try:
-            while self._read(None):
-                pass
+            while until is None or _wait_readable(self.fileno(), until - monotonic()):
+                self._read(None)
         except ConnectionLost:
-            pass
+            return True
+        return False
 
     def seen_from_here(self, pid: object) -> object:
         """The daemon's pid in our PID namespace, where it may be another than it has in its own: that of
@@ -262,16 +265,27 @@ class CommandPipe:
         """All jobs, and whether a process of each lives."""
         return self.list_jobs()
 
-    def terminate(self, *, wait: bool = False) -> None:
-        """Stop all jobs and end the daemon; returns at once, or with `wait` when it is gone."""
-        pid = self.request("terminate").get("pid")
-        if not wait:
-            return
+    def terminate(self, *, wait: bool = False, timeout: float | None = None, reason: str = "") -> None:
+        """Stop all jobs and end the daemon; returns at once, or with `wait` when it is gone.
+
+        Raises:
+            WaitTimeout: it was not within `timeout` seconds; it goes on ending.
+        """
+        began = monotonic()
+        pid = self.request("terminate", reason=reason).get("pid")
+        if wait and not self._see_the_end(pid, None if timeout is None else began + timeout):
+            raise WaitTimeout(f"timed out: the daemon, pid {pid}, goes on ending", "timeout")
+
+    def _see_the_end(self, pid: object, until: float | None) -> bool:
+        """Whether the daemon is gone; its process is by a moment after its connections."""
         process = _pidfd_of(self._link.seen_from_here(pid))
         try:
-            self._link.drain()
-            if process is not None:
-                _wait_readable(process, LAST_BREATH)
+            if not self._link.drain(until):
+                return False
+            if process is None:
+                return True
+            left = LAST_BREATH if until is None else min(until - monotonic(), LAST_BREATH)
+            return _wait_readable(process, left) or left == LAST_BREATH
         finally:
             if process is not None:
                 os.close(process)
@@ -381,9 +395,15 @@ class CommandPipe:
         details = {"any": any, "since": since, "timeout": timeout}
         return ends_of(self.request("wait", jobs, condition=condition, duration=duration, **details))
 
-    def signal(self, signal: str | int, *jobs: str, all: bool = False) -> None:  # noqa: A002 - the verb's word
+    def signal(
+        self,
+        signal: str | int,
+        *jobs: str,
+        all: bool = False,  # noqa: A002 - the verb's word
+        reason: str = "",
+    ) -> None:
         """Send a signal, by name or number, to the first process of jobs, or to `all` of theirs."""
-        self._command("signal", jobs, signal=str(signal), all=all)
+        self._command("signal", jobs, signal=str(signal), all=all, reason=reason)
 
     def reload(self, *, dry_run: bool = False, restart: bool = False) -> dict[str, Any]:
         """Let the daemon read its configuration again and go by it; returns the "plan" (docs/protocol.md).
@@ -538,12 +558,12 @@ def _pidfd_of(pid: object) -> int | None:
         return None
 
 
-def _wait_readable(fd: int, seconds: float) -> None:
+def _wait_readable(fd: int, seconds: float) -> bool:
     from select import POLLIN, poll
 
     poller = poll()
     poller.register(fd, POLLIN)
-    poller.poll(seconds * 1000)
+    return bool(poller.poll(max(0.0, seconds * 1000)))
 
 
 class EventStream:

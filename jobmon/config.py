@@ -11,7 +11,7 @@ from jobmon import config_keys, spec
 from jobmon.config_kinds import Context, Wrong, join, nearest, path_text, show, text_fault
 from jobmon.errors import ConfigError
 from jobmon.jsontext import MAX_FAULTS, Document, escape, quote
-from jobmon.order import cycle
+from jobmon.order import cycles
 from jobmon.records import Record
 
 TYPE_CHECKING = False
@@ -148,6 +148,11 @@ def _in_order(found: list[tuple[int, Problem]]) -> tuple[Problem, ...]:
     return tuple(problem for _, problem in found)
 
 
+def _cut_off(found: list[tuple[int, Problem]], path: str) -> tuple[Problem, ...]:
+    more = (Problem(path, 0, 0, "", _MORE),) if len(found) > MAX_PROBLEMS else ()
+    return _in_order(found)[:MAX_PROBLEMS] + more
+
+
 class _Loader:
     """One loading. Collects problems; nothing is raised before everything has been looked at."""
 
@@ -159,7 +164,8 @@ class _Loader:
         self._warnings: list[_Note] = []
         self._found: list[tuple[int, Problem]] = []
         self._jobs: dict[str, spec.JobSpec] = {}
-        self._owners: dict[str, _Source] = {}
+        self._owners: dict[str, _Source] = {}  # of each name, the first file that has it
+        self._homes: dict[str, _Source] = {}  # of each of the jobs, the file that it was read from
         self._cwd = context.base
         self._base = base
         self._check = check
@@ -172,10 +178,8 @@ class _Loader:
         except _Enough:
             pass
         self._raise(path)
-        warnings = _in_order([(note.source.order, note.problem()) for note in self._warnings])
-        if len(warnings) == MAX_PROBLEMS:
-            warnings += (Problem(path, 0, 0, "", _MORE),)
-        return Config(path, supervisor, self._jobs, warnings)
+        warnings = [(note.source.order, note.problem()) for note in self._warnings]
+        return Config(path, supervisor, self._jobs, _cut_off(warnings, path))
 
     def _all(self, path: str) -> spec.SupervisorSpec:
         source = self._read(path)
@@ -193,8 +197,7 @@ class _Loader:
     def _raise(self, path: str) -> None:
         found = self._found + [(note.source.order, note.problem()) for note in self._notes]
         if found:
-            more = (Problem(path, 0, 0, "", _MORE),) if len(found) > MAX_PROBLEMS else ()
-            raise ConfigError(_in_order(found)[:MAX_PROBLEMS] + more)
+            raise ConfigError(_cut_off(found, path))
 
     # ---- problems ----
 
@@ -203,7 +206,7 @@ class _Loader:
         self._see_whether_enough()
 
     def _doubt(self, source: _Source, path: Path, message: str) -> None:
-        if len(self._warnings) < MAX_PROBLEMS:
+        if len(self._warnings) <= MAX_PROBLEMS:
             self._warnings.append(_Note(source, path, False, message))
 
     def _fault(self, source: _Source, line: int, column: int, message: str, key: str = "") -> None:
@@ -384,6 +387,7 @@ class _Loader:
                 fields.setdefault("start_timeout", spec.START_TIMEOUT)
             self._check_readiness(source, path, fields)
             self._jobs[name] = spec.JobSpec(name=name, **fields)
+            self._homes[name] = source
 
     def _check_readiness(self, source: _Source, path: Path, fields: dict[str, Any]) -> None:
         """Ways to be ready that this job cannot go."""
@@ -415,15 +419,24 @@ class _Loader:
                         self._no_such_job(name, key, other)
             if known:
                 edges[name] = tuple(known)
-        found = cycle(edges)
-        if found:
-            way = " -> ".join(quote(name) for name in found)
-            self._wrong(self._owners[found[0]], ("jobs", found[0]), f"comes after itself: {way}", key=True)
+        for found in cycles(edges):
+            name, other = found[:2]
+            key = "after" if other in self._jobs[name].after else "requires"
+            way = " -> ".join(quote(each) for each in found)
+            self._wrong_entry(name, key, other, f"comes after itself: {way}")
 
     def _no_such_job(self, name: str, key: str, other: str) -> None:
-        meant = nearest(other, self._owners)
+        meant = nearest(other, [each for each in self._owners if each != name])
         advice = f"; did you mean {quote(meant)}?" if meant else ""
-        self._wrong(self._owners[name], ("jobs", name, key), f"there is no job {quote(other)}{advice}")
+        self._wrong_entry(name, key, other, f"there is no job {quote(other)}{advice}")
+
+    def _wrong_entry(self, name: str, key: str, other: str, message: str) -> None:
+        """Something is wrong with the name of another job in a list of a job."""
+        source = self._homes[name]
+        assert source.document is not None
+        jobs = source.document.value
+        names = (jobs if source.unwrapped else jobs["jobs"])[name][key]
+        self._wrong(source, ("jobs", name, key, names.index(other)), message)
 
     def _job_name(self, source: _Source, path: Path, name: str) -> None:
         owner = self._owners.setdefault(name, source)

@@ -281,7 +281,7 @@ JOB = (
         '`{"tcp": "HOST:PORT"}`, `{"http": URL}` when that succeeds, tried every `interval` (1) seconds '
         'with a `timeout` (5) for each; `{"log": REGEX}` by a line of its own stdout or stderr, where those '
         'are files. With tcp, `"owned": true` asks that a process of the job itself listens there. Hosts '
-        'are numbers or localhost.',
+        "are numbers or localhost.",
         also=("readiness",),
     ),
     Key(

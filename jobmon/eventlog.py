@@ -25,18 +25,22 @@ _STATES = tuple(State)
 
 
 class EventLog:
-    """A ring of KEPT_EVENTS events. Numbers begin at 1 and have no gaps.
+    """A ring of KEPT_EVENTS events. Numbers begin after `begin` and have no gaps.
+
+    0 stands for `begin`, whatever that is. A daemon takes the microsecond of its start, which is beyond all
+    that an earlier one has told: no daemon has a million events in each second of its life. So a number of
+    an earlier daemon is never taken for one of this; and a double holds it until the year 2255.
 
     Of the events that leave the ring, the last KEPT_OF_EACH of every one of `jobs` stay.
     """
 
-    __slots__ = ("_jobs", "_old", "_ring", "last")
+    __slots__ = ("_begin", "_jobs", "_old", "_ring", "last")
 
-    def __init__(self, jobs: Container[str] = ()) -> None:
+    def __init__(self, jobs: Container[str] = (), begin: int = 0) -> None:
         self._jobs = jobs
         self._ring: deque[Event] = deque(maxlen=KEPT_EVENTS)
         self._old: dict[str, bytes] = {}
-        self.last = 0
+        self.last = self._begin = begin
 
     @property
     def first(self) -> int:
@@ -59,7 +63,7 @@ class EventLog:
 
     def holds(self, seq: int) -> bool:
         """Whether somebody who has seen everything up to `seq` has missed nothing."""
-        return self.first - 1 <= seq <= self.last
+        return self.first - 1 <= (seq or self._begin) <= self.last
 
     def time(self, seq: int) -> float:
         """The unix time of event number `seq`; of one that is not kept any more, or was never, 0."""

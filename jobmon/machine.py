@@ -147,6 +147,11 @@ class Job:
         changed = [field for field in OF_A_RUN if getattr(then, field) != getattr(now, field)]
         return tuple(field.replace("_", "-") for field in changed)
 
+    @property
+    def waits_for(self) -> str:
+        """For what its launch has to wait, and who or what has asked for it."""
+        return f"{self.held}; {self.wanted}"
+
     def step(self, what: Input, now: float) -> list[Action]:
         """Take one input at `now` (CLOCK_MONOTONIC seconds); return what is to be done, in order."""
         if self._is_late(what):
@@ -200,7 +205,8 @@ class Job:
     def _spawn(self, now: float, cause: str, kind: str = "state") -> None:
         self.spawn_error = ""
         if self.held:
-            self._enter(State.WAITING, now, self.held, kind)
+            self._enter(State.WAITING, now, cause if kind == "died" else self.waits_for, kind)
+            self.cause = self.waits_for
             return
         self.run += 1
         self.ran = self.spec
@@ -245,6 +251,7 @@ class Job:
         self.result = cause
         if following is Next.RESTART:
             self._spawn(now, cause, kind)
+            self.cause = self.wanted if self.state is State.STARTING else self.cause
         elif following is Next.REMOVE:
             self._enter(State.STOPPED, now, cause, kind)
             self._removed()
@@ -310,7 +317,7 @@ def hold(job: Job, what: Hold, now: float) -> None:
     """= (held)"""
     job.held = what.reason
     if job.state is State.WAITING:
-        job.cause = what.reason
+        job.cause = job.waits_for
 
 
 def release(job: Job, what: Release, now: float) -> None:

@@ -28,11 +28,16 @@ class Order:
         """All that jobs require, directly or not, the deepest first, each with one that requires it; what
         was asked for itself not."""
         found = _deepest_first(names, self.requires)
-        return {name: by for name, by in found.items() if by}
+        return {name: by for name, by in found.items() if by is not None}
 
     def needed_by(self, name: str, counts: Callable[[str], bool] = lambda _: True) -> list[str]:
         """All that require a job, directly or through jobs that count, the outermost first; itself not."""
-        return list(_deepest_first((name,), self.required_by, counts))[:-1]
+        return list(self.with_dependents((name,), counts))[:-1]
+
+    def with_dependents(self, names: Iterable[str], counts: Callable[[str], bool]) -> dict[str, str | None]:
+        """The names and all that require one of them, directly or through jobs that count, the outermost
+        first: each with one that it requires, the names themselves with None."""
+        return _deepest_first(names, self.required_by, counts)
 
     def sort(self, names: Iterable[str]) -> list[str]:
         """The names, each after those of them that it comes after; repeated ones once."""
@@ -40,30 +45,42 @@ class Order:
         return [name for name in _deepest_first(wanted, self.after) if name in wanted]
 
 
-def cycle(edges: Mapping[str, Iterable[str]]) -> list[str]:
-    """A cycle as the names on its way, the first repeated at the end; [] where there is none."""
+def cycles(edges: Mapping[str, Iterable[str]]) -> list[tuple[str, ...]]:
+    """Circles, each as the names on its way with the first once more at the end: the step from the first
+    to the second is what closes it. Of circles that share a name one is there."""
+    found: list[tuple[str, ...]] = []
     done: set[str] = set()
     for start in edges:
-        path: list[str] = []
-        on_path: set[str] = set()
-        stack = [(start, iter(edges.get(start, ())))] if start not in done else []
-        if stack:
-            path.append(start)
-            on_path.add(start)
-        while stack:
-            name, rest = stack[-1]
-            following = next((each for each in rest if each not in done), None)
-            if following is None:
-                stack.pop()
-                done.add(name)
-                on_path.discard(path.pop())
-            elif following in on_path:
-                return [*path[path.index(following) :], following]
-            else:
-                path.append(following)
-                on_path.add(following)
-                stack.append((following, iter(edges.get(following, ()))))
-    return []
+        if start not in done:
+            _walk(start, edges, done, found)
+    return found
+
+
+def _walk(
+    start: str, edges: Mapping[str, Iterable[str]], done: set[str], found: list[tuple[str, ...]]
+) -> None:
+    """Depth first from `start`. A step back to a name on the way closes a circle."""
+    path = [start]
+    places = {start: 0}
+    marks = [-1]  # of each place on the way, the last one up to it whose name is taken by a circle
+    stack = [iter(edges.get(start, ()))]
+    while stack:
+        following = next((each for each in stack[-1] if each not in done), None)
+        if following is None:
+            stack.pop()
+            marks.pop()
+            name = path.pop()
+            del places[name]
+            done.add(name)
+        elif following not in places:
+            places[following] = len(path)
+            path.append(following)
+            marks.append(marks[-1])
+            stack.append(iter(edges.get(following, ())))
+        elif marks[-1] < places[following]:
+            way = path[places[following] :]
+            found.append((path[-1], *way))
+            marks[places[following] :] = range(places[following], len(path))
 
 
 def _reversed(edges: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -78,23 +95,23 @@ def _deepest_first(
     names: Iterable[str],
     edges: Mapping[str, tuple[str, ...]],
     counts: Callable[[str], bool] = lambda _: True,
-) -> dict[str, str]:
+) -> dict[str, str | None]:
     """Depth first from the names, so that what is further along the edges comes before what leads there.
-    Each is found with the one that led there, a name itself with ""."""
-    found: dict[str, str] = {}
-    seen: dict[str, str] = {}
+    Each is found with the one that led there, a name itself with None."""
+    found: dict[str, str | None] = {}
+    seen: dict[str, str | None] = {}
     roots = dict.fromkeys(names)
     for root in roots:
         if root in seen:
             continue
-        seen[root] = ""
+        seen[root] = None
         stack = [(root, iter(edges.get(root, ())))]
         while stack:
             current, rest = stack[-1]
             following = next((each for each in rest if each not in seen and counts(each)), None)
             if following is None:
                 stack.pop()
-                found[current] = "" if current in roots else seen[current]
+                found[current] = None if current in roots else seen[current]
             else:
                 seen[following] = current
                 stack.append((following, iter(edges.get(following, ()))))

@@ -49,22 +49,24 @@ TOLD_OF_A_BUG = 20  # events of a job that go with the report of a contradiction
 
 
 class Supervisor:
-    """The set of jobs. `wall` is what to add to `now` for unix time; the engine keeps it right."""
+    """The set of jobs. `wall` is what to add to `now` for unix time; the engine keeps it right. Events
+    have numbers beyond `begin`."""
 
-    def __init__(self, specs: Iterable[JobSpec], now: float = 0.0, wall: float = 0.0) -> None:
+    def __init__(self, specs: Iterable[JobSpec], now: float = 0.0, wall: float = 0.0, begin: int = 0) -> None:
         self.jobs: dict[str, Job] = {}
         self._past_runs = 0  # of jobs that were removed: the number of a run never comes again
         for spec in specs:
             self._know(spec, now)
-        self.log = EventLog(self.jobs)
+        self.log = EventLog(self.jobs, begin)
         self.wall = wall
         self.waiters = Waiters(self.jobs, self._do, lambda name: type(self.going(name)) is RestartJob)
         self.turns = Turns(self.jobs, self.feed, self.waiters.give_up)
         self._actions: list[Action] = []
-        self._published = 0
+        self._published = begin
         self._live = 0
         self._all_told = False
         self._finished = False
+        self._ended_by = ""
         self._exit_code: int | str = 0
         self._unannounced: set[str] | None = None
         self._unready: set[str] | None = None
@@ -193,10 +195,16 @@ class Supervisor:
         if self._unknown(names, to):
             return
         waiter = self._waiter(to, until or (waits.STOP, waits.gone if wait else waits.at_once))
+        wanted = []
         for name in dict.fromkeys(names):
-            self._expect(waiter, name, _refuse_stop(self.jobs[name]), waits.STOP)
+            refused = _refuse_stop(self.jobs[name])
+            self._expect(waiter, name, refused, waits.STOP)
+            if refused is None:
+                wanted.append(name)
         self.waiters.register(waiter, timeout, now)
-        self.turns.stop(names, Stop(at_once, by), now)
+        self.turns.stop(wanted, Stop(at_once, by), now)
+        for name in waiter.results:
+            self.feed(name, Stop(at_once, by), now)  # what has ended is stopped from now on
         self._see(waiter, now)
 
     def wait(
@@ -249,7 +257,9 @@ class Supervisor:
         self.turns.start([spec.name for spec in plan.added if spec.autostart], by, now)
         stale = [name for name, job in self.jobs.items() if job.stale and self.turns.stays(name)]
         if restart and stale:
-            self.restart(stale, to, now, wait=True, by=by)
+            all_of_them = self.order.with_dependents(stale, lambda name: name in self.jobs)
+            names = [name for name in all_of_them if self.turns.stays(name)]
+            self.restart(names, to, now, wait=True, by=by)
         else:
             self.waiters.reply(to, (), self.log.last)
 
@@ -278,12 +288,13 @@ class Supervisor:
                 results.append(JobResult(name))
         self.waiters.reply(to, results, token)
 
-    def terminate(self, now: float) -> None:
+    def terminate(self, now: float, by: str = "shutdown") -> None:
         """Stop everything, what comes after others before them, and end. A second time: without
-        patience and order."""
+        patience and order. The last event says who began it."""
         if self.terminating:
             self.turns.hurry(now)
             return
+        self._ended_by = by
         self.turns.end(now)
         for name in self.jobs:
             self._fail_at_the_end(name)
@@ -435,7 +446,7 @@ class Supervisor:
         if self._finished or self._live:
             return
         self._finished = True
-        self.log.add(now + self.wall, "", "terminated", State.STOPPED, 0, None, "shutdown")
+        self.log.add(now + self.wall, "", "terminated", State.STOPPED, 0, None, self._ended_by)
         self._published = self.log.last
         self._actions += (Publish(), Finish(self._exit_code))
 
@@ -444,7 +455,7 @@ def _refuse_start(job: Job) -> JobResult | None:
     if job.state in (State.STARTING, State.RUNNING):
         return JobResult(job.spec.name, "already-started", "is already running")
     if job.state is State.WAITING:
-        return JobResult(job.spec.name, "already-started", f"is already {job.cause}")
+        return JobResult(job.spec.name, "already-started", f"is already {job.held}")
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from jobmon.events import (
     AT_REST,
+    LEAVING,
     Hold,
     Next,
     Release,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 COMING = frozenset((State.WAITING, State.STARTING, State.BACKOFF))
 # Nothing of it lives, but it would come up by itself.
 PENDING = frozenset((State.WAITING, State.BACKOFF))
+# It may be launched without anybody asking again, so it has to know whether it may.
+UNASKED = PENDING | LEAVING
 
 
 class Turns:
@@ -63,25 +66,27 @@ class Turns:
 
     def restart(self, names: Iterable[str], by: str, now: float) -> None:
         """Give jobs a new run, and what requires them."""
+        names = tuple(names)
+        self._let_go([name for name in names if self._jobs[name].alive], RestartJob(by), now)
         for name in self._with_requirements(names, now):
-            self._let_go(name, RestartJob(by), now)
+            if not self._jobs[name].alive:
+                self._let_go((name,), RestartJob(by), now)
 
     def stop(self, names: Iterable[str], what: Stop | Remove, now: float) -> None:
-        """Stop jobs, after what requires them: else the end of one could be the start of the next."""
-        for name in reversed(self.order.sort(names)):
-            self._let_go(name, what, now)
+        """Stop jobs, after what requires them."""
+        self._let_go(names, what, now)
 
     def rearrange(self, removed: Iterable[str], now: float) -> None:
         """There are other jobs, or another order. What is removed keeps its place until it is gone."""
         self.order = Order(job.spec for job in self._jobs.values())
         self.stop(removed, Remove(), now)
-        for name, job in list(self._jobs.items()):
-            self._refresh(name, now)
+        for job in list(self._jobs.values()):
+            self._refresh_unasked(job.spec.name, now)
             if job.state is State.WAITING:
                 self._see_for_what(job, now)
         for name, what in list(self.leaving.items()):
             if name in self.leaving:
-                self._let_go(name, what, now)  # others may need it now
+                self._let_go((name,), what, now)  # others may need it now
 
     def keep(self, name: str) -> None:
         """It was to be removed, once it may, and is configured again."""
@@ -111,9 +116,14 @@ class Turns:
         """Whether a job is up, and nothing is to change that."""
         return _is_up(self._jobs[name]) and name not in self.leaving
 
+    def going_before(self, name: str) -> list[str]:
+        """What requires a job and is up, or comes up by itself: it has to go before it, in this order."""
+        return self.order.needed_by(name, self._is_wanted)
+
     def pass_on(self, job: Job, now: float) -> None:
         """A job is in another state: tell what comes after it, what requires it, what it requires."""
         name = job.spec.name
+        self._refresh_unasked(name, now)
         if self.ending and job.state in PENDING:
             self._feed(name, Shutdown(), now)  # it ended before its turn, and will not come back
         if self.leaving and not _is_up(job):
@@ -123,7 +133,7 @@ class Turns:
                 self._take_down(job, now)
             elif job.state is State.WAITING:
                 self._see_for_what(job, now)
-        self._refresh_after(name, now)
+        self._refresh_after((name,), now)
 
     # ---- coming up --------------------------------------------------------------------------
 
@@ -150,7 +160,7 @@ class Turns:
         else:
             del self.leaving[name]
         self._give_up(name, "failed", "was started meanwhile", lambda waiter: waiter.has_stopped(name))
-        self._refresh_after(name, now)
+        self._refresh_after((name,), now)
 
     def _refresh(self, name: str, now: float) -> None:
         """See whether a job has to wait for what it comes after."""
@@ -163,9 +173,14 @@ class Turns:
         elif not reason and job.held:
             self._feed(name, Release(), now)
 
-    def _refresh_after(self, name: str, now: float) -> None:
-        for other in self.order.before.get(name, ()):
-            self._refresh(other, now)
+    def _refresh_unasked(self, name: str, now: float) -> None:
+        job = self._jobs.get(name)
+        if job is not None and job.state in UNASKED and name not in self.leaving:
+            self._refresh(name, now)
+
+    def _refresh_after(self, names: Iterable[str], now: float) -> None:
+        for other in dict.fromkeys(other for name in names for other in self.order.before.get(name, ())):
+            self._refresh_unasked(other, now)
 
     def _reason_to_wait(self, job: Job) -> str:
         names = []
@@ -183,10 +198,15 @@ class Turns:
         return to_restart or job.next in (Next.RESTART, Next.DECIDE)
 
     def _see_for_what(self, job: Job, now: float) -> None:
-        """A job begins to wait: not for what does not come."""
+        """A job begins to wait: not for what does not come. What was never started yet, as it is required
+        only since a reload, is started."""
         for need in job.spec.requires:
             earlier = self._jobs.get(need)
-            if earlier is not None and earlier.state in AT_REST and not earlier.ready:
+            if earlier is None or earlier.state not in AT_REST or earlier.ready:
+                continue
+            if not earlier.cause:
+                self.start((need,), f"required by {job.spec.name}", now)
+            else:
                 self._feed(job.spec.name, RequirementLost(_loss(earlier)), now)
                 return
 
@@ -194,25 +214,26 @@ class Turns:
 
     def _take_down(self, job: Job, now: float) -> None:
         """A requirement is stopped or given up: so is what requires it, outermost first."""
-        name, why = job.spec.name, _loss(job)
-        for other in self.order.required_by.get(name, ()):
-            if not self._is_wanted(other):
+        why, others = _loss(job), []
+        for name in self.order.required_by.get(job.spec.name, ()):
+            if not self._is_wanted(name) or self._is_to_stay_down(name):
                 continue
-            if self._jobs[other].state is State.WAITING and job.state in ENDED:
-                self._feed(other, RequirementLost(why), now)
+            if self._jobs[name].state is State.WAITING and job.state in ENDED:
+                self._feed(name, RequirementLost(why), now)
             else:
-                self._let_go(other, Stop(by=why), now)
+                others.append(name)
+        self._let_go(others, Stop(by=why), now)
 
-    def _let_go(self, name: str, what: Input, now: float) -> None:
-        """Let a job go once nothing that requires it lives; those first. With a restart they come back."""
-        others = self.order.needed_by(name, self._is_wanted)
-        for other in others:
-            self._let_go_first(other, name, what)
-        if type(self.leaving.get(name)) is not Remove or type(what) is Remove:
-            self._queue(name, what)
-        for each in (*others, name):
-            self._refresh_after(each, now)
-        self._let_leave((*others, name), now)
+    def _let_go(self, names: Iterable[str], what: Input, now: float) -> None:
+        """Let jobs go once nothing that requires them lives; those first. With a restart they come back."""
+        going = self.order.with_dependents(names, self._is_wanted)
+        for name, need in going.items():
+            if need is not None:
+                self._let_go_first(name, need, what)
+            elif type(self.leaving.get(name)) is not Remove or type(what) is Remove:
+                self._queue(name, what)
+        self._refresh_after(going, now)
+        self._let_leave(going, now)
 
     def _let_go_first(self, name: str, need: str, what: Input) -> None:
         """A job has to go before `need` does. How it is to go already counts more than how that goes."""
@@ -237,8 +258,12 @@ class Turns:
         """Let those of them go that are to, and are needed by nothing that lives."""
         for name in names:
             if name in self.leaving and not self._is_needed(name):
-                self._feed(name, self.leaving.pop(name), now)
-                self._refresh_after(name, now)
+                what = self.leaving.pop(name)
+                if isinstance(what, RestartJob):
+                    self._refresh(name, now)
+                self._feed(name, what, now)
+                self._refresh_unasked(name, now)
+                self._refresh_after((name,), now)
 
     def _is_needed(self, name: str) -> bool:
         """Whether it is up, and something else that leaves too has to be gone before it."""
@@ -251,6 +276,11 @@ class Turns:
     def _is_wanted(self, name: str) -> bool:
         job = self._jobs.get(name)
         return job is not None and (job.alive or job.state in PENDING)
+
+    def _is_to_stay_down(self, name: str) -> bool:
+        """Whether it goes, or will, not to come again."""
+        follows, queued = self._jobs[name].next, self.leaving.get(name)
+        return follows in (Next.STOP, Next.REMOVE) or isinstance(queued, (Stop, Remove, Shutdown))
 
 
 def _is_up(job: Job) -> bool:

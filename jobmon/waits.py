@@ -24,8 +24,9 @@ START, STOP = "start", "stop"
 
 
 class Mark(Record):
-    """What a job was at the baseline. `command` ("start" or "stop") came with it: `pardoned` deaths are
-    what it asks for. `fresh`: no command and no token came before, so what is down now is an answer."""
+    """What a job was at the baseline. `command` ("start" or "stop") came with it. `pardoned` deaths are what
+    it asks for, or may be what the client asks for who waits with a token or a command of its own.
+    `fresh`: no command and no token came before, so what is down now is an answer."""
 
     run: int
     launches: int
@@ -45,7 +46,7 @@ class Mark(Record):
 
 def mark(job: Job, *, command: str = "", fresh: bool = False, at: float = 0.0) -> Mark:
     """The mark of this moment; `command`: what is about to be done."""
-    replaces = command == START and job.pid is not None
+    replaces = (command == START and job.pid is not None) or not (command or fresh)
     counts = (job.run, job.launches, job.deaths, job.losses, job.endings)
     return Mark(*counts, command, int(replaces), fresh, at)
 
@@ -127,14 +128,14 @@ def restarted(job: Job, since: Mark, _now: float) -> JobResult | None:
 
 
 def stable(seconds: float) -> Condition:
-    """It is ready, and has been for so long in one run. Any death is its end. Where a command or a token
-    came before, that command may have asked for a new run: such a death does not count, nor does the time
-    before that command."""
+    """It is ready, and has been for so long in one run. Any death is its end. A command or a token before it
+    may have asked for a new run: one such death does not count, nor does the time before."""
 
     def condition(job: Job, since: Mark, now: float) -> JobResult | float | None:
         its_end = job.ready and not job.alive  # a oneshot is ready by that
-        died = job.deaths - its_end > since.deaths if since.fresh else job.losses > since.losses
-        if died:
+        lost = job.losses - since.losses
+        asked_for = job.deaths - its_end - since.deaths - lost
+        if lost > 0 or asked_for > since.pardoned:
             return _fails(job, f"has died meanwhile ({job.result or job.cause})")
         if not job.ready or job.run < since.first_run:
             return _given_up(job, since)
@@ -152,7 +153,7 @@ def stopped(job: Job, _since: Mark, _now: float) -> JobResult | None:
 def exited(job: Job, since: Mark, _now: float) -> JobResult | None:
     """The run of the baseline has ended, or no run lives."""
     ended = JobResult(job.spec.name, status=job.status, ended=True)
-    if job.deaths > since.deaths + since.pardoned:
+    if job.deaths > since.deaths + (since.pardoned if since.command else 0):
         return ended
     if job.alive and (job.pid is not None or job.state is State.STARTING):
         return None

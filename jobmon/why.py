@@ -85,10 +85,9 @@ class _View:
         job, name, order = self._job, self._job.spec.name, self._supervisor.order
         earlier = order.after.get(name, ())
         if job.state is State.WAITING:
-            return list(_named(job.cause.removeprefix(_WAITS), earlier))
-        if job.state in (State.STARTING, State.RUNNING):
-            return self._in_its_way()
-        told = self._order()
+            return list(_named(job.held.removeprefix(_WAITS), earlier))
+        up, queued = job.state in (State.STARTING, State.RUNNING), self._supervisor.going(name)
+        told = str(getattr(queued, "by", "")) if up else self._order()
         needs = dict.fromkeys((*earlier, *order.needs(name)))
         due = [
             each for each in needs if told == _WITH + each or told.startswith(f"{_REQUIRES}{each}, which is ")
@@ -115,7 +114,7 @@ class _View:
             yield f"ended with {result}" if _is_death(result) else f"was not launched: {result}"
 
     def _waiting(self) -> Iterator[str]:
-        yield self._job.cause
+        yield self._job.held or self._job.cause
         yield f"is to be {self._origin()}"
 
     def _starting(self) -> Iterator[str]:

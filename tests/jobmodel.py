@@ -495,7 +495,7 @@ def _after_queue(node: Node, after: Node, kinds: Kinds) -> None:
 def _claim_start(job: Job, kinds: Kinds, promise: str) -> None:
     """A new run begins, or it waits for its turn."""
     if job.held:
-        _claim(job.state is State.WAITING and job.cause == job.held, f"{promise}, in its turn")
+        _claim(job.state is State.WAITING and job.cause == job.waits_for, f"{promise}, in its turn")
     else:
         _claim(job.state is State.STARTING and events.Spawn in kinds, promise)
 

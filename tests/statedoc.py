@@ -137,9 +137,9 @@ def written(text: str) -> str:
 def main() -> None:
     """Rewrite the document."""
     with open(DOCUMENT, encoding="utf-8") as file:
-        text = file.read()
+        text = written(file.read())
     with open(DOCUMENT, "w", encoding="utf-8") as file:
-        file.write(written(text))
+        file.write(text)
 
 
 if __name__ == "__main__":

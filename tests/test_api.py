@@ -79,9 +79,10 @@ def test_the_verbs_are_methods(daemon: Make) -> None:
     """Each does what the command line does, waits as it does, and returns what is of use."""
     one = daemon({"jobs": {"web": WEB, "db": {**WEB, "description": "all of it"}}})
     pipe = one.pipe()
+    watch = one.watch(since=0)
     token: int = pipe.start("web", "db", timeout=kit.DEADLINE, reason="to try it")
     jobs: dict[str, bool] = pipe.list_jobs()
-    assert (token, jobs) == (0, {"web": True, "db": True})
+    assert (token, jobs) == (watch.next().seq - 1, {"web": True, "db": True})
     before = pipe.pid("web")
     pipe.restart("web")
     assert pipe.pid("web") not in (None, before)

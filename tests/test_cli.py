@@ -174,7 +174,7 @@ def test_no_wait_returns_when_it_is_under_way(daemon: Make) -> None:
     one = daemon({"jobs": {"stubborn": STUBBORN}})
     code, token, err = one.run_cli("start", "--no-wait", "stubborn")
 
-    assert (code, err, token) == (0, "", "0\n")
+    assert (code, err, token) == (0, "", f"{int(token)}\n")
     assert tell(one, "listen", "--since", "0", "1") == (0, "RUNNING stubborn\n", "")
     code, token, err = one.run_cli("stop", "stubborn", "--no-wait")
     assert (code, err) == (0, "")
@@ -386,13 +386,13 @@ def test_listen_for_ever_ends_with_the_daemon(daemon: Make, words: list[str]) ->
 def test_listen_with_json_tells_everything(daemon: Make) -> None:
     """With --json every change of state is an object on a line of its own, exact and with its number."""
     one = daemon({"jobs": {"new\nline": {**WEB}}})
-    one.run_cli("start", "new\nline")
+    token = one.pipe().start("new\nline")
     one.run_cli("stop", "new\nline")
     code, out, err = one.run_cli("listen", "--since=0", "--json", "4")
 
     events = [json.loads(line) for line in out.splitlines()]
     assert (code, err) == (0, "")
-    assert [(event["seq"], event["event"], event["state"]) for event in events] == [
+    assert [(event["seq"] - token, event["event"], event["state"]) for event in events] == [
         (1, "launched", "starting"),
         (2, "state", "running"),
         (3, "state", "stopping"),
@@ -402,17 +402,17 @@ def test_listen_with_json_tells_everything(daemon: Make) -> None:
     assert [event["pid"] is None for event in events] == [False] * 4
 
 
-def test_listen_since_what_is_not_there_yet_says_so(daemon: Make) -> None:
+def test_listen_since_what_is_not_there_says_so(daemon: Make) -> None:
     """A number from another daemon is not taken for one of this: what was missed is admitted."""
     one = daemon({"jobs": {"web": {**WEB, "autostart": True}}})
     link = e2e.Relay(one).start_cli("listen", "--since", "12345", "1")
     link.heard_subscription()
-    one.pipe().stop("web")
+    before = one.pipe().stop("web")
 
     assert tuple(link.end()) == (
         0,
         "STOPPED web\n",
-        "jobmon: what came after event 12345 is not kept; this goes on after 2\n",
+        f"jobmon: what came after event 12345 is not kept; this goes on after {before}\n",
     )
 
 
@@ -597,6 +597,43 @@ def test_terminate_without_waiting(daemon: Make) -> None:
     assert tell(one, "start", "web") == (1, "", "jobmon: web: the supervisor is terminating\n")
     assert tell(one, "terminate") == (0, "", "")  # a second one ends the patience
     assert one.wait() == 0
+
+
+def test_terminate_does_not_wait_for_ever(daemon: Make) -> None:
+    """124 when the time is over; the daemon goes on ending, and takes commands for as long as it does."""
+    one = daemon({"jobs": {"stubborn": {**STUBBORN, "autostart": True}}})
+    told = f"jobmon: timed out: the daemon, pid {one.pid}, goes on ending\n"
+
+    assert tell(one, "terminate", "--timeout", "50ms") == (124, "", told)
+    assert one.pipe().status("stubborn")[0].state == "stopping"
+    assert tell(one, "terminate", "--timeout", "1m") == (0, "", "")
+    assert one.wait() == 0
+
+
+def test_the_reason_of_the_end_is_told(daemon: Make) -> None:
+    """What --reason says is in the log and in the cause of the last event; of a second one, in the log."""
+    one = daemon({"jobs": {"stubborn": {**STUBBORN, "autostart": True}}})
+    watch = one.watch()
+    tell(one, "terminate", "--no-wait", "--reason", "new\nkernel")
+    assert "new\\nkernel" in one.wait_log("shutdown")
+    tell(one, "terminate", "--reason", "in a hurry")
+    cause = watch.find(lambda event: event.event == "terminated").cause
+
+    assert cause.startswith(f"terminate by uid {os.getuid()} pid ")
+    assert cause.endswith(": new\nkernel")
+    assert "in a hurry" in one.log
+
+
+def test_the_reason_of_a_signal_is_told(daemon: Make) -> None:
+    """What --reason of signal says is the end of the event's cause, and in what why tells."""
+    one = daemon({"jobs": {"web": {**WEB, "autostart": True}}})
+    watch = one.watch()
+    tell(one, "signal", "--reason", "new certificate", "CONT", "web")
+    cause = watch.find(lambda event: event.event == "signalled").cause
+
+    assert cause.startswith(f"SIGCONT, signal by uid {os.getuid()} pid ")
+    assert cause.endswith(": new certificate")
+    assert "new certificate" in tell(one, "why", "web")[1]
 
 
 # ---- names --------------------------------------------------------------------------------------

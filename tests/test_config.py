@@ -421,7 +421,7 @@ JOB_ERRORS: list[tuple[str, object, list[str]]] = [
     ]),
     ("after", "b", ['jobs.a.after: must be a list of names of jobs, as ["db"], not "b"']),
     ("after", [1], [f"jobs.a.after[0]: {STRING}1"]),
-    ("after", ["b"], ['jobs.a.after: there is no job "b"; did you mean "a"?']),
+    ("after", ["b"], ['jobs.a.after[0]: there is no job "b"']),
     ("depends_on", ["a"], ['jobs.a.depends_on: unknown key; did you mean "requires"?']),
     ("description", 5, [f"jobs.a.description: {STRING}5"]),
     ("description", "a\0", [f"jobs.a.description: {NUL}"]),
@@ -1045,8 +1045,8 @@ def test_an_unknown_requirement() -> None:
     jobs = {"web": {"command": "x", "after": ["postgers"], "requires": ["x"]}, "postgres": {"command": "x"}}
 
     assert problems({"jobs": jobs}) == [
-        'main.json:1:44: jobs.web.after: there is no job "postgers"; did you mean "postgres"?',
-        'main.json:1:70: jobs.web.requires: there is no job "x"',
+        'main.json:1:45: jobs.web.after[0]: there is no job "postgers"; did you mean "postgres"?',
+        'main.json:1:71: jobs.web.requires[0]: there is no job "x"',
     ]
 
 
@@ -1054,12 +1054,12 @@ def test_an_unknown_requirement() -> None:
 def test_a_job_that_comes_after_itself(key: str) -> None:
     """The shortest cycle is one, too."""
     assert problems({"jobs": {"a": {"command": "x", key: ["a"]}}}) == [
-        'main.json:1:11: jobs.a: comes after itself: "a" -> "a"'
+        f'main.json:1:{38 + len(key)}: jobs.a.{key}[0]: comes after itself: "a" -> "a"'
     ]
 
 
 def test_a_cycle_across_files() -> None:
-    """A cycle is shown as the way around it, through whatever files, at the job where it begins."""
+    """A cycle is shown as the way around it, through whatever files, at the entry that closes it."""
     files = {
         "/data/j1": {"b": {"command": "x", "after": ["c"]}, "d": {"command": "x", "requires": ["a"]}},
         "/data/j2": {"c": {"command": "x", "requires": ["a"]}},
@@ -1067,7 +1067,32 @@ def test_a_cycle_across_files() -> None:
     master = {"supervisor": {"include-dirs": ["j?"]}, "jobs": {"a": {"command": "x", "requires": ["b"]}}}
 
     assert problems(master, files=files) == [
-        'main.json:1:51: jobs.a: comes after itself: "a" -> "b" -> "c" -> "a"'
+        '/data/j2:1:37: jobs.c.requires[0]: comes after itself: "c" -> "a" -> "b" -> "c"'
+    ]
+
+
+def test_several_cycles() -> None:
+    """Each is reported, at its own place: a list may name others before the one that is wrong."""
+    jobs = {
+        "a": {"command": "x", "after": ["b"]},
+        "b": {"command": "x", "requires": ["c", "a", "a"]},
+        "c": {"command": "x", "after": ["d"]},
+        "d": {"command": "x", "requires": ["c"], "after": ["c"]},
+    }
+
+    assert problems({"jobs": jobs}) == [
+        'main.json:1:90: jobs.b.requires[1]: comes after itself: "b" -> "a" -> "b"',
+        'main.json:1:192: jobs.d.after[0]: comes after itself: "d" -> "c" -> "d"',
+    ]
+
+
+def test_an_unknown_requirement_of_a_job_that_is_there_twice() -> None:
+    """The place is in the file that the job was read from, not in one that has just its name."""
+    files = {"/data/j1": {"a": 5}, "/data/j2": {"a": {"command": "x", "after": ["zz"]}}}
+
+    assert problems({"supervisor": {"include-dirs": ["j?"]}}, files=files)[1:] == [
+        "/data/j2:1:2: jobs.a: there are two jobs of this name; the first is at /data/j1:1:2",
+        '/data/j2:1:34: jobs.a.after[0]: there is no job "zz"',
     ]
 
 

@@ -232,7 +232,8 @@ def test_the_whole_story_of_a_job(daemon: Make) -> None:
 
     who = f"by uid {os.getuid()} pid {os.getpid()}"
     restart = f"restart {who}"
-    assert [(e.seq, e.event, e.state, e.run, e.pid, e.cause) for e in watch.seen] == [
+    before = watch.seen[0].seq - 1
+    assert [(e.seq - before, e.event, e.state, e.run, e.pid, e.cause) for e in watch.seen] == [
         (1, "launched", "starting", 1, first, f"start {who}: by hand"),
         (2, "state", "running", 1, first, "launched"),
         (3, "signalled", "running", 1, first, f"SIGKILL, signal {who}"),
@@ -242,11 +243,11 @@ def test_the_whole_story_of_a_job(daemon: Make) -> None:
         (7, "state", "running", 2, second, "launched"),
         (8, "state", "stopping", 2, second, restart),
         (9, "died", "starting", 2, second, "SIGTERM"),
-        (10, "launched", "starting", 3, third, "SIGTERM"),
+        (10, "launched", "starting", 3, third, restart),
         (11, "state", "running", 3, third, "launched"),
         (12, "state", "stopping", 3, third, f"stop {who}"),
         (13, "died", "stopped", 3, third, "SIGTERM"),
-        (14, "terminated", "stopped", 0, None, "shutdown"),
+        (14, "terminated", "stopped", 0, None, f"terminate {who}"),
     ]
     assert {event.job for event in watch.seen} == {"web", ""}
     times = [event.time for event in watch.seen]
@@ -258,20 +259,20 @@ def test_a_snapshot_comes_first(daemon: Make) -> None:
     one = daemon({"jobs": {"web": {**WEB, "autostart": True}, "db": WEB}})
     with one.events(rich=True) as stream:
         assert stream.snapshot is not None
-        assert (stream.snapshot.seq, stream.snapshot.missed) == (2, False)
+        assert not stream.snapshot.missed
         told = [(job.job, job.state, job.pid) for job in stream.snapshot.jobs or ()]
         assert told == [("web", "running", one.pipe().pid("web")), ("db", "stopped", None)]
         one.pipe().start("db")
         event = stream.next_event()
         assert isinstance(event, EventMessage)
-        assert (event.seq, event.job) == (3, "db")
+        assert (event.seq, event.job) == (stream.snapshot.seq + 1, "db")
 
 
 def test_since_tells_what_came_after(daemon: Make) -> None:
     """Who comes back with its last number misses nothing, and gets nothing twice."""
     one = daemon({"jobs": {"web": WEB}})
     pipe = one.pipe()
-    pipe.start("web")
+    begin = pipe.start("web")
     pipe.stop("web")
     token = pipe.start("web")
     pipe.stop("web")
@@ -281,12 +282,39 @@ def test_since_tells_what_came_after(daemon: Make) -> None:
         assert watch.stream.snapshot == jobmon.Snapshot(since, None)
         return [watch.next().seq for _ in range(count)]
 
-    assert token == 4
-    assert numbers(0, 8) == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert numbers(token, 4) == [5, 6, 7, 8]
-    latest = one.watch(since=8)
+    assert token == begin + 4
+    assert numbers(begin, 8) == numbers(0, 8) == list(range(begin + 1, begin + 9))
+    assert numbers(token, 4) == list(range(begin + 5, begin + 9))
+    latest = one.watch(since=begin + 8)
     pipe.start("web")
-    assert latest.next().seq == 9
+    assert latest.next().seq == begin + 9
+
+
+def test_zero_is_where_a_daemon_begins(daemon: Make) -> None:
+    """Who asks for all events before there is one gets them as they come, however many have read them."""
+    one = daemon({"jobs": {"web": WEB}})
+    watches = [one.watch(since=0), one.watch(since=0)]
+    token = one.pipe().start("web")
+
+    assert [watch.stream.snapshot for watch in watches] == [jobmon.Snapshot(0, None)] * 2
+    assert [watch.next().seq for watch in watches] == [token + 1] * 2
+
+
+def test_the_numbers_of_an_earlier_daemon_are_lower(daemon: Make) -> None:
+    """Nothing that a daemon has told can be taken for an event of the next, and a double holds them all."""
+    first = daemon({"jobs": {"web": WEB}})
+    watch = first.watch()
+    first.pipe().start("web")
+    first.stop()
+    latest = watch.find(lambda event: event.event == "terminated").seq
+    second = daemon({"jobs": {"web": WEB}})
+    token = second.pipe().start("web")
+
+    assert latest < token < 2**53
+    late = second.watch(since=latest).stream.snapshot
+    assert late is not None and late.missed
+    with pytest.raises(jobmon.JobError, match=f"event {latest} is not known any more"):
+        second.pipe().wait("web", since=latest)
 
 
 def test_what_is_not_kept_is_admitted(daemon: Make) -> None:
@@ -298,7 +326,7 @@ def test_what_is_not_kept_is_admitted(daemon: Make) -> None:
     for _ in range(0, KEPT + 500, 500):
         with pytest.raises(jobmon.JobError, match="could not be started"):
             pipe.start(*names[:500], wait=False)
-    last = KEPT + 500
+    last = pipe.request("graph")["token"]
     kept, too_old, future = (one.watch(since=since) for since in (last - KEPT, last - KEPT - 1, last + 1))
 
     assert kept.stream.snapshot == jobmon.Snapshot(last - KEPT, None)

@@ -456,7 +456,8 @@ def test_what_is_held_waits_instead_of_starting(state: State, what: Input) -> No
     assert job.step(HOLD, 20.0) == []
     actions = job.step(what, 20.0)
 
-    assert (job.state, job.cause, job.armed) == (State.WAITING, "waiting for db", None)
+    by = what.by if isinstance(what, (events.Start, events.RestartJob)) else ""
+    assert (job.state, job.cause, job.armed) == (State.WAITING, f"waiting for db; {by}", None)
     assert events.Spawn not in kinds(actions)
 
 

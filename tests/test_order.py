@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jobmon.order import Order, cycle
+from jobmon.order import Order, cycles
 from jobmon.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -166,28 +166,54 @@ def test_a_circle_does_no_harm(specs: list[JobSpec], wanted: list[str]) -> None:
 @example([JobSpec("a", "true", requires=("a",))])
 @given(any_graph)
 def test_a_circle_is_found_and_is_one(specs: list[JobSpec]) -> None:
-    """There is one just when some job can reach itself; what is shown is a way round that exists."""
+    """There is one just when some job can reach itself; what is shown are ways round that exist, and no
+    name is in two of them."""
     edges = after(specs)
-    found = cycle(edges)
+    found = cycles(edges)
     assert bool(found) == any(name in ends for name, ends in reach(edges).items())
 
-    if found:
-        assert found[0] == found[-1]
-        assert len(set(found)) == len(found) - 1
-        assert all(end in edges[name] for name, end in pairwise(found))
+    names = [name for way in found for name in way[1:]]
+    assert len(set(names)) == len(names)
+    for way in found:
+        assert way[0] == way[-1]
+        assert all(end in edges[name] for name, end in pairwise(way))
+
+
+@SETTINGS
+@given(any_graph)
+def test_every_knot_of_circles_is_told(specs: list[JobSpec]) -> None:
+    """Jobs that can all reach each other hold one at least: circles that are apart are all there."""
+    edges = after(specs)
+    ways = reach(edges)
+    told = {name for way in cycles(edges) for name in way}
+
+    for name, ends in ways.items():
+        if name in ends:
+            knot = {other for other in ends if name in ways.get(other, set())}
+            assert knot & told
 
 
 @SETTINGS
 @given(acyclic)
 def test_where_there_is_none_none_is_found(specs: list[JobSpec]) -> None:
     """What many come after, by many ways, is no circle."""
-    assert cycle(after(specs)) == []
+    assert cycles(after(specs)) == []
 
 
 def test_a_circle_of_names_without_edges_of_their_own() -> None:
     """Names that lead nowhere, or are nobody's key, are no trouble."""
-    assert cycle({"a": ("b", "ghost"), "b": ()}) == []
-    assert cycle({"a": ("ghost", "b"), "b": ("c",), "c": ("b",)}) == ["b", "c", "b"]
+    assert cycles({"a": ("b", "ghost"), "b": ()}) == []
+    assert cycles({"a": ("ghost", "b"), "b": ("c",), "c": ("b",)}) == [("c", "b", "c")]
+
+
+def test_circles_that_are_apart() -> None:
+    """Each is there, whatever leads from one to the other; of two through one name the first is."""
+    assert cycles({"a": ("b",), "b": ("a", "c"), "c": ("d",), "d": ("c",), "e": ("e",)}) == [
+        ("b", "a", "b"),
+        ("d", "c", "d"),
+        ("e", "e"),
+    ]
+    assert cycles({"a": ("b", "c"), "b": ("a",), "c": ("a",)}) == [("b", "a", "b")]
 
 
 # ---- many -----------------------------------------------------------------------------------------
@@ -212,8 +238,8 @@ def test_many_jobs(shape: str) -> None:
     assert all(place[need] < place[spec.name] for spec in specs for need in spec.requires)
     assert set(order.needed_by("0")) == set(forwards[1:])
     assert len(order.needs(forwards[-1])) == (1 if shape == "fan" else LONG - 1)
-    assert cycle(order.after) == []
-    assert cycle({**order.after, "0": (forwards[-1],)}) != []
+    assert cycles(order.after) == []
+    assert len(cycles({**order.after, "0": (forwards[-1],)})) == 1
 
 
 @SETTINGS

@@ -9,11 +9,15 @@ from __future__ import annotations
 import array
 import os
 import select
+import shlex
 import signal
 import socket
+import struct
 import sys
+import time
 
 import kit
+import nasty
 import pytest
 
 from jobmon.linux.output import Finder, Output
@@ -190,6 +194,38 @@ def test_who_may_say_so(single: Any, script: str) -> None:
     watch.until("a", "running")
 
 
+@pytest.mark.parametrize("scope", ["process", "group"])
+@pytest.mark.parametrize("user", [None, pytest.param(NOBODY, marks=as_root)])
+def test_whose_process_it_is_counts(single: Any, scope: str, user: int | None) -> None:
+    """Who may speak is not decided by whom a stop reaches: a living child in a session of its own may."""
+    command = ["sh", "-c", shlex.join(["setsid", *python(TALK, "", "told", "READY=1")]) + " & wait"]
+    if user is not None:
+        become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+        command = [*become, *shell("setsid systemd-notify --ready & wait; echo heard > told")]
+    one, watch = single(command, kill_scope=scope, **NOTIFY)
+    told = one.fifo("told")
+    os.chmod(one.directory, 0o755)
+    os.chmod(one.path("told"), 0o666)
+
+    start(one, watch)
+
+    watch.until("a", "running")
+    assert told.line() == "heard"
+
+
+def test_who_was_refused_is_named(single: Any) -> None:
+    """`why` says that somebody has spoken who may not, and who."""
+    one, watch = single(kit.FOR_EVER, **NOTIFY)
+    start(one, watch)
+    address = address_of(one)
+
+    say(address, "READY=1")
+    until_heard(address)
+
+    why = one.run_cli("why", "a").out
+    assert f"a message refused, last of pid {os.getpid()}, uid {os.getuid()}: no process of the job" in why
+
+
 @as_root
 def test_a_job_that_drops_its_privileges(single: Any) -> None:
     """A process of the run may have become another user, and so may one that has died by now."""
@@ -316,6 +352,56 @@ def test_odd_datagrams(single: Any) -> None:
     assert (status.state, status.says) == ("starting", "\x1b[1m\u00e9")
     pipe.stop("a")
     assert len(kit.fds_of(one.pid)) == before
+
+
+def slow_to_close(seconds: int) -> tuple[socket.socket, socket.socket]:
+    """Both ends of a TCP connection: to close the second takes so long, as nothing is read at the first."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        slow = socket.create_connection(listener.getsockname())
+        peer, _ = listener.accept()
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, seconds))
+    slow.setblocking(False)
+    try:
+        while True:
+            slow.send(b"x" * 65536)
+    except BlockingIOError:
+        return peer, slow
+
+
+@as_root
+@pytest.mark.parametrize("over", [False, True], ids=["while it runs", "at its end"])
+def test_descriptors_that_are_slow_to_close(single: Any, over: bool) -> None:
+    """To close what a stranger hands over is not left to the daemon: it may take as long as he likes."""
+    one, watch = single(["sh", "-c", "read line < go"], **NOTIFY)
+    pid = start(one, watch)
+    address = address_of(one)
+    one.process.send_signal(signal.SIGSTOP)
+    if over:
+        let_go(one)
+        kit.wait_gone(pid)
+    peer, slow = slow_to_close(8)
+
+    def hand_over() -> None:
+        os.setuid(NOBODY)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
+            to.connect("\0" + address[1:])
+            fds = array.array("i", [slow.fileno()])
+            for words in (b"READY=1", b"BARRIER=1"):
+                to.sendmsg([words], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+
+    assert kit.in_child(hand_over) == "None"
+    slow.close()  # the last are those on their way
+    began = time.monotonic()
+    one.process.send_signal(signal.SIGCONT)
+    state = state_of(one)
+    if over:
+        watch.until("a", "exited")
+    else:
+        until_heard(address)
+
+    assert time.monotonic() - began < 4
+    assert over or state == "starting"
+    peer.close()
 
 
 def test_what_it_is_doing(single: Any) -> None:
@@ -448,6 +534,57 @@ def test_probes_end_with_the_run(single: Any) -> None:
     kit.wait_gone(probe)
 
 
+# A probe that leaves a process in a session of its own.
+LEAVES = "setsid -f sh -c 'echo $$ > told; exec sleep 1000000'; read line < go; exit 1"
+
+
+@pytest.mark.parametrize("way", [nasty.WITH, nasty.WITHOUT])
+def test_what_a_command_leaves_elsewhere(daemon: Make, way: str) -> None:
+    """What a try leaves in a session of its own is the run's, and a stop ends it."""
+    job = {"command": kit.FOR_EVER, "ready": {"exec": LEAVES, "interval": 1000}}
+    one = daemon({"jobs": {"a": job}}, **nasty.options(way))
+    os.mkfifo(one.path("go"))
+    told, watch = one.fifo("told"), one.watch()
+    start(one, watch)
+    left = int(told.line())
+    let_go(one)
+
+    assert one.run_cli("stop", "a").code == 0
+
+    assert left not in kit.processes()
+
+
+@pytest.mark.parametrize("way", [nasty.WITH, nasty.WITHOUT])
+def test_what_is_left_when_a_run_dies(daemon: Make, way: str) -> None:
+    """A run that dies while a try is under way is not gone before that, nor before what that leaves."""
+    probe = "setsid sh -c 'echo $$ > told; exec sleep 1000000'"
+    job = {"command": ["sh", "-c", "read line < go"], "ready": {"exec": probe, "timeout": 1000}}
+    one = daemon({"jobs": {"a": job}}, **nasty.options(way))
+    os.mkfifo(one.path("go"))
+    told, watch = one.fifo("told"), one.watch()
+    start(one, watch)
+    left = int(told.line())
+
+    let_go(one)
+    watch.until("a", "died")
+
+    assert left not in kit.processes()
+
+
+def test_what_a_command_leaves_to_nobody(single: Any) -> None:
+    """Where a stop reaches less than the whole run, that is a stray, which ends with the daemon."""
+    ready = {"exec": LEAVES, "interval": 1000}
+    one, watch = single(kit.FOR_EVER, kill_scope="group", ready=ready)
+    told = one.fifo("told")
+    start(one, watch)
+    left = int(told.line())
+    let_go(one)
+
+    assert one.stop() == 0
+
+    kit.wait_gone(left)
+
+
 def test_a_command_that_is_not_there(single: Any) -> None:
     """Why a job was not ready in time is in the log."""
     one, watch = single(kit.FOR_EVER, ready={"exec": ["./no"], "interval": 0.1}, start_timeout=0.3)
@@ -477,6 +614,21 @@ def test_a_port(single: Any, host: str, listens: str, owned: bool) -> None:
     let_go(one)
 
     watch.until("a", "running")
+
+
+def test_a_port_of_another_session(single: Any) -> None:
+    """With `owned`, who listens need not be whom a stop reaches."""
+    port = free_port("127.0.0.1")
+    ready = {"tcp": place("127.0.0.1", port), "interval": 0.02, "owned": True}
+    command = ["sh", "-c", shlex.join(["setsid", *python(LISTEN, "127.0.0.1", port)]) + " & wait"]
+    one, watch = single(command, kill_scope="process", ready=ready)
+    pid = start(one, watch)
+    let_go(one)
+
+    watch.until("a", "running")
+    for child in kit.children_of(pid):
+        os.kill(child, signal.SIGKILL)
+    watch.until("a", "died")
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -640,6 +792,48 @@ def test_a_pattern_has_a_budget() -> None:
     assert (signal.getsignal(signal.SIGVTALRM), signal.pthread_sigmask(signal.SIG_BLOCK, ())) == before
 
 
+def test_many_lines_are_no_slow_pattern() -> None:
+    """What is too much for one look is looked at in the next, and the pattern is not to blame."""
+    finder = Finder("^ready$")
+    finder.add([b"x"] * 1_000_000 + [b"ready"])
+
+    looks = 1
+    while not finder.found():
+        assert finder.behind
+        looks += 1
+
+    assert looks > 1
+    assert not finder.trouble
+
+
+def test_a_flood_of_lines(tmp_path: Path) -> None:
+    """One look takes little of a long file, and none of it is skipped."""
+    path = tmp_path / "log"
+    output = Output(str(path))
+    path.write_bytes(b"y\n" * 500_000)
+
+    lines = output.lines()
+    assert 0 < len(lines) < 100_000
+    while output.behind:
+        lines += output.lines()
+
+    assert len(lines) == 500_000
+    output.close()
+
+
+def test_a_log_that_has_grown_again(tmp_path: Path) -> None:
+    """A file that was truncated and is as long as before is read anew."""
+    path = tmp_path / "log"
+    output = Output(str(path))
+    path.write_bytes(b"before\n")
+    assert output.lines() == [b"before"]
+
+    path.write_bytes(b"ready and more\n")
+
+    assert output.lines() == [b"ready and more"]
+    output.close()
+
+
 def test_a_fifo_is_not_read(tmp_path: Path) -> None:
     """Output that goes to a FIFO is somebody else's: it is not even opened, which its writer would notice."""
     path = str(tmp_path / "fifo")
@@ -655,8 +849,9 @@ def test_lines_without_end(tmp_path: Path) -> None:
     """Of a line without an end only so much is kept."""
     path = tmp_path / "log"
     output = Output(str(path))
-    path.write_bytes(b"x" * 3_000_000)
-    for _ in range(3):
+    path.write_bytes(b"x" * 300_000)
+    assert output.lines() == []
+    while output.behind:
         assert output.lines() == []
     with path.open("ab") as file:
         file.write(b"\ny\n")

@@ -261,7 +261,7 @@ def test_reload_with_restart_gives_the_stale_a_new_run(daemon: Factory) -> None:
     assert (done.code, done.err) == (0, "")
     *changes, restarted = done.out.splitlines()
     assert changes == ["~ db: command, env, ready (at its next start)", "~ down: env (at its next start)"]
-    assert restarted in ("restarted: db, early", "restarted: early, db")
+    assert restarted in ("restarted: db, early, app", "restarted: early, db, app")
 
     after = {job.job: job for job in pipe.status()}
     assert after["db"].state == after["early"].state == "running"

@@ -524,6 +524,20 @@ def test_nothing_is_inherited(listener: sockets.Listener) -> None:
     assert flags == [fcntl.FD_CLOEXEC] * (4 if listener.kind == "unix" else 3)
 
 
+def test_no_descriptors_are_taken(opened: Callable[..., sockets.Listener], path: str) -> None:
+    """Nobody can hand over descriptors, which the daemon would have to close, if the kernel can forbid it."""
+    listener = opened(path)
+    with connect(path) as client:
+        stream = accepted(listener)
+        try:
+            stream.raw.getsockopt(socket.SOL_SOCKET, sockets.SO_PASSRIGHTS)
+        except OSError:
+            pytest.skip("needs SO_PASSRIGHTS, Linux 6.16")
+        with pytest.raises(PermissionError):
+            socket.send_fds(client, [b"x"], [0])
+        stream.close()
+
+
 def test_small_replies_go_at_once(opened: Callable[..., sockets.Listener]) -> None:
     """Accepted TCP connections do not wait for more to send (TCP_NODELAY), without a call for each."""
     listener = opened(0)

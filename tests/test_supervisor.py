@@ -723,15 +723,49 @@ def test_a_job_that_comes_back_has_no_run_twice() -> None:
 
 def test_nobody_waits_for_what_a_reload_made_it_require() -> None:
     """A run goes on without what it requires since a reload; its next one is given up if that is down."""
-    bench = Bench(spec_of("db"), spec_of("web", restart=Restart.ALWAYS)).up("web")
+    bench = Bench(spec_of("db"), spec_of("web", restart=Restart.ALWAYS)).up("web", "db")
+    bench.supervisor.stop(["db"], "me first", 0.0)
+    bench.end(name="db")
     bench.supervisor.reload(changed(spec_of("web", restart=Restart.ALWAYS, requires=("db",))), "me", 0.0)
     assert bench.state() is State.RUNNING
 
     bench.end(1)
     bench.fire("web")
     assert bench.state() is State.FAILED
-    assert bench.supervisor.jobs["web"].result == "requires db, which is stopped"
+    assert bench.supervisor.jobs["web"].result == "requires db, which is stopped: SIGTERM"
 
+
+def test_what_is_required_since_a_reload_is_started_with_the_next_run() -> None:
+    """Nobody has stopped it: it was never started, so it comes up when it is needed."""
+    bench = Bench(spec_of("db"), spec_of("web", restart=Restart.ALWAYS)).up("web")
+    bench.supervisor.reload(changed(spec_of("web", restart=Restart.ALWAYS, requires=("db",))), "me", 0.0)
+    bench.end(1)
+    bench.fire("web")
+
+    assert (bench.state("web"), bench.state("db")) == (State.WAITING, State.STARTING)
+
+
+def test_stop_of_what_is_down_stops_nothing_else() -> None:
+    """Not what requires it since a reload, either: the answer was that nothing is to be done."""
+    bench = Bench(spec_of("db"), spec_of("web")).up("web")
+    bench.supervisor.reload(changed(spec_of("web", requires=("db",))), "first", 0.0)
+    bench.supervisor.stop(["db"], "me", 0.0)
+
+    assert (bench.code(), bench.state("web")) == ("already-stopped", State.RUNNING)
+
+
+def test_a_reload_waits_for_all_that_it_restarts() -> None:
+    """What requires a stale job is restarted with it, named in the answer, and waited for."""
+    bench = in_order()
+    bench.supervisor.reload(changed(spec_of("db", command="other")), "me", 0.0, restart=True)
+    for name in ("web", "db"):
+        bench.end(name=name)
+    for name in ("db", "web"):
+        assert bench.code() is None
+        bench.launch(name)
+        bench.execute(name)
+
+    assert {result.job for result in bench.replies()[0].results} == {"db", "web"}
 
 def test_the_reload_that_takes_an_edge_away_lets_go() -> None:
     """Who waited for what it does not come after any more is launched."""
@@ -1019,11 +1053,15 @@ def test_the_history_of_a_contradiction_is_short_and_of_one_job() -> None:
 def test_the_log_says_who_missed_something(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events are numbered without a gap; only so many are kept, and the log knows which."""
     monkeypatch.setattr("jobmon.eventlog.KEPT_EVENTS", 3)
+    begun = EventLog(begin=7)
     log = EventLog()
     assert (log.first, log.holds(0), list(log.after(0))) == (1, True, [])
 
     for number in range(5):
         log.add(0.0, "a", "state", State.RUNNING, number, None, "x")
+        begun.add(0.0, "a", "state", State.RUNNING, number, None, "x")
+        assert begun.holds(0) == begun.holds(7) == log.holds(0)
+    assert [begun.holds(seq) for seq in (5, 8, 9, 12, 13)] == [False, False, True, True, False]
     assert (log.first, log.last) == (3, 5)
     assert [log.holds(seq) for seq in (0, 1, 2, 3, 4, 5, 6)] == [False, False, True, True, True, True, False]
     assert [event[0] for event in log.after(2)] == [3, 4, 5]

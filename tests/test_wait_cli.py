@@ -6,11 +6,14 @@ What each condition means is in test_waits.py, and very many who wait are in tes
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import signal
+import subprocess
 import sys
+import termios
 
 import e2e
 import kit
@@ -24,6 +27,7 @@ from jobmon.protocol import CONDITIONS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     Make = Callable[..., kit.Daemon]
 
@@ -282,11 +286,14 @@ def test_since_sees_what_is_past(daemon: Make) -> None:
     assert tell(one, "wait", "web", "--for", "restarted", "--timeout", "0")[0] == 124
 
 
-def test_since_of_what_has_not_happened(daemon: Make) -> None:
-    """A token of another daemon, or none, is wrong usage."""
-    code, out, err = tell(daemon({"jobs": {"web": WEB}}), "wait", "web", "--since", "4711")
+def test_since_of_what_is_not_known(daemon: Make) -> None:
+    """A token of an earlier daemon, or none, is wrong usage."""
+    one = daemon({"jobs": {"web": WEB}})
+    future = 1 << 53
 
-    assert (code, out, err) == (2, "", "jobmon: event 4711 has not happened yet\n")
+    for event, why in ((4711, "is not known any more"), (future, "has not happened yet")):
+        told = f"jobmon: event {event} {why}\n"
+        assert tell(one, "wait", "web", "--since", str(event)) == (2, "", told)
 
 
 def test_unknown_names(daemon: Make) -> None:
@@ -482,6 +489,89 @@ def test_a_wait_that_fails_does_not_wait_for_its_command(daemon: Make) -> None:
     kit.wait_gone(pid)
 
 
+@pytest.mark.parametrize(("name", "words"), [("HUP", "hangup"), ("INT", "interrupt"), ("TERM", "terminated")])
+def test_a_signal_goes_to_the_command(daemon: Make, name: str, words: str) -> None:
+    """It is passed on, and when the command has ended of it so does the wait: 128 and its number."""
+    one = daemon({"jobs": {"web": WEB}})
+    process = one.start_cli("wait", "web", "--", *kit.FOR_EVER, start_new_session=True)
+    (pid,) = _children(process.pid)
+    number = getattr(signal, f"SIG{name}")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=kit.DEADLINE)
+
+    assert (process.returncode, out) == (128 + number, "")
+    assert err == f"jobmon: {words}: the command {kit.FOR_EVER[0]} ended (signal {int(number)})\n"
+    assert pid not in kit.processes()
+
+
+def test_a_command_may_take_its_time_to_end(daemon: Make) -> None:
+    """What it does about the signal is its own affair, and is waited for; so with one that was answered."""
+    one = daemon({"jobs": {"web": {**WEB, "autostart": True}}})
+    one.watch(since=0).until("web", "running")
+    fifo = one.fifo("fifo")
+    script = f"trap 'echo cleaned up; exit 0' TERM; echo up; while read line <{fifo.path}; do :; done"
+    words = ("wait", "web", "--for", "ready", "--", "sh", "-c", script)
+    process = one.start_cli(*words, start_new_session=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.terminate()
+    out, err = process.communicate(timeout=kit.DEADLINE)
+
+    assert (process.returncode, out) == (143, "cleaned up\n")
+    assert err == "jobmon: terminated: the command sh ended (exit 0)\n"
+
+
+def test_what_is_ignored_is_not_passed_on(daemon: Make) -> None:
+    """Under nohup(1) a hang-up is nobody's end."""
+    one = daemon({"jobs": {"web": {**WEB, "autostart": True}}})
+    one.watch(since=0).until("web", "running")
+    fifo = one.fifo("fifo")
+    command = ("sh", "-c", f"echo up; read line <{fifo.path}")
+    words = (*JOBMON, "wait", "web", "--for", "ready", "--", *command)
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+    with subprocess.Popen(("nohup", *words), env=one.environ, text=True, **streams) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGHUP)
+        os.write(fifo.fd, b"end\n")
+
+    assert process.returncode == 0
+
+
+def test_the_terminal_tells_the_command_itself(daemon: Make) -> None:
+    """Ctrl-C comes to both by the terminal, and the command gets it once."""
+    one = daemon({"jobs": {"web": WEB}})
+    script = (
+        "import signal, sys\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [2, 15])\n"
+        "print('up', flush=True)\n"
+        "print(signal.sigwait([2, 15]), flush=True)\n"
+        "print(signal.sigwait([2, 15]), flush=True)\n"
+    )
+    ours, theirs = os.openpty()
+    has_terminal: dict[str, Any] = {
+        "stdin": theirs,
+        "start_new_session": True,
+        "preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    }
+    process = one.start_cli("wait", "web", "--", sys.executable, "-c", script, **has_terminal)
+    os.close(theirs)
+    with process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGSTOP)  # or two at once might be one for the command
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        os.write(ours, b"\x03")
+        assert process.stdout.readline() == "2\n"
+        process.terminate()
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.readline() == "15\n"
+        assert process.stderr.read().endswith(" ended (exit 0)\n")
+    os.close(ours)
+
+    assert process.returncode == 130
+
+
 def test_the_command_gets_its_streams_and_default_signals(daemon: Make) -> None:
     """It is as if it had been typed: output, input, and SIGPIPE, which Python ignores."""
     one = daemon({"jobs": {"web": {**WEB, "autostart": True}}})
@@ -626,6 +716,23 @@ def test_a_verb_that_fails_says_why_and_what_was_written(daemon: Make) -> None:
     os.rmdir(one.path("up"))
     assert tell(one, "restart", "web") == told
     assert tell(one, "restart", "web", "--no-wait")[0] == 0
+
+
+def test_who_waits_for_what_does_not_stay_up_is_told(daemon: Make) -> None:
+    """Once for each job, those too that it requires; the answer is what it comes to."""
+    flaps = {"command": "exit 7", "restart": True, "restart-penalty": 0.1, "ready": {"fd": 3}}
+    one = daemon({"jobs": {"db": {**flaps, "command": "exit 3"}, "web": {**flaps, "requires": ["db"]}}})
+    process = one.start_cli("start", "web")
+    assert process.stderr is not None
+    assert process.stderr.readline() == "jobmon: db: exit 3; it is tried again, and waited for\n"
+    one.watch().find(lambda event: event.state == "backoff")
+    one.watch().find(lambda event: event.state == "backoff")
+    one.pipe().stop("web")
+    one.pipe().stop("db")
+    out, err = process.communicate(timeout=kit.DEADLINE)
+
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith("jobmon: web: ") and err.count("\n") == 1
 
 
 def test_start_waits_for_the_end_of_a_run(daemon: Make) -> None:

@@ -732,14 +732,14 @@ def test_the_restart_of_a_requirement() -> None:
 
 
 def test_a_requirement_that_is_not_the_next() -> None:
-    """A stop that is passed on through others names where it comes from, and so does the chain."""
+    """A stop that is passed on through others: each names the next, and the chain where it comes from."""
     life = Life(spec("a"), spec("b", requires=("a",)), spec("c", requires=("b",)))
     life.start("c")
     life.up("a", "b", "c")
     life.stop("a", reason="bye")
 
     stop = f"is to be stopped {THEY}, `jobmon stop`: bye"
-    assert life.why("c")[0] == "is being stopped because it requires a, which is to be stopped"
+    assert life.why("c")[0] == "is being stopped because it requires b, which is to be stopped"
     assert [line for line in life.why("c") if line.startswith("a: ")][
         -1
     ] == f"a: {stop}, once these are gone: b"

@@ -54,9 +54,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
 
 def plain(event: Event07 | EventMessage) -> str | None:
     """The line for people; None where the event has none."""
-    job, kind = (
-        (event.job_name, event.event_code) if isinstance(event, Event07) else (event.job, event.event)
-    )
+    job, kind = (event.job_name, event.event_code) if isinstance(event, Event07) else (event.job, event.event)
     word = _WORDS.get(kind)
     if word is None or word == "TERMINATE":
         return word

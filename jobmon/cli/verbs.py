@@ -101,7 +101,8 @@ VERBS = {
             "start jobs, and what they require, and wait until they are ready",
             (_WAIT, _NO_WAIT, _TIMEOUT, _REASON),
             "A job that runs already is a failure (exit 1). One that fails is told with the last lines of\n"
-            "its standard error, where that is a file.",
+            "its standard error, where that is a file. One that ends and is tried again is waited for, and\n"
+            "named on standard error after two seconds: --timeout is for that.",
         ),
         Verb(
             "stop",
@@ -190,7 +191,7 @@ VERBS = {
             1,
             "print events as they come: RUNNING, STOPPED, RESTARTING JOB, TERMINATE",
             (
-                ("--since", "SEQ", "begin with the event after number SEQ; 0 is the oldest that is kept"),
+                ("--since", "SEQ", "begin with the event after number SEQ; 0: with the first of all"),
                 ("--json", "", "every change as a line of JSON"),
             ),
             "Ends after NUM_EVENTS (0 or less: never), when the daemon ends, or when nobody reads on.",
@@ -212,11 +213,13 @@ VERBS = {
             ),
             "COND is one of\n" + _CONDITIONS + "\n\n"
             "It is to be so for all of the jobs at the same moment. Any death ends `stable`; after --since,\n"
-            "with CMD, and with --wait of another verb, only one that nobody asked for does, and DUR\n"
+            "with CMD, and with --wait of another verb, one that somebody asks for is pardoned, and DUR\n"
             "counts from there.\n\n"
             "Prints nothing, and why on standard error when it can be so no more (exit 1, at once) or the\n"
             "time is over (124). The daemon watches: no change after the call is missed. CMD is started\n"
-            "once that is sure; when CMD fails so does the wait (exit 1), and it ends no sooner than CMD.",
+            "once that is sure; when CMD fails so does the wait (exit 1), and it ends no sooner than CMD.\n"
+            "--timeout bounds the wait, not CMD: when that is over, or the daemon is lost, CMD goes on and\n"
+            "its pid is told. SIGINT, SIGTERM and SIGHUP go to CMD, and end the wait with it (128+n).",
         ),
         Verb(
             "signal",
@@ -225,7 +228,7 @@ VERBS = {
             2,
             MANY,
             "send a signal to jobs: SIG as HUP, SIGHUP or 1",
-            (("--all", "", "to every process of the job, not just its first"),),
+            (("--all", "", "to every process of the job, not just its first"), _REASON),
         ),
         Verb(
             "reload",
@@ -251,7 +254,13 @@ VERBS = {
             0,
             0,
             "stop all jobs and end the daemon; returns when it is gone",
-            (("--no-wait", "", "return at once"),),
+            (
+                ("--no-wait", "", "return at once"),
+                _TIMEOUT,
+                ("--reason", "TEXT", "why, for the log and for those who listen"),
+            ),
+            "After --timeout the daemon goes on ending: jobmon status shows what is left, and a second\n"
+            "jobmon terminate kills that.",
         ),
         Verb(
             "init",

@@ -8,7 +8,7 @@ import sys
 from select import POLLIN, poll
 
 from jobmon.cli import FAILED, OK, complain, flush, say
-from jobmon.cli.text import condition, count, seconds
+from jobmon.cli.text import condition, count, escape, seconds
 from jobmon.cli.verbs import UsageError
 from jobmon.client import CommandPipe, ends_of, patience_for
 from jobmon.errors import ConnectionLost, JobError, JobMonError
@@ -23,10 +23,19 @@ if TYPE_CHECKING:
     Ends = dict[str, int | str | None]
 
 DIED = 128  # as a shell says it: 128 and the number of the signal
+_PASSED_ON = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM)
 
 
 class CommandFailed(JobError):
     """What was to bring the condition about failed itself."""
+
+
+class Interrupted(Exception):
+    """A signal came while the command ran, and both have ended of it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = DIED + number
 
 
 def run(verb: Verb, arguments: Arguments) -> int:
@@ -37,6 +46,8 @@ def run(verb: Verb, arguments: Arguments) -> int:
     try:
         with CommandPipe() as daemon:
             ends = _wait(daemon, tuple(arguments.given), wish, arguments.command, 2 if as_json else 1)
+    except Interrupted as end:
+        return end.code
     except JobMonError as error:
         if as_json:
             say(dumps(_failure(error)))
@@ -83,28 +94,72 @@ def _arm(daemon: CommandPipe, number: int) -> None:
 
 
 def _beside(daemon: CommandPipe, number: int, command: list[str], output: int) -> None:
-    """Run the command until it has succeeded. Meanwhile the wait may fail."""
-    pid = _start(command, output)
+    """Run the command until it has succeeded. Meanwhile the wait may fail, or a signal end both."""
+    caught: list[int] = []
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _PASSED_ON)
+    try:
+        pid = _start(command, output, mask)
+        handlers = _pass_on(pid, caught)
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
     try:
         _watch(daemon, number, pid)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # its pid is its own until it is reaped
     except JobMonError:
         complain(f"the command goes on, pid {pid}")
         raise
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
+    finally:
+        for signal, handler in handlers.items():
+            _signal.signal(signal, handler)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    how = f"exit {code}" if code >= 0 else f"signal {-code}"
+    if caught:
+        complain(f"{_signal.strsignal(caught[0]).lower()}: the command {escape(command[0])} ended ({how})")
+        raise Interrupted(caught[0])
     if code:
-        how = f"exit {code}" if code > 0 else f"signal {-code}"
         raise CommandFailed(f"the command {command[0]} failed ({how})", "command-failed")
 
 
-def _start(command: list[str], output: int) -> int:
+def _pass_on(pid: int, caught: list[int]) -> dict[int, Any]:
+    """From now on signals go to the command, which decides what becomes of both, as with timeout(1); the
+    handlers of before. What is ignored stays so: nohup(1)."""
+
+    def heed(number: int, _frame: object) -> None:
+        caught.append(number)
+        if number != _signal.SIGINT or not _in_foreground():
+            os.kill(pid, number)
+
+    before = {number: _signal.getsignal(number) for number in _PASSED_ON}
+    handlers = {number: one for number, one in before.items() if one != _signal.SIG_IGN}
+    for number in handlers:
+        _signal.signal(number, heed)
+    return handlers
+
+
+def _in_foreground() -> bool:
+    """Whether a terminal's Ctrl-C comes to us, and so to the command too."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
+def _start(command: list[str], output: int, mask: set[int]) -> int:
     """Start the command; what it prints goes to our descriptor `output`, 1 or 2."""
     flush()
     # Python ignores these two, and what we start would too.
     default = (_signal.SIGPIPE, _signal.SIGXFSZ)
     streams = () if output == 1 else ((os.POSIX_SPAWN_DUP2, sys.stderr.fileno(), 1),)
     try:
-        return os.posix_spawnp(command[0], command, os.environ, setsigdef=default, file_actions=streams)
+        return os.posix_spawnp(
+            command[0], command, os.environ, setsigdef=default, setsigmask=mask, file_actions=streams
+        )
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise CommandFailed(f"{command[0]}: cannot be run: {why}", "command-failed") from None

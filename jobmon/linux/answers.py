@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from jobmon import protocol, waits
 from jobmon.linux import procfs
-from jobmon.turns import PENDING
 from jobmon.why import why as causes_of
 
 TYPE_CHECKING = False
@@ -123,14 +122,6 @@ def status(
         tree=processes_tree,
         says=says,
         stale=job.stale,
-    )
-
-
-def stopped_first(supervisor: Supervisor, name: str) -> list[str]:
-    """What is up, or comes up by itself, and requires a job: it has to go before it, in this order."""
-    jobs = supervisor.jobs
-    return supervisor.order.needed_by(
-        name, lambda other: other in jobs and (jobs[other].alive or jobs[other].state in PENDING)
     )
 
 

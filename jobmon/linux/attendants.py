@@ -42,7 +42,7 @@ class Attendant:
         if spec.watchdog is not None or (how is not None and how.kind == "notify"):
             self._notify = RunSocket(tools.reactor, tools.children, spec.name, self._heard)
         if how is not None and how.kind in PROBES:
-            self._probe = PROBES[how.kind](tools, spec, how, self._ready)
+            self._probe = PROBES[how.kind](tools, spec, run, how, self._ready)
 
     @property
     def text(self) -> str:
@@ -51,7 +51,9 @@ class Attendant:
 
     def why_not(self) -> str:
         """Why it is not known to be ready: what was wrong with the last try, where there are tries."""
-        return self._probe.trouble if self._probe is not None else ""
+        speaker = self._notify if self._spec.ready is not None and self._spec.ready.kind == "notify" else None
+        asked = self._probe or speaker
+        return asked.trouble if asked is not None else ""
 
     def gift(self) -> Gift:
         """What the run gets. Raises OSError."""

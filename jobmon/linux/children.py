@@ -76,6 +76,16 @@ class Child(Leader):
         self.status: Status = None
         self.failure: tuple[str, int] | None = None
 
+    @property
+    def key(self) -> bytes:
+        """What the marker of its processes says."""
+        return spawn.run_key(self.job, self.run)
+
+    @property
+    def leader(self) -> Leader:
+        """Its first process: itself."""
+        return self
+
     def on_death(self, _events: int) -> None:
         """Its pidfd is readable."""
         self._keeper.reap(self)
@@ -101,6 +111,7 @@ class Children:
         self._hunting: dict[str, Child] = {}
         self._unclosed: list[Crowd] = []
         self._guests: dict[int, Callable[[os.waitid_result], None]] = {}
+        self._hosts: dict[int, str] = {}  # guests that are there for a job
         self._interval = FIRST_LOOK
         self._rest_until = 0.0
         self.tree = tree
@@ -127,9 +138,12 @@ class Children:
         child.report = birth.report
         self._reactor.register(birth.report, child.on_report, reactor.EXEC)
 
-    def add_guest(self, pid: int, ended: Callable[[os.waitid_result], None]) -> None:
-        """A child that is no job's: `ended` is told when it has been reaped."""
+    def add_guest(self, pid: int, ended: Callable[[os.waitid_result], None], job: str = "") -> None:
+        """A child that leads no run: `ended` is told when it has been reaped. If it is there for a `job`, the
+        run of that one is not gone before, for what it leaves may be the run's."""
         self._guests[pid] = ended
+        if job:
+            self._hosts[pid] = job
         self.tree.add_leader(pid)
 
     @property
@@ -141,6 +155,18 @@ class Children:
         """All living processes of a job's run, as far as they can be known."""
         child = self._by_job.get(job)
         return [] if child is None else child.crowd.pids()
+
+    def kin(self, job: str) -> list[int]:
+        """All living processes that a job's run has started, whomever a stop of it reaches."""
+        child = self._by_job.get(job)
+        if child is None or child.spec.kill_scope is KillScope.JOB:
+            return self.pids(job)
+        return [fact.pid for fact in self.tree.members(child)]
+
+    def cgroup(self, job: str) -> int:
+        """A descriptor of the directory of its run's cgroup; -1: it has none. Raises OSError."""
+        child = self._by_job.get(job)
+        return -1 if child is None else child.crowd.open()
 
     def left(self, job: str) -> str:
         """The same in words, and why one is not killed: "pid 12 (nfsd, hangs in the kernel)"."""
@@ -187,6 +213,7 @@ class Children:
                 self._leader_dead(child, _status(info))
             elif (ended := self._guests.pop(info.si_pid, None)) is not None:
                 self.tree.remove_leader(info.si_pid)
+                self._hosts.pop(info.si_pid, None)
                 ended(info)
             else:
                 self.orphans += 1
@@ -204,7 +231,8 @@ class Children:
         if its is not None:
             return CgroupCrowd(child, its)
         if scope is KillScope.JOB:
-            return TreeCrowd(child, self.tree, spawn.run_key(child.job, child.run))
+            return TreeCrowd(child, self.tree, child.key)
+        self.tree.add(child)
         if scope is KillScope.GROUP:
             return GroupCrowd(child, self.tree, self.has_group_flag)
         return child.crowd
@@ -256,6 +284,8 @@ class Children:
     def _others(self, child: Child) -> bool:
         """Whether anybody else of its run lives. Who cannot look (no descriptor left) says yes, and looks
         again later: to say no would be to start the next run beside this one."""
+        if child.job in self._hosts.values():
+            return True
         try:
             return child.crowd.others()
         except OSError:
@@ -327,6 +357,8 @@ class Children:
             self._reactor.unregister(child.watch)
             os.close(child.watch)
         self._close_pidfd(child)
+        if child.spec.kill_scope is not KillScope.JOB:
+            self.tree.remove(child)
         if not child.crowd.close():
             self._unclosed.append(child.crowd)
         if child.failure is not None:

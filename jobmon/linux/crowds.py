@@ -96,6 +96,11 @@ class Crowd:
         """A descriptor that shows EPOLLPRI when `others` may have changed; -1: there is none."""
         return -1
 
+    def open(self) -> int:
+        """A descriptor of its cgroup's directory, for whoever is to be born there; -1: it has none.
+        Raises OSError."""
+        return -1
+
     def close(self) -> bool:
         """The run is over; whether nothing is left of what was made for it."""
         return True
@@ -196,6 +201,9 @@ class CgroupCrowd(Crowd):
             return self._cgroup.open_events()
         except OSError:
             return -1
+
+    def open(self) -> int:
+        return self._cgroup.open()
 
     def close(self) -> bool:
         return self._cgroup.remove()

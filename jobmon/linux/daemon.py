@@ -316,7 +316,7 @@ def _engine(source: Source, setting: Setting, log: Log, listeners: list[Listener
     marker = os.urandom(8).hex()
     control, event = (listener.address for listener in listeners)
     return Engine(
-        Supervisor(jobs.values(), now, wall),
+        Supervisor(jobs.values(), now, wall, begin=int((now + wall) * 1e6)),
         Spawner(os.environb, marker, before),
         log,
         access,

@@ -163,7 +163,7 @@ class Engine:
         """Begin the ordered shutdown; again: without patience."""
         self.log.write(logfile.INFO, "shutdown", by=by, again=self.supervisor.terminating or None)
         self._ordered = self._ordered or not self.supervisor.terminating
-        self.supervisor.terminate(time.monotonic())
+        self.supervisor.terminate(time.monotonic(), by)
 
     def reload(self, to: Hashable, by: str, *, restart: bool = False, dry_run: bool = False) -> Outcome:
         """Read the configuration again and go by it, or say what is wrong with it, or (`dry_run`) what

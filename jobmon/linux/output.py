@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
 
-CHUNK = 1 << 20  # bytes of one file that are looked at at a time
+CHUNK = 1 << 16  # bytes of one file that are looked at at a time
+TAIL = 64  # bytes before the place we are at, by which it is known again
 LONGEST_LINE = 8192  # of it, what is looked at
 BUDGET = 0.02  # seconds that one look may take
 
@@ -25,13 +26,17 @@ BUDGET = 0.02  # seconds that one look may take
 class Output:
     """A file that a run appends to, from what is in it when this is made.
 
-    It is held open, so that moving it away changes nothing. A file that shrinks is read anew.
+    It is held open, so that moving it away changes nothing. A file that shrinks, or is not what it was
+    before the place we are at, is read anew. `behind`: there was more than one look takes.
     """
+
+    behind = False
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._fd = -1
         self._rest = b""
+        self._tail = b""
         fact = _regular(path)
         self._file = (fact.st_dev, fact.st_ino) if fact is not None else None
         self._offset = fact.st_size if fact is not None else 0
@@ -58,14 +63,23 @@ class Output:
         fact = os.fstat(self._fd)
         if (fact.st_dev, fact.st_ino) != self._file:
             self._offset = 0  # it was made for this run
+        self._remember()
 
     def _read(self) -> bytes:
         size = os.fstat(self._fd).st_size
-        if size < self._offset:
+        if size < self._offset or self._before() != self._tail:
             self._offset, self._rest = 0, b""
         data = os.pread(self._fd, min(size - self._offset, CHUNK), self._offset)
         self._offset += len(data)
+        self._remember()
+        self.behind = self._offset < size
         return data
+
+    def _remember(self) -> None:
+        self._tail = os.pread(self._fd, min(TAIL, self._offset), max(self._offset - TAIL, 0))
+
+    def _before(self) -> bytes:
+        return os.pread(self._fd, len(self._tail), self._offset - len(self._tail))
 
 
 def _regular(path: str) -> os.stat_result | None:
@@ -94,6 +108,11 @@ class Finder:
         """Lines to look at."""
         self._lines += lines
 
+    @property
+    def behind(self) -> bool:
+        """Whether there are lines that were not looked at yet."""
+        return bool(self._lines)
+
     def found(self) -> bool:
         """Look, as far as the budget goes, and forget what was looked at: a line is looked at once."""
         if not self._lines:
@@ -120,8 +139,9 @@ class Finder:
             finally:
                 signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         except _OutOfTime:
-            self.trouble = f"the pattern took more than {BUDGET * 1000:g} ms"
-            self._lines = lines[done:]
+            if done == 1:  # this line alone
+                self.trouble = f"the pattern took more than {BUDGET * 1000:g} ms"
+            self._lines = lines[done if done == 1 else done - 1 :]
         return False
 
 

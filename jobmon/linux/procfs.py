@@ -191,16 +191,23 @@ def describe(pid: int) -> str:
 
 def fd_inodes(pid: int) -> dict[int, int]:
     """Its sockets and pipes: descriptor -> inode. Links are read and not followed, which could hang."""
-    inodes = {}
+    return {fd: inode for fd, inode in _fd_inodes(pid) if inode}
+
+
+def inodes(pid: int) -> Iterator[int]:
+    """The same, without the descriptors, one after the other (0 for what is neither): there may be many."""
+    return (inode for _, inode in _fd_inodes(pid))
+
+
+def _fd_inodes(pid: int) -> Iterator[tuple[int, int]]:
     for fd in _list(f"/proc/{pid}/fd"):
         try:
             target = os.readlink(f"/proc/{pid}/fd/{fd}")
         except OSError as error:
             _check_gone(error)
             continue
-        if target.startswith(("socket:[", "pipe:[")):
-            inodes[int(fd)] = int(target[target.index("[") + 1 : -1])
-    return inodes
+        is_one = target.startswith(("socket:[", "pipe:["))
+        yield int(fd), int(target[target.index("[") + 1 : -1]) if is_one else 0
 
 
 # --- all processes -------------------------------------------------------------------------------

@@ -27,21 +27,23 @@ from jobmon.errors import SpawnError
 from jobmon.linux import procfs, reactor, signals
 from jobmon.linux.crowds import GroupCrowd, Leader
 from jobmon.linux.output import Finder, Output
-from jobmon.linux.spawn import Gift
-from jobmon.spec import JobSpec
+from jobmon.linux.spawn import Gift, read_report, what
+from jobmon.spec import JobSpec, KillScope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from jobmon.linux.children import Children
     from jobmon.linux.reactor import Reactor
-    from jobmon.linux.spawn import Spawner
+    from jobmon.linux.spawn import Birth, Spawner
     from jobmon.linux.timers import Timers
     from jobmon.spec import Readiness
 
 ANSWER_BYTES = 4096
+SEARCH_SECONDS = 0.01  # that one turn of the loop may look at descriptors
 PIPE_BYTES = 65536  # all that a pipe holds, pipe(7)
+NOBODYS = Gift({b"JOBMON_RUN": b""})  # for whom no run answers
 
 
 class Tools:
@@ -66,9 +68,12 @@ class Probe:
 
     trouble = ""
 
-    def __init__(self, tools: Tools, spec: JobSpec, how: Readiness, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, tools: Tools, spec: JobSpec, run: int, how: Readiness, ready: Callable[[], None]
+    ) -> None:
         self.tools = tools
         self.spec = spec
+        self.run = run
         self.how = how
         self.ready = ready
 
@@ -180,9 +185,28 @@ class TcpProbe(Poll):
 
     def attempt(self) -> None:
         host, port = self.place()
-        if self.how.owned and not self._is_owned(host, port):
-            self.failed(f"no process of the job listens on port {port}")
-            return
+        if self.how.owned:
+            self._search = self._owners(host, port)
+            self._search_on(0)
+        else:
+            self._connect(host, port)
+
+    def _search_on(self, _token: int) -> None:
+        """Look for a process of the job that listens, a little in each turn of the loop."""
+        until = time.monotonic() + SEARCH_SECONDS
+        try:
+            for is_owner in self._search:
+                if is_owner:
+                    self._connect(*self.place())
+                    return
+                if time.monotonic() > until:
+                    self.tools.after(0.0, self._search_on)
+                    return
+            self.failed(f"no process of the job listens on port {self.place()[1]}")
+        except OSError as error:
+            self.failed(error.strerror or str(error))
+
+    def _connect(self, host: str, port: int) -> None:
         self._socket = socket(_family(host), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
         self._socket.setblocking(False)
         code = self._socket.connect_ex((host, port))
@@ -206,12 +230,15 @@ class TcpProbe(Poll):
         """There is a connection."""
         self.passed()
 
-    def _is_owned(self, host: str, port: int) -> bool:
+    def _owners(self, host: str, port: int) -> Iterator[bool]:
+        """Of each descriptor of the job's processes, whether it is what listens there."""
         inodes = procfs.listeners(inet_pton(_family(host), host), port)
-        pids = self.tools.children.pids(self.spec.name) if inodes else ()
-        return any(inodes & set(procfs.fd_inodes(pid).values()) for pid in pids)
+        for pid in self.tools.children.kin(self.spec.name) if inodes else ():
+            for inode in procfs.inodes(pid):
+                yield inode in inodes
 
     def abandon(self) -> None:
+        self.tools.timers.disarm(self._search_on)
         if self._socket is not None:
             self.tools.reactor.unregister(self._socket.fileno())
             self._socket.close()
@@ -277,7 +304,9 @@ class HttpProbe(TcpProbe):
 
 
 class ExecProbe(Poll):
-    """A command ends with exit code 0. What it leaves of its process group is killed."""
+    """A command ends with exit code 0. What it leaves of its process group is killed; what has a session of
+    its own is the run's, and ends with that. Where the run is less than all that it starts (kill-scope), it
+    is a stray."""
 
     _asked: _Asked | None = None
 
@@ -285,23 +314,38 @@ class ExecProbe(Poll):
         if self._asked is not None:
             self.failed("the last try does not die of SIGKILL")
             return
-        command = self.how.target
-        assert isinstance(command, (str, tuple))
-        spec = self.spec.replace(command=command, stdin=os.devnull, stdout=os.devnull, stderr=os.devnull)
         try:
-            birth = self.tools.spawner.spawn(spec, 0)
+            birth = self._spawn()
         except SpawnError as error:
             self.failed(f"{error.what}: {os.strerror(error.errno)}")
             return
-        self._asked = asked = _Asked(birth.pid, self.tools.children)
-        self.tools.children.add_guest(birth.pid, lambda info: self._ended(asked, info))
+        self._asked = asked = _Asked(birth, self.tools.children)
+        self.tools.children.add_guest(birth.pid, lambda info: self._ended(asked, info), self.spec.name)
+
+    def _asks(self) -> JobSpec:
+        command = self.how.target
+        assert isinstance(command, (str, tuple))
+        return self.spec.replace(command=command, stdin=os.devnull, stdout=os.devnull, stderr=os.devnull)
+
+    def _spawn(self) -> Birth:
+        spec = self._asks()
+        whole = spec.kill_scope is KillScope.JOB
+        place = self.tools.children.cgroup(spec.name)
+        try:
+            return self.tools.spawner.spawn(spec, self.run, place, None if whole else NOBODYS)
+        finally:
+            if place >= 0:
+                os.close(place)
 
     def _ended(self, asked: _Asked, info: os.waitid_result) -> None:
         self._asked = None
-        asked.bury()
+        failed = asked.bury()
         if asked.killed:
             return  # it was too late
-        if info.si_code != os.CLD_EXITED:
+        if failed is not None:
+            stage, number = failed
+            self.failed(f"{what(self._asks(), stage)}: {os.strerror(number)}")
+        elif info.si_code != os.CLD_EXITED:
             self.failed(signals.name_of(info.si_status))
         elif info.si_status:
             self.failed(f"exit {info.si_status}")
@@ -316,13 +360,14 @@ class ExecProbe(Poll):
 class _Asked:
     """A running command of a probe, with its process group."""
 
-    def __init__(self, pid: int, children: Children) -> None:
+    def __init__(self, birth: Birth, children: Children) -> None:
         self.killed = False
+        self._report = birth.report
         self._tree = children.tree
-        self._leader = Leader(pid)
+        self._leader = Leader(birth.pid)
         if children.has_pidfd:
             try:
-                self._leader.pidfd = os.pidfd_open(pid)
+                self._leader.pidfd = os.pidfd_open(birth.pid)
             except OSError:
                 pass  # no descriptor left: it is our child, so its number is its own until it is reaped
         self._group = GroupCrowd(self._leader, self._tree, children.has_group_flag)
@@ -333,14 +378,24 @@ class _Asked:
             self.killed = True
             self._group.kill()
 
-    def bury(self) -> None:
-        """It is reaped; those whom it left in its group go after it."""
+    def bury(self) -> tuple[str, int] | None:
+        """It is reaped; those whom it left in its group go after it. Returns the stage that failed before
+        its program was executed, if one did, with its errno."""
         self._leader.dead = True
         if self._tree.orphaned():
             self._tree.forget()
             self._group.kill()
         if self._leader.pidfd >= 0:
             os.close(self._leader.pidfd)
+        return self._failure() if self._report >= 0 else None
+
+    def _failure(self) -> tuple[str, int] | None:
+        try:
+            return read_report(self._report)
+        except BlockingIOError:
+            return None
+        finally:
+            os.close(self._report)
 
 
 class LogProbe(Poll):
@@ -355,12 +410,28 @@ class LogProbe(Poll):
         return Gift()
 
     def attempt(self) -> None:
-        for output in self._outputs:
-            self._finder.add(output.lines())
+        self._go_on(0)
+
+    def _go_on(self, _token: int) -> None:
+        """Look at a little in each turn of the loop until all was looked at."""
+        try:
+            self._look()
+        except OSError as error:
+            self.failed(error.strerror or str(error))
+
+    def _look(self) -> None:
+        if not self._finder.behind:
+            for output in self._outputs:
+                self._finder.add(output.lines())
         if self._finder.found():
             self.passed()
+        elif self._finder.behind or any(output.behind for output in self._outputs):
+            self.tools.after(0.0, self._go_on)
         else:
             self.failed(self._finder.trouble or "no line matches")
+
+    def abandon(self) -> None:
+        self.tools.timers.disarm(self._go_on)
 
     def close(self) -> None:
         super().close()

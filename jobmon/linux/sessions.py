@@ -403,7 +403,7 @@ class Session:
             self._ticket(request.id),
             time.monotonic(),
             every=request.all,
-            by=self._by("signal"),
+            by=self._by("signal", request.reason),
         )
 
     def _show(self, request: protocol.Request) -> None:
@@ -476,7 +476,7 @@ class Session:
         self._jobs = None if message.jobs is None else frozenset(message.jobs)
         kept = message.since is not None and log.holds(message.since)
         if kept and message.since is not None:
-            self._cursor = message.since
+            self._cursor = max(message.since, log.first - 1)  # 0 is from the first on
             self.send(protocol.Snapshot(message.since, None))
         else:
             self._cursor = log.last
@@ -510,7 +510,7 @@ class Session:
                 continue
             ticket.runs[name] = job.run + (request.command != "stop")
             if request.command != "start":
-                first = answers.stopped_first(supervisor, name)
+                first = supervisor.turns.going_before(name)
                 ticket.first[name] = [other for other in first if other not in (request.jobs or ())]
         return ticket
 

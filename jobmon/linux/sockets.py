@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 
 BACKLOG = 1024  # connections that may wait for one turn of the loop; the kernel caps it by net.core.somaxconn
 RECEIVE_BYTES = 65536
+SO_PASSRIGHTS = 83  # Linux 6.16, asm-generic/socket.h; not in Python
 HIGH_WATER = 262144  # a stream with this much unsent is `full`: whoever produces should wait until it drains
 
 PRIVATE_MODE = 0o600
@@ -187,6 +188,7 @@ class Listener:
         self._protocol = (listening.family, SOCK_STREAM, listening.proto)
         self.address = address
         self.kind = "unix" if listening.family == AF_UNIX else "tcp"
+        _take_no_descriptors(listening)
         self._lock = lock
         self._identity = identity  # (dev, ino) of the socket file that is ours to remove
         self._reserve = _reserve()
@@ -223,7 +225,9 @@ class Listener:
 
     def _wrap(self, fd: int) -> socket:
         family, kind, protocol = self._protocol
-        return socket(family, kind, protocol, fd)
+        connected = socket(family, kind, protocol, fd)
+        _take_no_descriptors(connected)  # it may have come before its listener was told
+        return connected
 
     def _refuse(self, errno: int | None, farewell: bytes) -> Refused | None:
         """Gives up the spare descriptor to take the connection and close it: left there, it would wake us.
@@ -274,6 +278,16 @@ class Listener:
         if self._lock is not None:
             _unlock(str(self.address), self._lock, unlink)
             self._lock = None
+
+
+def _take_no_descriptors(one: socket) -> None:
+    """Whoever sends descriptors there gets EPERM, where the kernel can do that. Nobody reads them, but to
+    close them may take as long as their sender likes."""
+    if one.family == AF_UNIX:
+        try:
+            one.setsockopt(SOL_SOCKET, SO_PASSRIGHTS, 0)
+        except OSError:
+            pass  # ENOPROTOOPT: an older kernel
 
 
 # --- opening -------------------------------------------------------------------------------------

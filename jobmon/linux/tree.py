@@ -76,6 +76,7 @@ class Tree:
         del self._runs[family.key]
         if self._by_pid.get(family.leader.pid) is family:
             del self._by_pid[family.leader.pid]
+        self._seen = {key: owner for key, owner in self._seen.items() if owner is not family}
 
     def add_leader(self, pid: int) -> None:
         """A child of ours that is no orphan."""
