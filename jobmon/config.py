@@ -148,6 +148,11 @@ def _in_order(found: list[tuple[int, Problem]]) -> tuple[Problem, ...]:
     return tuple(problem for _, problem in found)
 
 
+def _cut_off(found: list[tuple[int, Problem]], path: str) -> tuple[Problem, ...]:
+    more = (Problem(path, 0, 0, "", _MORE),) if len(found) > MAX_PROBLEMS else ()
+    return _in_order(found)[:MAX_PROBLEMS] + more
+
+
 class _Loader:
     """One loading. Collects problems; nothing is raised before everything has been looked at."""
 
@@ -173,10 +178,8 @@ class _Loader:
         except _Enough:
             pass
         self._raise(path)
-        warnings = _in_order([(note.source.order, note.problem()) for note in self._warnings])
-        if len(warnings) == MAX_PROBLEMS:
-            warnings += (Problem(path, 0, 0, "", _MORE),)
-        return Config(path, supervisor, self._jobs, warnings)
+        warnings = [(note.source.order, note.problem()) for note in self._warnings]
+        return Config(path, supervisor, self._jobs, _cut_off(warnings, path))
 
     def _all(self, path: str) -> spec.SupervisorSpec:
         source = self._read(path)
@@ -195,8 +198,7 @@ class _Loader:
     def _raise(self, path: str) -> None:
         found = self._found + [(note.source.order, note.problem()) for note in self._notes]
         if found:
-            more = (Problem(path, 0, 0, "", _MORE),) if len(found) > MAX_PROBLEMS else ()
-            raise ConfigError(_in_order(found)[:MAX_PROBLEMS] + more)
+            raise ConfigError(_cut_off(found, path))
 
     # ---- problems ----
 
@@ -205,7 +207,7 @@ class _Loader:
         self._see_whether_enough()
 
     def _doubt(self, source: _Source, path: Path, message: str) -> None:
-        if len(self._warnings) < MAX_PROBLEMS:
+        if len(self._warnings) <= MAX_PROBLEMS:
             self._warnings.append(_Note(source, path, False, message))
 
     def _fault(self, source: _Source, line: int, column: int, message: str, key: str = "") -> None:
