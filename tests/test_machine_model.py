@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     Cell = Callable[[Job, Any, float], None]
 
+pytestmark = pytest.mark.slow
+
 CELLS = sorted({cell for row in TABLE.values() for cell in row.values()}, key=lambda cell: cell.__name__)
 REACHED = (Case(Restart.NEVER, jobmodel.READY, jobmodel.START_TIMEOUT), Case(Restart.ON_FAILURE))
 ENDS: dict[Restart, set[State]] = {

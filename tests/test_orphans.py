@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     Make = Callable[..., Daemon]
 
+pytestmark = pytest.mark.slow
+
 PATIENT = 2.0  # seconds within which a daemon in a storm is to answer; it takes some hundredths
 CODES = range(1, 21)
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     Make = Callable[..., Daemon]
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 0.2  # a kill-timeout for those who ignore the stop signal
 LONG = 1000.0  # one that never runs out
 ALONE = {
