@@ -248,7 +248,7 @@ def test_it_starts_with_closed_streams(place: Place, closed: str) -> None:
     assert code == 0
     with jobmon.CommandPipe(place.path("control")) as pipe:
         assert pipe.list_jobs() == {"web": True}
-        fds = kit.fds_of(pipe.pid("web") or 0)
+        fds = kit.fds_of(kit.settled(pipe.pid("web") or 0))
         assert fds == {0: "/dev/null", 1: place.path("out"), 2: "/dev/null"}
     terminate(place.path("control"))
 

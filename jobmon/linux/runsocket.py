@@ -166,13 +166,12 @@ class RunSocket:
         is_ours = uid in (os.getuid(), 0)
         if not is_ours and time.monotonic() < self._refused_until.get(uid, 0.0):
             return False  # to look who it is costs far more than to send
-        fact = procfs.stat(pid)
-        if fact is not None and fact.state not in procfs.DEAD and pid != os.getpid():
-            may = self._is_of_the_run(pid)
-        else:
-            # systemd-notify speaks in its parent's name where it may. When that has ended, its parent is who
-            # adopts orphans: we. Nobody without CAP_SYS_ADMIN can take our pid, unix(7).
-            may = is_ours or uid in self._uids()
+        if _lives(pid) and self._is_of_the_run(pid):
+            return True
+        # Whoever has died by now, be it during that look, cannot be found. systemd-notify speaks in its
+        # parent's name where it may. When that has ended, its parent is who adopts orphans: we. Nobody
+        # without CAP_SYS_ADMIN can take our pid, unix(7).
+        may = not _lives(pid) and (is_ours or uid in self._uids())
         if not may:
             self._refuse(uid)
         return may
@@ -199,6 +198,12 @@ class RunSocket:
             except OSError:
                 continue  # it is gone
         return found
+
+
+def _lives(pid: int) -> bool:
+    """Whether another process of this number lives."""
+    fact = procfs.stat(pid)
+    return fact is not None and fact.state not in procfs.DEAD and pid != os.getpid()
 
 
 class _Pipe:
