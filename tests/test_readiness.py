@@ -13,6 +13,7 @@ import shlex
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 
@@ -20,7 +21,9 @@ import kit
 import nasty
 import pytest
 
+from jobmon.linux import reactor
 from jobmon.linux.output import Finder, Output
+from jobmon.linux.runsocket import RunSocket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -192,6 +195,46 @@ def test_who_may_say_so(single: Any, script: str) -> None:
     start(one, watch)
 
     watch.until("a", "running")
+
+
+def test_who_dies_while_he_is_looked_for_is_heard() -> None:
+    """He lived when his words were read, and was gone before his run was searched: he is as one who has died
+    before. A living stranger is none."""
+    heard: list[dict[str, str]] = []
+    say = "import os, socket, sys; one = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); "
+    say += "one.sendto(b'READY=1', '\\0' + sys.argv[1][1:]); os.read(0, 1)"
+    for dies in (True, False):
+        watch = reactor.Reactor(lambda _fd, error: pytest.fail(str(error)))
+        search = Search()
+        own = RunSocket(watch, search, "job", heard.append)  # type: ignore[arg-type]
+        with subprocess.Popen([sys.executable, "-c", say, own.address], stdin=subprocess.PIPE) as sender:
+            search.sender = sender if dies else None
+            assert kit.readable(own._socket.fileno())
+            watch.turn(block=False)
+            sender.kill()
+        own.close()
+        watch.close()
+
+    assert heard == [{"READY": "1"}]
+
+
+class Search:
+    """Looks for the processes of a run, and finds none; whom it looks for may die of it."""
+
+    def __init__(self) -> None:
+        self.sender: subprocess.Popen[bytes] | None = None
+        self.tree = self
+
+    def forget(self) -> None:
+        """What was found."""
+
+    def kin(self, _job: str) -> list[int]:
+        """Nobody."""
+        if self.sender is not None:
+            self.sender.kill()
+            self.sender.wait()
+        return []
+
 
 
 @pytest.mark.parametrize("scope", ["process", "group"])
