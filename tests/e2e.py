@@ -41,7 +41,7 @@ _PROBE = 1 << 40  # a number that no client gets to
 _AS_NOBODY = f"""
 import os, sys
 import jobmon.cli, jobmon.cli.ask, jobmon.cli.control, jobmon.cli.explain, jobmon.cli.listen, jobmon.cli.local
-import jobmon.cli.text, jobmon.cli.verbs, jobmon.cli.waiting, jobmon.client, jobmon.config
+import jobmon.cli.reload, jobmon.cli.text, jobmon.cli.verbs, jobmon.cli.waiting, jobmon.client, jobmon.config
 import jobmon.linux.daemon
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
