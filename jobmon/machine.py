@@ -401,7 +401,7 @@ def adopt_spec(job: Job, what: SpecChanged, now: float) -> None:
 
 def adopt_spec_wanted(job: Job, what: SpecChanged, now: float) -> None:
     """new spec; REMOVE becomes STOP"""
-    job.spec = what.spec
+    adopt_spec(job, what, now)
     if job.next is Next.REMOVE:
         job.next = Next.STOP
 

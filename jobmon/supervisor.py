@@ -87,6 +87,10 @@ class Supervisor:
         """How a job is to go once nothing that needs it lives; None where nothing waits for that."""
         return self.turns.leaving.get(name)
 
+    def stale(self) -> list[str]:
+        """The jobs that run on as they were started, though their configuration has changed since."""
+        return [name for name, job in self.jobs.items() if job.stale and self.turns.stays(name)]
+
     def take(self) -> list[Action]:
         """What is to be done, in order; each action is handed out once."""
         actions, self._actions = self._actions, []
@@ -255,7 +259,7 @@ class Supervisor:
             self.waiters.give_up(name, "failed", "was removed", lambda waiter: waiter.name in hopeless)
         self.turns.rearrange(plan.removed, now)
         self.turns.start([spec.name for spec in plan.added if spec.autostart], by, now)
-        stale = [name for name, job in self.jobs.items() if job.stale and self.turns.stays(name)]
+        stale = self.stale()
         if restart and stale:
             all_of_them = self.order.with_dependents(stale, lambda name: name in self.jobs)
             names = [name for name in all_of_them if self.turns.stays(name)]

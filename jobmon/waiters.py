@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from jobmon.events import Action
 
+
 class Waiters:
     """Keys of theirs: an int for the deadline, ("look", int) for looking at a condition again."""
 

@@ -81,11 +81,13 @@ def _tell_of_failure(job: str, state: str, why: str, told: set[str]) -> None:
 
 
 def _with_needs(daemon: CommandPipe, jobs: tuple[str, ...]) -> tuple[str, ...]:
-    graph, names = daemon.graph(), dict.fromkeys(jobs)
-    queue = list(jobs)
-    for name in queue:
-        queue += [need for need in graph.get(name, {}).get("requires", ()) if need not in names]
-        names.update(dict.fromkeys(queue))
+    graph, names = daemon.graph(), list(dict.fromkeys(jobs))
+    seen = set(names)
+    for name in names:
+        for need in graph.get(name, {}).get("requires", ()):
+            if need not in seen:
+                seen.add(need)
+                names.append(need)
     return tuple(names)
 
 

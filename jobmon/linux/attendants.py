@@ -28,7 +28,7 @@ class Attendant:
     def __init__(self, tools: Tools, spec: JobSpec, run: int, feed: Callable[[ProcessInput], None]) -> None:
         self._tools = tools
         self._spec = spec
-        self._run = run
+        self.run = run
         self._feed = feed
         self._begun = False  # its program is being executed
         self._early = False  # READY=1 was heard before we knew that
@@ -108,7 +108,7 @@ class Attendant:
         if not self._over and not self._up:
             self._up = True
             self._alive()
-            self._feed(Ready(self._run))
+            self._feed(Ready(self.run))
 
     def _heard(self, words: dict[str, str]) -> None:
         if "STATUS" in words:
@@ -131,7 +131,7 @@ class Attendant:
 
     def _silent(self, _token: int) -> None:
         if self._up and not self._over:
-            self._feed(WatchdogExpired(self._run))
+            self._feed(WatchdogExpired(self.run))
 
 
 class Attendants:
@@ -140,7 +140,7 @@ class Attendants:
     def __init__(self, tools: Tools, feed: Callable[[str, ProcessInput], None]) -> None:
         self._tools = tools
         self._feed = feed
-        self._by_job: dict[str, tuple[int, Attendant]] = {}
+        self._by_job: dict[str, Attendant] = {}
         self._late: dict[str, str] = {}  # the trouble of runs that were given up for it
 
     def prepare(self, spec: JobSpec, run: int) -> Gift | None:
@@ -150,21 +150,21 @@ class Attendants:
         self._late.pop(spec.name, None)
         try:
             attendant = Attendant(self._tools, spec, run, lambda what: self._feed(spec.name, what))
-            self._by_job[spec.name] = (run, attendant)
+            self._by_job[spec.name] = attendant
             return attendant.gift()
         except OSError as error:
             raise SpawnError("readiness", error.errno or 0) from None
 
     def before(self, job: str, what: ProcessInput) -> None:
         """Something is about to be fed to a job: what was said before it comes before it."""
-        run, attendant = self._by_job.get(job, (0, None))
-        if attendant is not None and run == what.run and isinstance(what, (LeaderDied, Exited)):
+        attendant = self._by_job.get(job)
+        if attendant is not None and attendant.run == what.run and isinstance(what, (LeaderDied, Exited)):
             attendant.drain()
 
     def after(self, job: str, what: ProcessInput) -> None:
         """Something was fed to a job."""
-        run, attendant = self._by_job.get(job, (0, None))
-        if attendant is None or run != what.run:
+        attendant = self._by_job.get(job)
+        if attendant is None or attendant.run != what.run:
             return
         if isinstance(what, Spawned):
             attendant.began()
@@ -173,7 +173,7 @@ class Attendants:
 
     def leaving(self, job: str, *, late: bool = False) -> None:
         """The run is being stopped: nobody asks whether it is ready any more. `late`: for that reason."""
-        _, attendant = self._by_job.get(job, (0, None))
+        attendant = self._by_job.get(job)
         if attendant is not None:
             if late:
                 self._late[job] = attendant.why_not()
@@ -181,14 +181,14 @@ class Attendants:
 
     def text(self, job: str) -> str:
         """What the run of a job said of itself."""
-        _, attendant = self._by_job.get(job, (0, None))
+        attendant = self._by_job.get(job)
         return attendant.text if attendant is not None else ""
 
     def why_not(self, job: str) -> str:
         """Why the run of a job is not known to be ready, or was not in time, as far as that can be said."""
         if job in self._late:
             return self._late[job]
-        _, attendant = self._by_job.get(job, (0, None))
+        attendant = self._by_job.get(job)
         return attendant.why_not() if attendant is not None else ""
 
     def keep(self, jobs: Container[str]) -> None:
@@ -198,7 +198,7 @@ class Attendants:
 
     def dismiss(self, job: str) -> None:
         """Attend a job no more."""
-        _, attendant = self._by_job.pop(job, (0, None))
+        attendant = self._by_job.pop(job, None)
         if attendant is not None:
             attendant.close()
 

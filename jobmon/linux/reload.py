@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from jobmon.linux.logfile import Log
     from jobmon.plan import Plan
     from jobmon.spec import SupervisorSpec
-    from jobmon.supervisor import Supervisor
 
 
 class Outcome(Record):
@@ -135,7 +134,7 @@ class Reloader:
         _log(engine.log, draft, level, by)
         self._change_daemon(engine, draft)
         engine.supervisor.reload(draft.plan, to, time.monotonic(), restart=restart, by=by)
-        stale = [] if restart else _stale(engine.supervisor)
+        stale = [] if restart else engine.supervisor.stale()
         if stale:
             engine.log.write(level, "reload: run on as they were started", jobs=", ".join(stale))
         return Outcome(body={**body, "stale": stale, "token": token})
@@ -174,12 +173,6 @@ class Reloader:
         fields = [key.replace("-", "_") for key in changes.daemon.restart]
         ours = {field: getattr(old.supervisor, field) for field in fields}
         self._source.config = new.replace(jobs=jobs, supervisor=new.supervisor.replace(**ours), warnings=())
-
-
-def _stale(supervisor: Supervisor) -> list[str]:
-    """Whom `reload --restart` would restart."""
-    stays = supervisor.turns.stays
-    return [name for name, job in supervisor.jobs.items() if job.stale and stays(name)]
 
 
 def _log(log: Log, draft: _Draft, level: str, by: str) -> None:
