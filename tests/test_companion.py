@@ -33,11 +33,11 @@ PATIENT = PROBE.replace("_signal.SIGTERM", "_signal.SIGUSR2")
 
 @pytest.fixture
 def start(launch: Start, tmp_path: Any) -> Start:
-    """A factory: start(jobs, CMD, place, supervisor keys and options of Popen by name)."""
+    """A factory: start(jobs, CMD, place, supervisor keys, options of init and those of Popen by name)."""
 
     def make(jobs: dict[str, Any], command: list[str], place: str = "child", **options: Any) -> Run:
         config = configure(tmp_path, jobs, **options.pop("supervisor", {}))
-        words = [*JOBMON, "init", config]
+        words = [*JOBMON, "init", *options.pop("options", []), config]
         need_place(place)
         return launch("none", [*PLACES[place], *words, *(["--", *command] if command else [])], **options)
 
@@ -164,24 +164,37 @@ def test_configuration_alone_is_the_daemon(start: Start, tmp_path: Any) -> None:
 def test_the_command_gets_what_init_was_given(start: Start, tmp_path: Any) -> None:
     """What the daemon changes for itself is not CMD's: directory, descriptors, limits, signals."""
     (tmp_path / "elsewhere").mkdir()
-    text = "pwd; ulimit -Sn; echo $NOTIFY_SOCKET$WATCHDOG_USEC.; cat /proc/self/status; ls /proc/self/fd"
+    program = """
+import os, resource
+print(os.getcwd(), resource.getrlimit(resource.RLIMIT_NOFILE)[0], os.environ.get("WATCHDOG_USEC"), sep="\\n")
+print(open("/proc/self/status").read(), *os.listdir("/proc/self/fd"), sep="\\n")
+"""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+    def change() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
+
     environ = {**os.environ, "PYTHONPATH": kit.SOURCES, "WATCHDOG_USEC": "1000000000"}
     one = start(
         {"web": FOR_EVER},
-        ["sh", "-c", text],
+        python(program),
         cwd="/usr",
         env=environ,
         supervisor={"working-dir": str(tmp_path / "elsewhere")},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard)),
+        preexec_fn=change,
     )
 
     assert one.wait() == 0
     said = one.out.drain().splitlines()
-    assert said[:3] == ["/usr", "200", "."]
+    assert said[:3] == ["/usr", "200", "None"]
     masks = [line.split()[1] for line in said if line.startswith(("SigBlk", "SigIgn"))]
-    assert [kit.ignored_by(mask) for mask in masks] == [0, 0]
-    assert said[-4:] == ["0", "1", "2", "3"]  # 3 is the directory that ls reads
+    # the last two by the Python that CMD is
+    ignored = sum(1 << getattr(signal, f"SIG{name}") - 1 for name in "HUP CHLD PIPE XFSZ".split())
+    assert [kit.ignored_by(mask) for mask in masks] == [1 << signal.SIGUSR1 - 1, ignored]
+    assert said[-4:] == ["0", "1", "2", "3"]  # 3 is the directory that is read
 
 
 @pytest.mark.slow  # a job is given a second before it is killed
@@ -231,3 +244,44 @@ def test_ctrl_z_and_fg_with_jobs(
     screen.type("\x03")
 
     assert shell.answer() == "130"
+
+
+def test_the_commands_directory_is_not_held(start: Start, tmp_path: Any) -> None:
+    """While CMD runs the daemon holds its own working-dir and / alone, not where it was started."""
+    for title in ("here", "there"):
+        (tmp_path / title).mkdir()
+    one = start(
+        {},
+        ["sh", "-c", "echo up; read line; exit 0"],
+        cwd=tmp_path / "here",
+        supervisor={"working-dir": str(tmp_path / "there")},
+        stdin=subprocess.PIPE,
+    )
+    one.out.until("up")
+    held = [os.readlink(f"/proc/{one.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{one.pid}/fd")]
+
+    assert str(tmp_path / "here") not in held
+    assert os.readlink(f"/proc/{one.pid}/cwd") == str(tmp_path / "there")
+    one.close_stdin()
+    assert one.wait() == 0
+
+
+def test_signals_and_exit_codes_are_changed_beside_jobs_too(start: Start) -> None:
+    """SIGTERM begins the shutdown, CMD gets what --rewrite says, and --map-exit judges its code."""
+    options = ["--rewrite", "TERM=USR1", "--rewrite", "HUP=0", "--map-exit", "138=0"]
+    one = start({"web": FOR_EVER}, ["sh", "-c", "echo up; exec sleep 1000"], options=options)
+    one.out.until("up")
+    one.send(signal.SIGHUP)
+    one.send(signal.SIGTERM)
+
+    assert one.wait() == 0
+
+
+@pytest.mark.parametrize("option", ["--rewrite=HUP=0", "--map-exit=1=0", "--leftovers=1", "--group"])
+def test_options_of_a_command_want_one(option: str, tmp_path: Any) -> None:
+    """An option that is for CMD is refused where there is none, before anything is started."""
+    words = [*JOBMON, "init", option, configure(tmp_path, {})]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=kit.DEADLINE)
+
+    assert done.returncode == 2
+    assert f"{option.partition('=')[0]} is for a CMD" in done.stderr

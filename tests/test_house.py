@@ -48,7 +48,6 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "protocol": ("framing", "wire", "protocol"),
     "linux": (
         "linux",
-        "linux.init",
         "linux.csignal",
         "linux.syscalls",
         "linux.signals",
@@ -63,6 +62,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.sockets",
         "linux.lastwords",
         "linux.spawn",
+        "linux.init",
         "linux.companion",
         "linux.children",
         "linux.logfile",

@@ -202,6 +202,68 @@ def test_a_signal_that_may_not_be_sent_is_told(launch: Launch) -> None:
     one.out.until("signal 1 cannot be sent")
 
 
+REWRITES = {
+    "jobmon": ["--rewrite", "USR1=WINCH", "-r", "HUP=0", "-r", "TERM=SIGQUIT"],
+    "dumb-init": ["-r", "10:28", "-r", "1:0", "-r", "15:3"],
+}
+
+
+@pytest.mark.parametrize("init", REWRITES)
+def test_signals_are_rewritten(init: str, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CMD gets another signal than the one that came, or none, where that is asked for: as with dumb-init."""
+    monkeypatch.setitem(INITS, init, [*INITS[init][:-1], *REWRITES[init], "--"])
+    one = probe(launch, init)
+    for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR2):
+        one.send(number)
+        if number != signal.SIGHUP:
+            expected = {signal.SIGUSR1: signal.SIGWINCH, signal.SIGTERM: signal.SIGQUIT}
+            one.out.until(f"got {int(expected.get(number, number))}\n")
+    os.kill(one.command, signal.SIGTERM)
+
+    assert one.wait() == 42
+    got = one.out.drain().split()[3::2]
+    assert list(map(int, got)) == [signal.SIGWINCH, signal.SIGQUIT, signal.SIGUSR2, signal.SIGTERM]
+
+
+# A parent that starts an init, tells its pid, and ends at the end of its standard input.
+PARENT = """
+import os, subprocess, sys
+init = subprocess.Popen(sys.argv[1:])
+os.write(1, b"init %d\\n" % init.pid)
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(("init", "option"), [("jobmon", "SIGUSR1"), ("tini", "SIGUSR1")])
+def test_the_end_of_the_parent_is_told(init: str, option: str, launch: Launch) -> None:
+    """With --parent-death-signal CMD gets that signal when the parent of init ends: as with `tini -p`."""
+    need(*([] if init == "jobmon" else [init]))
+    words = [*INITS[init][:-1], "-p", option, "--", *python(PROBE)]
+    one = launch("none", [*python(PARENT), *words], stdin=subprocess.PIPE)
+    one.out.until("pid ")
+    pid = int(one.out.until("init ").split()[1])
+    one.close_stdin()
+    one.out.until(f"got {int(signal.SIGUSR1)}\n")
+    os.kill(pid, signal.SIGTERM)
+    one.out.until(f"got {int(signal.SIGTERM)}\n")
+
+    assert one.wait() == 0
+
+
+def test_a_parent_death_by_sigkill_reaches_the_command(launch: Launch) -> None:
+    """With --parent-death-signal KILL nothing of init and CMD is left when the parent ends."""
+    words = [*JOBMON[:-1], "--parent-death-signal", "KILL", "--", *python(PROBE)]
+    one = launch("none", [*python(PARENT), *words], stdin=subprocess.PIPE)
+    command = int(one.out.until("pid ").split()[1])
+    init = int(one.out.until("init ").split()[1])
+    one.close_stdin()
+
+    assert one.wait() == 0
+    kit.wait_gone(init)
+    kit.wait_gone(command)
+
+
 # ---- exit codes -----------------------------------------------------------------------------
 
 
@@ -231,6 +293,74 @@ def test_deaths_by_signals_pass(init: str) -> None:
     codes = [code_of([*words, str(int(n))]) for n in FATAL]
 
     assert codes == [128 + n for n in FATAL]
+
+
+def with_options(monkeypatch: pytest.MonkeyPatch, init: str, *words: str) -> str:
+    """Give an init options; its name."""
+    monkeypatch.setitem(INITS, init, [*INITS[init][:-1], *words, "--"])
+    return init
+
+
+# Exit codes of CMD, and what becomes of them with the options.
+MAPPED = [
+    ("jobmon", ["--map-exit", "143=0", "-e", "7=9"], {143: 0, 7: 9, 0: 0, 9: 9, 144: 144}),
+    ("jobmon", ["--map-exit=0=3", "--map-exit", "127=4"], {0: 3, 127: 4, 3: 3}),
+    ("tini", ["-e", "143", "-e", "7"], {143: 0, 7: 0, 0: 0, 144: 144}),
+]
+
+
+@pytest.mark.parametrize(("init", "options", "codes"), MAPPED)
+def test_exit_codes_are_mapped(
+    init: str, options: list[str], codes: dict[int, int], launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another exit code stands for one of CMD's where that is asked for, each once, as with `tini -e`."""
+    with_options(monkeypatch, init, *options)
+
+    assert {code: launch(init, ["sh", "-c", f"exit {code}"]).wait() for code in codes} == codes
+
+
+@pytest.mark.parametrize(("init", "option"), [("jobmon", "143=0"), ("tini", "143")])
+def test_the_code_of_a_death_is_mapped(
+    init: str, option: str, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CMD that died of SIGTERM is a success where 143 is mapped to 0, and nothing else is."""
+    with_options(monkeypatch, init, "-e", option)
+    one = launch(init, ["sh", "-c", "echo up; exec sleep 1000"])
+    one.out.until("up")
+    one.send(signal.SIGTERM)
+
+    assert one.wait() == 0
+    assert launch(init, ["nowhere-to-be-found"]).wait() == 127
+
+
+WRONG_OPTIONS = [
+    (["--map-exit", "143"], "--map-exit 143: must be CODE=CODE, two numbers from 0 to 255"),
+    (["--map-exit", "143=256"], "--map-exit 143=256: must be CODE=CODE"),
+    (["--map-exit", "-1=0"], "--map-exit -1=0: must be CODE=CODE"),
+    (["--rewrite", "TERM"], "--rewrite TERM: must be SIG=SIG"),
+    (["--rewrite", "TERM="], "--rewrite TERM=: must be SIG=SIG"),
+    (["--rewrite", "TREM=QUIT"], "no signal is called SIGTREM"),
+    (["--rewrite", "KILL=TERM"], "--rewrite KILL=TERM: KILL never comes to a process"),
+    (["--rewrite", "0=TERM"], "--rewrite 0=TERM: 0 never comes to a process"),
+    (["--leftovers", "soon"], "'soon' is no duration"),
+    (["--parent-death-signal", "99"], "99 is no signal number"),
+]
+
+
+@pytest.mark.parametrize(("options", "told"), WRONG_OPTIONS, ids=[told for _, told in WRONG_OPTIONS])
+def test_wrong_options_start_nothing(options: list[str], told: str) -> None:
+    """An option that makes no sense is told before CMD is started, with exit code 2."""
+    done = subprocess.run(
+        [*JOBMON[:-1], *options, "--", "echo", "started"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"jobmon: init: {told}")
 
 
 @pytest.fixture
@@ -342,19 +472,91 @@ def test_standard_output_ends_with_the_command_closing_it(launch: Launch) -> Non
     assert one.process.poll() is None
 
 
-def test_the_command_gets_clean_signals(launch: Launch) -> None:
-    """CMD has no signal blocked or ignored, whatever was so when init started, and whatever Python does."""
+SPOILT = (signal.SIGHUP, *JOB_CONTROL, signal.SIGINT, signal.SIGRTMIN)
+SPOILT_MASK = (signal.SIGUSR1, signal.SIGTERM)
 
-    def spoil() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGTERM))
-        for number in (signal.SIGHUP, *JOB_CONTROL, signal.SIGCHLD, signal.SIGINT, signal.SIGRTMIN):
-            signal.signal(number, signal.SIG_IGN)
 
-    one = launch("jobmon", ["cat", "/proc/self/status"], preexec_fn=spoil, restore_signals=False)
+def spoil() -> None:
+    """Ignore and block signals, as who starts an init may."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SPOILT_MASK)
+    for number in SPOILT:
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python has ignored for itself
+        signal.signal(number, signal.SIG_DFL)
 
-    assert one.wait() == 0
+
+def bits(*numbers: int) -> int:
+    """Signals as /proc/PID/status has them."""
+    return sum(1 << (number - 1) for number in numbers)
+
+
+def masks(launch: Launch, init: str, **options: Any) -> list[int]:
+    """The signals that are blocked, ignored and caught in a CMD."""
+    one = launch(init, ["cat", "/proc/self/status"], restore_signals=False, **options)
+    one.wait()
     said = dict(line.split(":\t", 1) for line in one.out.drain().splitlines())
-    assert [kit.ignored_by(said[key]) for key in ("SigBlk", "SigIgn", "SigCgt")] == [0, 0, 0]
+    return [kit.ignored_by(said[key]) for key in ("SigBlk", "SigIgn", "SigCgt")]
+
+
+@pytest.mark.parametrize("init", ["none", "jobmon", "tini"])
+def test_the_command_keeps_ignored_and_blocked_signals(init: str, launch: Launch) -> None:
+    """CMD has the ignored and blocked signals of the caller of init, as under tini and without an init."""
+    assert masks(launch, init, preexec_fn=spoil) == [bits(*SPOILT_MASK), bits(*SPOILT), 0]
+
+
+def test_under_dumb_init_signals_are_clean(launch: Launch) -> None:
+    """Under dumb-init nothing is blocked, and a real-time signal alone is ignored: the test above sees
+    something."""
+    assert masks(launch, "dumb-init", preexec_fn=spoil) == [0, bits(signal.SIGRTMIN), 0]
+
+
+@pytest.mark.parametrize("init", ["none", "jobmon"])
+def test_an_ignored_sigchld_passes(init: str, launch: Launch) -> None:
+    """CMD keeps an ignored SIGCHLD too, and its exit code is seen nevertheless (tini never ends then)."""
+
+    def ignore() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    program = "import os, signal; os._exit(5 if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN else 6)"
+
+    assert launch(init, python(program), preexec_fn=ignore).wait() == 5
+
+
+def test_what_python_ignores_the_command_does_not(launch: Launch) -> None:
+    """Where nothing was ignored or blocked CMD has nothing so, SIGPIPE and SIGXFSZ neither."""
+
+    def clean() -> None:
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+
+    assert masks(launch, "jobmon", preexec_fn=clean) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("init", ["none", "jobmon", "tini"])
+def test_nohup_outlives_a_hangup(init: str, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`nohup INIT CMD` lives on when SIGHUP comes, to init and to CMD."""
+    monkeypatch.setitem(INITS, init, ["nohup", *INITS[init]])
+    one = launch(init, ["sh", "-c", "echo up; read line; exit 3"], stdin=subprocess.PIPE)
+    one.out.until("up")
+    for pid in {one.pid, *(kit.children_of(one.pid))}:
+        os.kill(pid, signal.SIGHUP)
+    one.close_stdin()
+
+    assert one.wait() == 3
+
+
+@pytest.mark.parametrize("init", ["jobmon", "dumb-init"])
+def test_init_keeps_no_directory_busy(init: str, launch: Launch, tmp_path: Any) -> None:
+    """While CMD runs init is in /, as dumb-init is; CMD is where init was started."""
+    program = ["sh", "-c", "pwd; read line; exit 0"]
+    one = launch(init, program, cwd=tmp_path, stdin=subprocess.PIPE)
+
+    assert one.out.line() == str(tmp_path)
+    spin(lambda: state(one.pid) == "S")
+    assert os.readlink(f"/proc/{one.pid}/cwd") == "/"
+    assert os.readlink(f"/proc/{one.command}/cwd") == str(tmp_path)
+    one.close_stdin()
+    assert one.wait() == 0
 
 
 def test_the_command_has_a_group_of_its_own_in_our_session(launch: Launch) -> None:
@@ -531,6 +733,58 @@ def test_signals_reach_those_who_are_left(launch: Launch) -> None:
     one = launch("jobmon", python(slow), "pid 1 of unshare")
     one.out.until("told")
     one.send(signal.SIGUSR1)
+    one.out.until("bye")
+
+    assert one.wait() == 3
+
+
+def test_leftovers_may_take_their_leave_anywhere(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --leftovers, where init is not PID 1 too, what CMD leaves gets SIGTERM, in any session; the code
+    is CMD's, and the end is at once when nothing is left."""
+    monkeypatch.setitem(INITS, "jobmon", [*JOBMON[:-1], "--leftovers", "100s", "--"])
+    one = launch("jobmon", python(LEAVES))
+
+    assert one.wait() == 3
+    assert "bye" in one.out.drain()
+
+
+def test_dumb_init_tells_the_session_of_the_command(launch: Launch) -> None:
+    """dumb-init tells what CMD leaves in its own session by SIGTERM, and another session not at all."""
+    assert launch("dumb-init", python(LEAVES)).wait() == 3
+    here = launch("dumb-init", python(LEAVES.replace("os.setsid()", "pass")))
+
+    assert here.wait() == 3
+    here.out.until("bye")
+
+
+@pytest.mark.parametrize("place", ["child", "pid 1 of unshare"])
+def test_leftovers_that_do_not_obey_are_killed(
+    place: str, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --leftovers what ignores SIGTERM has the time that is given, and no more; nothing survives."""
+    monkeypatch.setitem(INITS, "jobmon", [*JOBMON[:-1], "--leftovers", "100ms", "--"])
+    program = "setsid sh -c 'trap \"\" TERM; echo up; sleep 1000; sleep 1000' & read line; exit 3"
+    one = launch("jobmon", ["sh", "-c", program], place, stdin=subprocess.PIPE)
+    one.out.until("up")
+    inside = kit.descendants_of(one.process.pid)
+    started = time.monotonic()
+    one.close_stdin()
+
+    assert one.wait() == 3
+    assert 0.1 <= time.monotonic() - started < MOMENT
+    assert len(inside) > 2
+    assert not inside & set(kit.processes())
+
+
+def test_a_signal_reaches_the_leftovers(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --leftovers a signal that comes while they take their leave goes to them, rewritten as for CMD."""
+    options = ["--leftovers", "100s", "--rewrite", "USR2=USR1"]
+    monkeypatch.setitem(INITS, "jobmon", [*JOBMON[:-1], *options, "--"])
+    told = "signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'told'))\n"
+    slow = LEAVES.replace("signal.signal(signal.SIGTERM, ", f"{told}signal.signal(signal.SIGUSR1, ")
+    one = launch("jobmon", python(slow))
+    one.out.until("told")
+    one.send(signal.SIGUSR2)
     one.out.until("bye")
 
     assert one.wait() == 3

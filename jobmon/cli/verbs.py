@@ -53,13 +53,15 @@ class Verb(Record):
 class Arguments:
     """A parsed command line: what was given in order, and the options by their long names.
 
-    `command` is what stands after `--`, for a verb that takes a command there.
+    `each` has all values of an option that was given several times. `command` is what stands after
+    `--`, for a verb that takes a command there.
     """
 
-    __slots__ = ("command", "given", "options")
+    __slots__ = ("command", "each", "given", "options")
 
     def __init__(self) -> None:
         self.command: list[str] = []
+        self.each: dict[str, list[str]] = {}
         self.given: list[str] = []
         self.options: dict[str, str] = {}
 
@@ -269,10 +271,18 @@ VERBS = {
             0,
             1,
             "be the first process of a container, for a command and jobs beside it",
-            (("-g --group", "", "send signals to CMD's whole process group, not to CMD alone"),),
+            (
+                ("-g --group", "", "send signals to CMD's whole process group, not to CMD alone"),
+                ("-r --rewrite", "SIG=SIG", "send CMD another signal than the one that came: TERM=QUIT"),
+                ("-e --map-exit", "CODE=CODE", "exit with another code than CMD's: 143=0"),
+                ("--leftovers", "DUR", "what CMD leaves gets SIGTERM, DUR, SIGKILL (as PID 1 always: 2s)"),
+                ("-p --parent-death-signal", "SIG", "get SIG when the parent of init ends"),
+            ),
             'ENTRYPOINT ["jobmon", "init", "--"]\n\n'
             "CMD has the terminal and the streams, gets every signal, and gives its exit code: 128+n for\n"
             "signal n, 127 not found, 126 not executable. Orphans are reaped. It need not be PID 1.\n"
+            "--rewrite and --map-exit may be given several times; SIG=0 drops a signal. CMD starts with the\n"
+            "signals ignored and blocked that init was started with, but for SIGPIPE and SIGXFSZ.\n"
             "With CONFIG its jobs run beside CMD, which knows them by $JOBMON_PORT. SIGTERM, SIGINT, SIGPWR\n"
             "and SIGRTMIN+3 begin the shutdown and go to CMD too; when CMD ends, the jobs are stopped.\n"
             "CONFIG alone is `daemon --foreground CONFIG`.",
@@ -332,6 +342,7 @@ def _take_option(verb: Verb, arguments: Arguments, word: str, words: Iterator[st
             if not value:
                 raise UsageError(f"{name} needs a value: {name} {stands_for}")
         arguments.options[known[-1]] = value
+        arguments.each.setdefault(known[-1], []).append(value)
         return
     raise UsageError(_unknown_option(verb, name))
 

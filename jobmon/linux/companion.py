@@ -10,12 +10,14 @@ import os
 import resource
 
 from jobmon.linux.csignal import signal
-from jobmon.linux.init import CAUGHT, DIED, NOT_EXECUTABLE, Command
+from jobmon.linux.init import CAUGHT, DIED, NOT_EXECUTABLE, Command, Inherited
 from jobmon.linux.spawn import PRIVATE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from jobmon.linux.init import Manner
 
 # What asks a container to end. The rest is CMD's alone.
 ENDING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGPWR, signal.SIGRTMIN + 3))
@@ -26,9 +28,11 @@ class Companion:
 
     signals = CAUGHT
 
-    def __init__(self, argv: Sequence[str], *, group: bool) -> None:
+    def __init__(self, argv: Sequence[str], manner: Manner) -> None:
+        """Make it before the daemon changes any signal: CMD gets back what we were given."""
         self._argv = argv
-        self._group = group
+        self._manner = manner
+        self._inherited = Inherited.now()
         self._command: Command | None = None
         self._code: int | None = None
         self._asked = 0  # the signal that began its end, or ours
@@ -39,17 +43,19 @@ class Companion:
         return self._command is not None and self._code is None
 
     def remember(self) -> None:
-        """Call it before the daemon changes anything of its own: CMD gets back what we were given."""
+        """Call it before the daemon changes its directory or limits, which CMD gets back too."""
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def start(self, ports: str) -> int:
         """Start it, with $JOBMON_PORT set to `ports`; returns its pid. Raises OSError (fork)."""
         try:
-            self._command = Command(self._argv, group=self._group, prepare=lambda: self._prepare(ports))
+            self._command = Command(self._argv, self._manner, self._inherited, lambda: self._prepare(ports))
         except OSError:
             self._code = NOT_EXECUTABLE
             raise
+        finally:
+            os.close(self._home)  # or the directory would be busy as long as we live
         return self._command.pid
 
     def heed(self, number: int) -> bool:

@@ -13,16 +13,22 @@ from __future__ import annotations
 import errno
 import os
 
+from jobmon.records import Record
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from jobmon.linux.tree import Tree
 else:
     import _signal
 
 NOT_EXECUTABLE, NOT_FOUND, DIED = 126, 127, 128  # what a shell says; DIED + n: of signal n
 
 MOMENT = 2.0  # seconds that what CMD left in an own PID namespace has between SIGTERM and SIGKILL
+
+LOOK = 0.02  # seconds between two rounds of SIGKILL
 
 SHELL = "/bin/sh"
 
@@ -31,10 +37,47 @@ CAUGHT = frozenset(_signal.valid_signals()) - {_signal.SIGKILL, _signal.SIGSTOP}
 STOPS = frozenset((_signal.SIGTSTP, _signal.SIGTTIN, _signal.SIGTTOU))
 
 
-def main(argv: Sequence[str], *, group: bool = False) -> int:
-    """Run a command to its end; returns the exit code that it stands for.
+class Manner(Record):
+    """How CMD is run, as the options of the verb say.
 
-    With `group`, signals go to CMD's process group, not to CMD alone.
+    `rewrite`: the signal that is sent in place of one that came, or 0 for none. `codes`: the exit
+    code that stands for one of CMD's. `leftovers`: the seconds between SIGTERM and SIGKILL for what CMD
+    leaves; None: as PID 1 a moment, else it is left alone. `parent_death`: the signal at our parent's end.
+    """
+
+    group: bool = False
+    rewrite: Mapping[int, int] = {}
+    codes: Mapping[int, int] = {}
+    leftovers: float | None = None
+    parent_death: int = 0
+
+
+class Inherited(Record):
+    """The signals that this process was started with ignored and blocked, as far as anything changes that.
+
+    CPython ignores SIGPIPE and SIGXFSZ before a line of ours runs, and nothing tells what they were:
+    they count as not ignored. It leaves an ignored SIGINT alone.
+    """
+
+    ignored: frozenset[int]
+    mask: frozenset[int]
+
+    @staticmethod
+    def now() -> Inherited:
+        """Ask the kernel. Call it before anything is changed."""
+        suspects = (_signal.SIGINT, _signal.SIGCHLD)
+        ignored = frozenset(n for n in suspects if _signal.getsignal(n) == _signal.SIG_IGN)
+        return Inherited(ignored, frozenset(_signal.pthread_sigmask(_signal.SIG_BLOCK, ())))
+
+    def restore(self) -> None:
+        """In the child: have it as it was."""
+        for number in (_signal.SIGINT, _signal.SIGCHLD, _signal.SIGPIPE, _signal.SIGXFSZ):
+            _signal.signal(number, _signal.SIG_IGN if number in self.ignored else _signal.SIG_DFL)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)
+
+
+def main(argv: Sequence[str], manner: Manner) -> int:
+    """Run a command to its end; returns the exit code that it stands for.
 
     Raises:
         OSError: it cannot be forked.
@@ -42,13 +85,16 @@ def main(argv: Sequence[str], *, group: bool = False) -> int:
     first = os.getpid() == 1
     if not first:  # the first of a PID namespace gets the orphans without asking
         _adopt_orphans()
+    inherited = Inherited.now()
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored, it would take the exit codes away: wait(2)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, CAUGHT)
-    command = Command(argv, group=group)
+    command = Command(argv, manner, inherited)
     _let_go(command)
     code = _watch(command)
     if first:
-        end_the_rest()
+        end_the_rest(command, MOMENT if manner.leftovers is None else manner.leftovers)
+    elif manner.leftovers is not None:
+        end_all_below(command, manner.leftovers)
     return code
 
 
@@ -58,8 +104,20 @@ def _adopt_orphans() -> None:
     prctl.set_child_subreaper(1)
 
 
+def follow_parent(number: int) -> None:
+    """Get a signal when the thread that started us ends: PR_SET_PDEATHSIG, prctl(2)."""
+    import prctl
+
+    parent = os.getppid()
+    prctl.set_pdeathsig(number)
+    if os.getppid() != parent:  # it ended meanwhile
+        os.kill(os.getpid(), number)
+
+
 def _let_go(command: Command) -> None:
-    """Keep standard error alone, and the terminal: the other end of a pipe must see CMD close it."""
+    """Keep standard error alone, and the terminal: the other end of a pipe must see CMD close it, and
+    no directory but / is busy because of us."""
+    os.chdir("/")
     try:
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1):
@@ -112,14 +170,19 @@ class Command:
     """CMD, started. Whoever reaps it says so by `ended`; until then its pid is its own."""
 
     def __init__(
-        self, argv: Sequence[str], *, group: bool, prepare: Callable[[], None] | None = None
+        self,
+        argv: Sequence[str],
+        manner: Manner,
+        inherited: Inherited,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         """Start it. `prepare` is called in the child, before the program is looked for.
 
         Raises:
             OSError: it cannot be forked.
         """
-        self._whole_group = group
+        self._manner = manner
+        self._inherited = inherited
         self._stop_forwarded = False
         self.terminal_fd = _find_terminal()
         lend = self._in_foreground()
@@ -131,14 +194,21 @@ class Command:
         except OSError:
             pass  # the child was faster: EACCES once it has executed its program
 
-    def forward(self, number: int) -> None:
+    def rewritten(self, number: int) -> int:
+        """The signal that is to be sent in place of one that came; 0 for none."""
+        return self._manner.rewrite.get(number, number)
+
+    def forward(self, came: int) -> None:
         """Send CMD a signal that came here. Those of job control go to its group, as a shell sends them."""
+        number = self.rewritten(came)
+        if not number:
+            return
         if number == _signal.SIGCONT:
             self._stop_forwarded = False
             self._lend()  # `fg` has just put our group into the foreground
         elif number in STOPS:
             self._stop_forwarded = True
-        everybody = self._whole_group or number in STOPS or number == _signal.SIGCONT
+        everybody = self._manner.group or number in STOPS or number == _signal.SIGCONT
         try:
             os.kill(-self.pid if everybody else self.pid, number)
         except ProcessLookupError:
@@ -149,7 +219,8 @@ class Command:
     def ended(self, result: int) -> int:
         """It was reaped: exited with `result`, or died of signal `-result`. Returns the exit code."""
         self._take_back()
-        return result if result >= 0 else DIED - result
+        code = result if result >= 0 else DIED - result
+        return self._manner.codes.get(code, code)
 
     def stopped(self, number: int) -> None:
         """It was stopped. If that was the terminal's doing, the shell that started us must see it in us."""
@@ -176,11 +247,11 @@ class Command:
         except OSError:
             pass  # the terminal was hung up
         try:
+            if self._manner.parent_death == _signal.SIGKILL:  # of which we could not tell it
+                follow_parent(_signal.SIGKILL)
             if prepare is not None:
                 prepare()
-            for number in CAUGHT:
-                _signal.signal(number, _signal.SIG_DFL)
-            _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+            self._inherited.restore()
             execute(argv)
         except OSError as error:
             _complain(f"{argv[0]}: {error.strerror}")
@@ -303,25 +374,23 @@ def _execute(path: str, argv: Sequence[str]) -> None:
 # ---- the end of a PID namespace ---------------------------------------------------------------
 
 
-def end_the_rest() -> None:
-    """SIGTERM to all that still lives in our PID namespace, and a moment; returns when nothing is left
-    or the moment is over. The kernel kills what is there when its first process exits: so exit.
+def end_the_rest(command: Command, seconds: float) -> None:
+    """SIGTERM to all that still lives in our PID namespace, and some seconds; returns when nothing is left
+    or they are over. The kernel kills what is there when its first process exits: so exit.
 
     Only for the first process of an own PID namespace, with the signals in CAUGHT blocked.
     """
     import time
 
-    until = time.monotonic() + MOMENT
+    until = time.monotonic() + seconds
     if not _tell_all(_signal.SIGTERM):
         return
     _tell_all(_signal.SIGCONT)
     while (left := until - time.monotonic()) > 0:
-        for _ in _reap():
-            pass
         if _have_children():
             info = _signal.sigtimedwait(CAUGHT, left)
             if info is not None and info.si_signo != _signal.SIGCHLD:
-                _tell_all(info.si_signo)
+                _tell_all(command.rewritten(info.si_signo))
         elif not _await_strangers(left):
             return
 
@@ -338,6 +407,9 @@ def _tell_all(number: int) -> bool:
 
 
 def _have_children() -> bool:
+    """Reap those who have ended; whether there are others."""
+    for _ in _reap():
+        pass
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -377,6 +449,44 @@ def _pidfds() -> Iterator[int]:
                 yield os.pidfd_open(int(name))
             except OSError:
                 continue  # it has just gone
+
+
+# ---- the end elsewhere ------------------------------------------------------------------------
+
+
+def end_all_below(command: Command, seconds: float) -> None:
+    """SIGTERM to all processes below us, `seconds`, SIGKILL; returns when none is left, or when those
+    that do not die of SIGKILL have had a moment. For a subreaper: while something is left it has a child.
+    """
+    import time
+
+    from jobmon.linux.crowds import Hunt
+    from jobmon.linux.tree import Tree
+
+    if not _have_children():
+        return
+    tree = Tree("")
+    _tell_below(tree, _signal.SIGTERM)
+    _tell_below(tree, _signal.SIGCONT)
+    until = time.monotonic() + seconds
+    while _have_children() and (left := until - time.monotonic()) > 0:
+        info = _signal.sigtimedwait(CAUGHT, left)
+        if info is not None and info.si_signo != _signal.SIGCHLD:
+            _tell_below(tree, command.rewritten(info.si_signo))
+    hunt = Hunt(tree, tree.strays)
+    until = time.monotonic() + MOMENT
+    while _have_children() and time.monotonic() < until:
+        if hunt.go_on():
+            _signal.sigtimedwait((_signal.SIGCHLD,), LOOK)
+
+
+def _tell_below(tree: Tree, number: int) -> None:
+    """Signal everybody below us; 0 is none."""
+    from jobmon.linux.signals import send_checked
+
+    tree.forget()
+    for fact in tree.strays() if number else ():
+        send_checked(fact.pid, number, fact.still_lives)
 
 
 def _complain(what: str) -> None:
