@@ -115,7 +115,7 @@ def test_signals_are_read_and_not_delivered(source: SignalSource) -> None:
     os.kill(os.getpid(), signal.SIGUSR1)
 
     assert kit.readable(source.fileno())
-    assert source.read() == [(signal.SIGUSR1, os.getpid()), (signal.SIGUSR2, os.getpid())]
+    assert source.read() == [(signal.SIGUSR1, os.getpid(), False), (signal.SIGUSR2, os.getpid(), False)]
     assert source.read() == []
 
 
@@ -124,7 +124,7 @@ def test_a_standard_signal_is_one_however_often_it_came(source: SignalSource) ->
     for _ in range(5):
         os.kill(os.getpid(), signal.SIGUSR1)
 
-    assert source.read() == [(signal.SIGUSR1, os.getpid())]
+    assert source.read() == [(signal.SIGUSR1, os.getpid(), False)]
 
 
 def test_real_time_signals_all_come_however_many() -> None:

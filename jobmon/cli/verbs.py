@@ -82,7 +82,8 @@ VERBS = {
             ),
             "Returns when both ports listen and the autostart jobs are launched:\n"
             "    export JOBMON_PORT=$(jobmon daemon CONFIG)\n"
-            "It stays in the foreground by itself as PID 1 and where $NOTIFY_SOCKET is set.",
+            "It stays in the foreground by itself as PID 1 and where $NOTIFY_SOCKET is set. There it ends\n"
+            "in order when its terminal is closed, but not under nohup.",
         ),
         Verb(
             "check",

@@ -18,6 +18,7 @@ from jobmon.linux.csignal import signal
 from jobmon.linux.loading import Source, forget
 from jobmon.linux.logfile import ERROR, INFO, WARNING, is_journal, journal_mark
 from jobmon.linux.notify import Notifier, passed_sockets, watchdog_seconds
+from jobmon.linux.signals import Terminal
 from jobmon.records import Record
 
 TYPE_CHECKING = False
@@ -109,6 +110,7 @@ def _in_foreground(source: Source, notifier: Notifier, companion: Companion | No
     setting = Setting(
         announce=_announcer(companion),
         notifier=notifier,
+        terminal=Terminal(),
         watchdog=watchdog_seconds(os.environ, pid),
         passed=passed_sockets(os.environ, pid),
         companion=companion,
@@ -161,6 +163,7 @@ def _be_the_daemon(source: Source, writer: int) -> None:
         setting = Setting(
             announce=lambda text: _tell(writer, "up", text),
             notifier=Notifier({}),
+            terminal=Terminal(),
             log_path=os.devnull,
             owns_stderr=True,
         )
@@ -207,6 +210,7 @@ class Setting(Record):
 
     announce: Callable[[str], None]
     notifier: Notifier
+    terminal: Terminal
     log_path: str | None = None
     owns_stderr: bool = False
     watchdog: float = 0.0
@@ -328,6 +332,7 @@ def _engine(source: Source, setting: Setting, log: Log, listeners: list[Listener
         announce=lambda: setting.announce(f"{control},{event}"),
         notifier=setting.notifier,
         watchdog=setting.watchdog,
+        terminal=setting.terminal,
         companion=setting.companion,
         about={
             "config": os.path.normpath(source.path),

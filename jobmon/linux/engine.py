@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from jobmon.linux.notify import Notifier
     from jobmon.linux.peers import Access, Peer
     from jobmon.linux.reload import Outcome, Reloader
+    from jobmon.linux.signals import Terminal
     from jobmon.linux.sockets import Stream
     from jobmon.linux.spawn import Spawner
     from jobmon.linux.tree import Tree
@@ -72,6 +73,7 @@ class Engine:
         announce: Callable[[], None],
         notifier: Notifier,
         watchdog: float,
+        terminal: Terminal,
         companion: Companion | None = None,
         about: dict[str, Any],
     ) -> None:
@@ -86,6 +88,7 @@ class Engine:
         self._announce = announce
         self._about = about
         self._herald = Herald(notifier, supervisor, self.timers, self.reactor, watchdog) if notifier else None
+        self._terminal = terminal
         self._companion = companion
         self._signals = signals.SignalSource(companion.signals if companion is not None else SIGNALS)
         self._peers = peers.Peers()
@@ -214,13 +217,16 @@ class Engine:
             self.bug(f"{type(what).__name__} of {job}", error)
 
     def _on_signal(self, _events: int) -> None:
-        for number, sender in self._signals.read():
+        for number, sender, from_kernel in self._signals.read():
             try:
-                self._heed(number, sender)
+                self._heed(number, sender, from_kernel=from_kernel)
             except Exception as error:  # noqa: BLE001 - or nobody would hear a signal again
                 self.bug(signals.name_of(number), error)
 
-    def _heed(self, number: int, sender: int) -> None:
+    def _heed(self, number: int, sender: int, *, from_kernel: bool) -> None:
+        if number == signal.SIGHUP and self._terminal.is_over(sender, from_kernel=from_kernel):
+            self._hang_up()
+            return
         if self._companion is not None and self._companion.heed(number):
             return
         if number == signal.SIGCHLD:
@@ -234,6 +240,15 @@ class Engine:
         elif number in HARMLESS:
             name = signals.name_of(number)
             self.log.write(logfile.WARNING, "a signal that means nothing", signal=name, sender=sender)
+
+    def _hang_up(self) -> None:
+        """Our terminal was closed: that is the end of the companion, which may see it otherwise, or ours."""
+        if self._companion is not None and self._companion.lives:
+            self._companion.heed(signal.SIGHUP)
+        elif self._terminal.ignored:
+            self.log.write(logfile.INFO, "the terminal was closed, and SIGHUP is ignored since the start")
+        elif not self.supervisor.terminating:  # again, it would end the wait for jobs that are stopping
+            self.terminate("the end of its terminal")
 
     def _on_timer(self, _events: int) -> None:
         self.timers.drain()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _FORBIDDEN = (errno.ENOSYS, errno.EPERM)
 _NAMES = {int(getattr(signal, name)): name for name in SIGNALS if hasattr(signal, name)}
 _READ_SIZE = 64 * syscalls.SIGINFO_SIZE
+_SI_KERNEL = 0x80  # si_code of what no process has sent, sigaction(2)
 
 
 def number_of(name: str) -> int:
@@ -70,21 +71,53 @@ class SignalSource:
         """The descriptor to wait on."""
         return self._fd
 
-    def read(self) -> list[tuple[int, int]]:
-        """All that is pending: (number, pid of the sender), in the kernel's order."""
+    def read(self) -> list[tuple[int, int, bool]]:
+        """All that is pending: (number, pid of the sender, whether the kernel sent it), in its order."""
         try:
             data = os.read(self._fd, _READ_SIZE)
         except BlockingIOError:
             return []
-        # struct signalfd_siginfo: ssi_signo is the first u32, ssi_pid the fourth
+        # struct signalfd_siginfo: ssi_signo is the first u32, ssi_code the third, ssi_pid the fourth
         words = memoryview(data).cast("I")
         step = syscalls.SIGINFO_SIZE // words.itemsize
-        return [(words[at], words[at + 3]) for at in range(0, len(words), step)]
+        return [
+            (words[at], words[at + 3], words[at + 2] == _SI_KERNEL) for at in range(0, len(words), step)
+        ]
 
     def close(self) -> None:
         """Close the descriptor and give the process its old mask back."""
         os.close(self._fd)
         signal.pthread_sigmask(signal.SIG_SETMASK, self.inherited_mask)
+
+
+class Terminal:
+    """The terminal that controls the session that we were started in, if any: does a SIGHUP tell its end?
+
+    At a hangup the kernel takes it from the session first, and then sends SIGHUP to the session's
+    leader, and to the group in the foreground when the leader ends. A shell passes it on to its jobs.
+    """
+
+    __slots__ = ("_shells", "_was_there", "ignored")
+
+    def __init__(self) -> None:
+        self._was_there = _has_terminal()
+        self._shells = {os.getsid(0), os.getppid()} - {0}  # 0: of another PID namespace
+        self.ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # by nohup(1), say
+
+    def is_over(self, sender: int, *, from_kernel: bool) -> bool:
+        """Whether a SIGHUP tells that it was closed. One that somebody else sends never does."""
+        if not self._was_there:
+            return False
+        return from_kernel or (sender in self._shells and not _has_terminal())
+
+
+def _has_terminal() -> bool:
+    """Whether a terminal controls our session: tty(4)."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def ignored() -> tuple[int, ...]:
