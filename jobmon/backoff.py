@@ -21,6 +21,9 @@ class Past(Record):
     last_death: float | None = None
     penalty_end: float | None = None
     failures: int = 0  # penalised restarts in a row
+    ends: int = 0  # ends in quick succession: the last one, and those before it
+    alike: int = 0  # those of them, the last ones, that had the same cause
+    cause: str = ""  # of the last one
 
 
 class Death(Record):
@@ -39,11 +42,12 @@ class Verdict(Record):
     gave_up: bool = False
 
 
-def judge(spec: JobSpec, death: Death, past: Past, now: float) -> Verdict:
+def judge(spec: JobSpec, death: Death, past: Past, now: float, cause: str = "") -> Verdict:
     """Decide what follows a death at `now`."""
     penalised = death.unspawned or _within(spec.restart_window, past, now)
-    failures = past.failures if penalised else 0
-    after = past.replace(last_death=now, failures=failures)
+    failures, ends = (past.failures, past.ends) if penalised else (0, 0)
+    alike = past.alike if ends and past.cause == cause else 0
+    after = past.replace(last_death=now, failures=failures, ends=ends + 1, alike=alike + 1, cause=cause)
     if not _wanted(spec, death):
         return Verdict(None, after)
     if not penalised:
@@ -51,6 +55,11 @@ def judge(spec: JobSpec, death: Death, past: Past, now: float) -> Verdict:
     if spec.max_restarts is not None and failures >= spec.max_restarts:
         return Verdict(None, after, gave_up=True)
     return Verdict(spec.restart_penalty, after.replace(failures=failures + 1))
+
+
+def begin_anew(past: Past) -> Past:
+    """What is remembered when somebody starts the job: when it died, and not how often."""
+    return past.replace(failures=0, ends=0, alike=0) if past.failures or past.ends else past
 
 
 def _wanted(spec: JobSpec, death: Death) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from jobmon.backoff import SHORTAGES, Death, Past, judge
+from jobmon.backoff import SHORTAGES, Death, Past, begin_anew, judge
 from jobmon.events import (
     AT_REST,
     LEAVING,
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as a shell says it
 LATE, SILENT, IMPATIENT = "start-timeout", "watchdog", "kill-timeout"  # causes that are known by name
+GAVE_UP = ", gave up "  # stands in a result between the cause and how often it was tried again
 MAX_KILL_INTERVAL = 60.0  # seconds between SIGKILLs to a process that does not die
 
 
@@ -234,10 +235,10 @@ class Job:
 
     def _decide(self, death: Death, now: float, cause: str, kind: str, code: Status) -> None:
         spec = self.spec if self.spec.type is self.ran.type else self.spec.replace(type=self.ran.type)
-        verdict = judge(spec, death, self.past, now)
+        verdict = judge(spec, death, self.past, now, cause)
         self.past = verdict.past
         self.losses += kind == "died" and not (death.ok and spec.type is JobType.ONESHOT)
-        self.result = f"{cause}, gave up after {verdict.past.failures} restarts" if verdict.gave_up else cause
+        self.result = f"{cause}{GAVE_UP}{_tried(verdict.past.failures)}" if verdict.gave_up else cause
         if verdict.delay is not None:
             self._enter(State.BACKOFF, now, cause, kind, verdict.delay)
         else:
@@ -301,7 +302,7 @@ def keep(job: Job, what: Input, now: float) -> None:
 
 def spawn(job: Job, what: Start | RestartJob, now: float) -> None:
     """spawn"""
-    job.past = _begin_anew(job.past)
+    job.past = begin_anew(job.past)
     job._restarts_itself = False
     job.wanted = what.by
     job._spawn(now, what.by)
@@ -349,7 +350,7 @@ def halt_stop(job: Job, what: Stop | Shutdown, now: float) -> None:
 
 def halt_restart(job: Job, what: RestartJob, now: float) -> None:
     """halt(RESTART)"""
-    job.past = _begin_anew(job.past)
+    job.past = begin_anew(job.past)
     job.wanted = what.by
     job._halt(Next.RESTART, now, what.by)
 
@@ -382,7 +383,7 @@ def next_stop(job: Job, what: Stop | Shutdown, now: float) -> None:
 
 def next_restart(job: Job, what: Start | RestartJob, now: float) -> None:
     """next=RESTART"""
-    job.past = _begin_anew(job.past)
+    job.past = begin_anew(job.past)
     job.wanted = what.by
     _set_next(job, Next.RESTART)
 
@@ -494,8 +495,11 @@ def _set_next(job: Job, following: Next) -> None:
         job.next = following
 
 
-def _begin_anew(past: Past) -> Past:
-    return past.replace(failures=0) if past.failures else past
+def _tried(restarts: int) -> str:
+    """How often a job was restarted after a penalty, before it was given up."""
+    if not restarts:
+        return "without a penalised restart"
+    return f"after {restarts} penalised restart{'' if restarts == 1 else 's'}"
 
 
 def _by(what: Stop | Shutdown) -> str:

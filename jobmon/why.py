@@ -6,7 +6,7 @@ Reads the supervisor and changes nothing; what only the engine knows is given as
 from __future__ import annotations
 
 from jobmon.events import LEAVING, Next, Remove, Shutdown, State
-from jobmon.machine import IMPATIENT, LATE, SILENT
+from jobmon.machine import GAVE_UP, IMPATIENT, LATE, SILENT
 from jobmon.records import Record
 from jobmon.spec import JobType, Restart
 
@@ -24,7 +24,6 @@ _FAULTS = frozenset(
     "SIGILL SIGTRAP SIGABRT SIGBUS SIGFPE SIGSEGV SIGSYS SIGXCPU SIGXFSZ SIGPIPE "
     "SIGALRM SIGVTALRM SIGPROF SIGSTKFLT".split()
 )
-_ENDED = frozenset((State.BACKOFF, State.EXITED, State.FAILED))  # by itself
 # How the causes begin that are no person's, machine.py and supervisor.py.
 _REQUIRES, _REQUIRED, _WITH, _WAITS = "requires ", "required by ", "restart of ", "waiting for "
 _AGAIN = ("restart", "penalty over")  # the daemon starts it again by itself
@@ -107,7 +106,7 @@ class _View:
         else:
             yield f"stopped {asked(order, past=True)}"
         yield from self._haste(leaving)
-        result = job.result.partition(_GAVE_UP)[0]
+        result = job.result.partition(GAVE_UP)[0]
         if job.cause != job.result and _is_death(result):  # it was down already when it was stopped
             yield f"its last run had ended with {result}"
         elif job.cause == job.result and result and not _is_death(order):
@@ -177,9 +176,9 @@ class _View:
             yield job.result
             return
         yield self._how_it_ended()
-        _, gave_up, times = job.result.partition(_GAVE_UP)
+        _, gave_up, tried = job.result.partition(GAVE_UP)
         if gave_up:
-            yield f"gave up after {times} (max-restarts)"
+            yield f"gave up {tried} (max-restarts)"
         elif job.state is State.FAILED and job.spec.restart is Restart.NEVER:
             yield "is not restarted: restart is off"
 
@@ -219,18 +218,16 @@ class _View:
         """Who or what has led to its latest launch, or to the one that is to come."""
         job = self._job
         if job.wanted in _AGAIN:
-            last = job.result.partition(_GAVE_UP)[0]
+            last = job.result.partition(GAVE_UP)[0]
             return f"restarted by itself after {last}" if last else "restarted by itself"
         return f"{'restarted' if _is_restart(job.wanted) else 'started'} {asked(job.wanted)}"
 
     def _how_it_ended(self) -> str:
         """How its last run has ended, and how often in a row."""
         job = self._job
-        cause, gave_up, _ = job.result.partition(_GAVE_UP)
-        times = job.past.failures + bool(gave_up)
         if job.spawn_error:
-            return self._often(f"could not be started: {job.spawn_error}", times)
-        return self._often(self._end_of(self._last_stop(), cause), times + 1)
+            return self._often(f"could not be started: {job.spawn_error}")
+        return self._often(self._end_of(self._last_stop(), job.result.partition(GAVE_UP)[0]))
 
     def _end_of(self, leaving: Sequence[Event], cause: str) -> str:
         """What a death means. `leaving` is what was done to the run before it was gone, if anything."""
@@ -254,21 +251,16 @@ class _View:
         memory = ", possibly out of memory" if cause == "SIGKILL" else ""
         return f"killed by {cause} from outside{memory}"
 
-    def _often(self, text: str, times: int) -> str:
-        """The text, and that it has come to an end by itself so many times in a row."""
-        if times < 2:
+    def _often(self, text: str) -> str:
+        """The text of its last end, and how many ends have come in quick succession."""
+        job, past = self._job, self._job.past
+        if past.ends < 2:
             return text
-        often = "twice" if times == 2 else f"{times} times"
-        if self._job.spawn_error:
-            return f"{text}, {often} in a row"
-        window = _seconds(self._job.spec.restart_window)
-        ends = [each[7] for each in self._events if each[4] in _ENDED and each[3] in ("died", "state")]
-        causes = [cause.partition(_GAVE_UP)[0] for cause in ends[-times:]]
-        if len(causes) < times or len(set(causes)) > 1:  # the log does not reach so far, or has others
-            return f"{text}; {times} ends in quick succession (restart-window {window})"
-        if times > 2:
-            return f"{text}, {times} times in quick succession (restart-window {window})"
-        return f"{text} twice within {window}"
+        window = f"in quick succession (restart-window {_seconds(job.spec.restart_window)})"
+        if past.alike < past.ends:
+            return f"{text}; {past.ends} ends {window}"
+        often = "twice" if past.ends == 2 else f"{past.ends} times"
+        return f"{text}, {often} {'in a row' if job.spawn_error else window}"
 
 
 def asked(by: str, *, past: bool = False) -> str:
@@ -292,7 +284,6 @@ _WORDS = {
     "reload": "a reload",
 }
 _NAMELESS = {Shutdown: "shutdown", Remove: "removed"}
-_GAVE_UP = ", gave up after "
 
 
 def _is_death(cause: str) -> bool:

@@ -284,7 +284,8 @@ def _rebase(job: Job, now: float) -> None:
     past = job.past
     fresh = [None if t is None or now - t > WINDOW else 0.0 for t in (past.last_death, past.penalty_end)]
     failures = 0 if job.spec.max_restarts is None else past.failures
-    job.past = past.replace(last_death=fresh[0], penalty_end=fresh[1], failures=failures)
+    counts = {"failures": failures, "ends": 0, "alike": 0, "cause": ""}  # the rest of them only tell
+    job.past = past.replace(last_death=fresh[0], penalty_end=fresh[1], **counts)
     job.armed = None if job.armed is None else job.armed - job.since
     job.since = 0.0
     job.run, job.token, job.restarts, job._interval = 1, 1, 0, PATIENCE

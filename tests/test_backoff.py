@@ -31,7 +31,7 @@ def spec_of(restart: Restart = Restart.ALWAYS, **settings: object) -> JobSpec:
 
 def test_the_first_death_restarts_at_once() -> None:
     """A job that never died before is started again without delay, and its death is remembered."""
-    assert judge(spec_of(), BAD, Past(), 100.0) == Verdict(0.0, Past(last_death=100.0))
+    assert judge(spec_of(), BAD, Past(), 100.0) == Verdict(0.0, Past(last_death=100.0, ends=1, alike=1))
 
 
 EDGES = [(0.0, 15.0), (4.999, 15.0), (5.0, 15.0), (5.001, 0.0), (3600.0, 0.0)]
@@ -234,7 +234,7 @@ def test_what_cannot_be_executed_is_given_up_in_the_end() -> None:
     life = Life(spec_of(max_restarts=2))
 
     assert [life.cannot_run() for _ in range(3)] == [15.0, 15.0, None]
-    assert (life.job.state, life.job.result) == (State.FAILED, "no, gave up after 2 restarts")
+    assert (life.job.state, life.job.result) == (State.FAILED, "no, gave up after 2 penalised restarts")
 
 
 def test_a_shortage_ends_by_itself() -> None:

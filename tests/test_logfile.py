@@ -215,7 +215,7 @@ def test_a_line_that_was_cut_off_does_not_swallow_the_next(stderr: None) -> None
     log.write(INFO, "next")
     told = re.sub(STAMP, "", os.read(reader, 4096).decode())
 
-    assert told == "\nWARNING 1 lines of the log were lost\nINFO next\n"
+    assert told == "\nWARNING 1 line of the log was lost\nINFO next\n"
     log.close()
     os.close(reader)
     os.close(writer)

@@ -825,7 +825,7 @@ def test_giving_up_says_after_how_many() -> None:
     job.step(events.Timer(job.token), 0.0)
     job.step(events.Exited(2, 0), 1.0)
 
-    assert (job.state, job.result) == (State.FAILED, "exit 0, gave up after 0 restarts")
+    assert (job.state, job.result) == (State.FAILED, "exit 0, gave up without a penalised restart")
 
 
 # ---- killing ------------------------------------------------------------------------------------

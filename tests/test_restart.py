@@ -157,7 +157,7 @@ def test_max_restarts(daemon: Make) -> None:
         pipe.start("job", wait=False)
         watch.until("job", "failed")
 
-        assert pipe.status("job")[0].result == "exit 7, gave up after 2 restarts"
+        assert pipe.status("job")[0].result == "exit 7, gave up after 2 penalised restarts"
     runs = [event.run for event in watch.seen if event.event == "launched"]
     assert runs in ([1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7, 8])  # the first death of all was free
 

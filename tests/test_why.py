@@ -116,6 +116,7 @@ class Life:
 
 
 DB = spec("db", ready=PROBED, start_timeout=60.0)
+QUICKLY = "in quick succession (restart-window 5 s)"
 STOPS = "gets SIGKILL in 10 s (kill-timeout)"
 
 
@@ -322,7 +323,7 @@ def test_gave_up() -> None:
     assert life.state() is State.FAILED
     assert life.why() == [
         "exit 1, 3 times in quick succession (restart-window 5 s)",
-        "gave up after 1 restarts (max-restarts)",
+        "gave up after 1 penalised restart (max-restarts)",
     ]
 
 
@@ -339,7 +340,7 @@ def test_a_launch_that_was_given_up() -> None:
     life.unborn()
     assert life.why() == [
         "could not be started: exec ./web: ENOENT, 3 times in a row",
-        "gave up after 2 restarts (max-restarts)",
+        "gave up after 2 penalised restarts (max-restarts)",
     ]
 
 
@@ -356,7 +357,7 @@ def test_the_first_death_is_not_penalised() -> None:
 
 
 def test_the_penalty_counts_down() -> None:
-    """Twice within restart-window, and what is left of the penalty."""
+    """Twice in quick succession, and what is left of the penalty."""
     life = Life(spec(restart=Restart.ALWAYS))
     life.start()
     life.live("web", 1)
@@ -365,7 +366,7 @@ def test_the_penalty_counts_down() -> None:
     life.live("web", 1)
     life.go(6)
 
-    assert life.why() == ["exit 1 twice within 5 s", "9 s of the penalty left"]
+    assert life.why() == ["exit 1, twice in quick succession (restart-window 5 s)", "9 s of the penalty left"]
 
 
 def test_other_causes_are_not_counted_together() -> None:
@@ -379,6 +380,83 @@ def test_other_causes_are_not_counted_together() -> None:
     assert life.why()[0] == "died of SIGSEGV; 2 ends in quick succession (restart-window 5 s)"
 
 
+def test_a_limit_of_no_restarts() -> None:
+    """With max-restarts 0 it is not said to have been tried again after a penalty."""
+    life = Life(spec(restart=Restart.ALWAYS, max_restarts=0))
+    life.start()
+    life.live("web", 1)
+    life.fire()
+    life.live("web", 1)
+
+    assert life.why() == [
+        "exit 1, twice in quick succession (restart-window 5 s)",
+        "gave up without a penalised restart (max-restarts)",
+    ]
+    assert life.job().restarts == 1
+
+
+def test_the_numbers_add_up() -> None:
+    """Of a crash loop that is given up the ends are one more than the restarts that status counts, and those
+    one more than the penalised ones: the first restart comes at once."""
+    life = Life(spec(restart=Restart.ALWAYS, max_restarts=3))
+    life.start()
+    for _ in range(4):
+        life.live("web", "SIGKILL")
+        life.fire()
+    life.live("web", "SIGKILL")
+
+    assert (life.job().restarts, life.job().deaths) == (4, 5)
+    assert life.why() == [
+        f"killed by SIGKILL from outside, possibly out of memory, 5 times {QUICKLY}",
+        "gave up after 3 penalised restarts (max-restarts)",
+    ]
+
+
+def test_a_start_by_hand_counts_anew() -> None:
+    """An end within restart-window of a penalty's end, but the first since somebody started it, is one."""
+    life = Life(spec(restart=Restart.ALWAYS))
+    life.start()
+    for _ in range(2):
+        life.live("web", 1)
+        life.fire()
+    life.up()
+    life.restart()
+    life.die("SIGTERM")
+    life.live("web", 1)
+
+    assert life.why()[0] == "exit 1"
+    assert life.state() is State.BACKOFF
+    life.fire()
+    life.live("web", 1)
+    assert life.why()[0] == "exit 1, twice in quick succession (restart-window 5 s)"
+
+
+def test_a_launch_that_failed_among_deaths() -> None:
+    """A launch that fails after deaths is not said to have failed as often as the job ended."""
+    life = Life(spec(restart=Restart.ALWAYS))
+    life.start()
+    life.unborn()
+    assert life.why()[0] == "could not be started: exec ./web: ENOENT"
+    life.fire()
+    life.live("web", 1)
+    assert life.why()[0] == "exit 1; 2 ends in quick succession (restart-window 5 s)"
+    life.fire()
+    life.unborn()
+    assert life.why()[0] == f"could not be started: exec ./web: ENOENT; 3 ends {QUICKLY}"
+
+
+def test_an_end_that_is_not_restarted_counts_too() -> None:
+    """A good end among bad ones is the last of them."""
+    life = Life(spec(restart=Restart.ON_FAILURE))
+    life.start()
+    for _ in range(2):
+        life.live("web", 1)
+        life.fire()
+    life.live("web", 0)
+
+    assert life.why() == ["exit 0; 3 ends in quick succession (restart-window 5 s)"]
+
+
 def test_ends_beyond_the_log_are_counted() -> None:
     """The ten events that are kept hold three deaths; the count is right all the same."""
     life = Life(spec(restart=Restart.ALWAYS))
@@ -388,7 +466,7 @@ def test_ends_beyond_the_log_are_counted() -> None:
         life.fire()
     life.live("web", 1)
 
-    assert life.why()[0] == "exit 1; 51 ends in quick succession (restart-window 5 s)"
+    assert life.why()[0] == "exit 1, 51 times in quick succession (restart-window 5 s)"
 
 
 def test_a_death_after_a_good_while_counts_anew() -> None:
@@ -967,12 +1045,12 @@ def test_only_the_last_ten(daemon: Make) -> None:
 
 
 def test_a_crash_loop(daemon: Make) -> None:
-    """The same exit twice within 5 s, and what is left of the penalty."""
+    """The same exit twice, and what is left of the penalty."""
     one = daemon({"jobs": {"web": {"command": "exit 1", "restart": True, "autostart": True}}})
     one.watch(since=0).find(lambda event: event.run == 2 and event.event == "died")
     lines, _ = told_by(one, "web")
 
-    assert lines[:2] == ["web is backoff", "exit 1 twice within 5 s"]
+    assert lines[:2] == ["web is backoff", "exit 1, twice in quick succession (restart-window 5 s)"]
     assert re.fullmatch(r"1[0-5](\.\d)? s of the penalty left", lines[2])
 
 

@@ -72,7 +72,8 @@ class Log:
         """Write a line: time, level, what, then key=value for the facts (None is left out)."""
         if LEVELS[level] < self._threshold:
             return
-        if self._lost and self._put(WARNING, f"{self._lost} lines of the log were lost", {}):
+        lost = "1 line of the log was lost" if self._lost == 1 else f"{self._lost} lines of the log were lost"
+        if self._lost and self._put(WARNING, lost, {}):
             self._lost = 0
         if not self._put(level, what, facts):
             self._lost += 1
