@@ -316,7 +316,7 @@ JOB = (
         "description",
         TEXT,
         "",
-        "For people; `jobmon status` shows it.",
+        "For people; `jobmon status` and `jobmon why` show it.",
     ),
 )
 

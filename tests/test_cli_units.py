@@ -341,6 +341,22 @@ NOW = 1_000_000.0
             JobStatus("web", "killing", True, None, 1, NOW - 3, 0, "", "stop", None, 2),
             "web: killing, for 3 s, 2 processes left",
         ),
+        (
+            JobStatus("web", "running", True, 7, 2, NOW - 3, 1, "exit 1"),
+            "web: running, pid 7, up 3 s, 1 restart, last run: exit 1",
+        ),
+        (
+            JobStatus("web", "stopping", True, 7, 2, NOW - 3, 0, "exit 1", "stop", NOW + 7),
+            "web: stopping, pid 7, for 3 s, SIGKILL in 7 s, last run: exit 1",
+        ),
+        (
+            JobStatus("web", "waiting", False, None, 2, NOW - 3, 0, "SIGTERM"),
+            "web: waiting, 3 s ago, last run: SIGTERM",
+        ),
+        (
+            JobStatus("web", "running", True, 1, 1, NOW, description="the shop\x1b"),
+            "web: running, pid 1, up 0 s (the shop\\x1b)",
+        ),
         (JobStatus("a\nb", "failed", False, None, 1, NOW, 0, "x\ny"), "a\\nb: failed, 0 s ago, x\\ny"),
     ],
 )
@@ -352,14 +368,28 @@ def test_status_lines(job: JobStatus, line: str) -> None:
 def test_the_table_is_aligned() -> None:
     """All jobs stand in columns under a heading, wide characters counted as the terminal does."""
     jobs = [
-        JobStatus("web", "running", True, 4711, 1, NOW - 60, 3, "launched", None, None, 12),
+        JobStatus("web", "running", True, 4711, 1, NOW - 60, 3, "exit 1", None, None, 12),
         JobStatus("\u65e5\u672c", "stopped", False, None, 0, NOW, processes=0),
     ]
 
     assert text.table(jobs, NOW) == [
         "JOB   STATE    PID   PROCESSES  SINCE      RESTARTS  RESULT",
-        "web   running  4711  12         1 min ago  3         launched",
+        "web   running  4711  12         1 min ago  3         last run: exit 1",
         "\u65e5\u672c  stopped  -     -          -          0",
+    ]
+
+
+def test_the_table_has_descriptions_where_there_are_any() -> None:
+    """One job with a description gives the table a last column for them."""
+    jobs = [
+        JobStatus("web", "failed", False, None, 1, NOW - 60, 3, "exit 1", description="the\nshop"),
+        JobStatus("db", "stopped", False, None, 0, NOW, processes=0),
+    ]
+
+    assert text.table(jobs, NOW) == [
+        "JOB  STATE    PID  PROCESSES  SINCE      RESTARTS  RESULT  DESCRIPTION",
+        "web  failed   -    -          1 min ago  3         exit 1  the\\nshop",
+        "db   stopped  -    -          -          0",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import json
 import os
@@ -978,7 +979,7 @@ def test_every_state_can_be_explained(state: State) -> None:
 # ---- by the real program ------------------------------------------------------------------------------
 
 WEB = {"command": kit.FOR_EVER}
-WHEN = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"
+WHEN = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
 def told_by(one: kit.Daemon, name: str) -> tuple[list[str], list[list[str]]]:
@@ -1030,6 +1031,29 @@ def test_the_text(daemon: Make) -> None:
         ["died, stopped", "run 2", "SIGTERM"],
     ]
     assert [row[3] for row in events[:4]] == [f"pid {killed}"] * 4
+
+
+def test_times_are_those_of_the_log(daemon: Make) -> None:
+    """Wherever the reader is, the times are UTC and say so: a line of the log is found by them."""
+    one = daemon({"jobs": {"web": WEB}})
+    one.pipe().start("web")
+    far = one.run_cli("why", "web", env={**one.environ, "TZ": "Pacific/Kiritimati"})
+    here = one.run_cli("why", "web", env={**one.environ, "TZ": "UTC"})
+    since = one.pipe().status("web")[0].since
+    told = dt.datetime.fromtimestamp(int(since), dt.UTC)
+
+    assert far.out == here.out
+    assert f"({told:%Y-%m-%dT%H:%M:%S}." in here.out.splitlines()[1]
+    assert here.out.splitlines()[1].endswith("Z)")
+
+
+def test_the_description_is_shown(daemon: Make) -> None:
+    """What a job is for stands beside its name in `why`, `status JOB` and `status`."""
+    one = daemon({"jobs": {"web": {**WEB, "description": "the shop"}}})
+
+    assert one.run_cli("why", "web").out.splitlines()[0] == "web is stopped (the shop)"
+    assert one.run_cli("status", "web").out == "web: stopped, never started (the shop)\n"
+    assert [line.split()[-1] for line in one.run_cli("status").out.splitlines()] == ["DESCRIPTION", "shop"]
 
 
 def test_only_the_last_ten(daemon: Make) -> None:

@@ -6,7 +6,7 @@ import sys
 import time
 
 from jobmon.cli import OK, say
-from jobmon.cli.text import columns, escape
+from jobmon.cli.text import about, columns, escape
 from jobmon.client import CommandPipe
 from jobmon.errors import RemoteProtocolError
 from jobmon.fastjson import dumps
@@ -45,7 +45,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
 
 def _why(told: dict[str, Any]) -> Iterator[str]:
     name = told["job"]
-    yield f"{escape(name)} is {told['state']}"
+    yield f"{escape(name)} is {told['state']}{about(told.get('description', ''))}"
     for cause in told["causes"]:
         whose = "" if cause["job"] == name else f"{escape(cause['job'])}: "
         since = "" if cause["since"] is None else f" ({_when(cause['since'])})"
@@ -63,9 +63,9 @@ def _event(event: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _when(moment: float) -> str:
-    """A unix time as people write it here, to the millisecond."""
+    """A unix time as the log has it: UTC, to the millisecond."""
     whole = int(moment)
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(whole))}.{int((moment - whole) * 1000):03d}"
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int((moment - whole) * 1000):03d}Z"
 
 
 # ---- graph -----------------------------------------------------------------------------------

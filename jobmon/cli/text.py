@@ -115,13 +115,24 @@ def status_line(job: JobStatus, now: float) -> str:
             parts.append(f"then {_AFTERWARDS.get(str(job.next), job.next)}")
         if job.processes:
             parts.append(f"{plural(job.processes, 'process')} left{_names(job)}")
-    if job.result and job.state != "running":
-        parts.append(escape(job.result))
+    if job.result:
+        parts.append(_result(job))
     if job.stale:
         parts.append(_stale(job))
     if job.says:
         parts.append(f'"{escape(job.says)}"')
-    return f"{escape(job.job)}: {', '.join(parts)}"
+    return f"{escape(job.job)}: {', '.join(parts)}{about(job.description)}"
+
+
+def about(description: str) -> str:
+    """What follows what is said of a job that has a description."""
+    return f" ({escape(description)})" if description else ""
+
+
+def _result(job: JobStatus) -> str:
+    """How its last run ended. While another one is on its way, that is said."""
+    result = escape(job.result)
+    return result if not result or job.state in _ENDED else f"last run: {result}"
 
 
 def _stale(job: JobStatus) -> str:
@@ -141,6 +152,7 @@ def strays_line(pids: list[int]) -> str:
     return f"no job's: pid {numbers} (it cannot be told whose they are; they end with the daemon)"
 
 
+_ENDED = ("stopped", "backoff", "exited", "failed")  # what the result speaks of is what is there
 _AFTERWARDS = {"decide": "as its restart policy says", "remove": "removed", "restart": "started again"}
 
 
@@ -163,8 +175,10 @@ COLUMNS = ("JOB", "STATE", "PID", "PROCESSES", "SINCE", "RESTARTS", "RESULT")
 
 
 def table(jobs: list[JobStatus], now: float) -> list[str]:
-    """All jobs, a line each under a heading, in columns."""
-    return list(columns([COLUMNS, *(_row(job, now) for job in jobs)]))
+    """All jobs, a line each under a heading, in columns. The last one is there if any has a description."""
+    rows = [(*COLUMNS, "DESCRIPTION"), *((*_row(job, now), escape(job.description)) for job in jobs)]
+    described = any(job.description for job in jobs)
+    return list(columns(rows if described else [row[:-1] for row in rows]))
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
@@ -177,7 +191,7 @@ def _row(job: JobStatus, now: float) -> tuple[str, ...]:
     since = f"{span(now - job.since)} ago" if job.since and job.run else "-"
     pid = "-" if job.pid is None else str(job.pid)
     processes = str(job.processes) if job.processes else "-"
-    result = "; ".join(filter(None, (escape(job.result), _stale(job) if job.stale else "")))
+    result = "; ".join(filter(None, (_result(job), _stale(job) if job.stale else "")))
     return escape(job.job), job.state, pid, processes, since, str(job.restarts), result
 
 

@@ -150,7 +150,7 @@ VERBS = {
             1,
             "say why a job is as it is, and the last ten things that happened to it",
             (("--json", "", "as JSON, for programs"),),
-            "The nearest cause first, then those of the jobs that it is due to.",
+            "The nearest cause first, then those of the jobs that it is due to. Times are the log's, UTC.",
         ),
         Verb(
             "graph",

@@ -145,6 +145,7 @@ def why(supervisor: Supervisor, name: str, now: float, trouble: Callable[[str], 
     return {
         "job": name,
         "state": supervisor.jobs[name].state.value,
+        "description": supervisor.jobs[name].spec.description,
         "causes": [{"job": one.job, "text": one.text, "since": one.since} for one in causes],
         "events": [
             {
