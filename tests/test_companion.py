@@ -80,6 +80,25 @@ def test_standard_output_is_the_commands(start: Start, tmp_path: Any) -> None:
     assert os.listdir(tmp_path) == ["jobs.json"]
 
 
+@pytest.mark.parametrize("place", ["child", "pid 1 of unshare"])
+@pytest.mark.parametrize("verb", ["init", "daemon"])
+def test_standard_output_is_the_jobs(verb: str, place: str, launch: Start, tmp_path: Any) -> None:
+    """As the first process of a container the daemon does not write its address among what the jobs print;
+    the log has it. One in the foreground that is not PID 1 is asked for it, and prints it."""
+    need_place(place)
+    job = {"command": "echo hello", "stdout": "inherit", "autostart": True, "essential": True}
+    log = tmp_path / "log"
+    path = configure(tmp_path, {"web": job}, **{"log-file": str(log), "log-level": "INFO"})
+    words = [*PLACES[place], *JOBMON, verb, *(["-f"] if verb == "daemon" else []), path]
+    one = launch("none", words, stderr=subprocess.DEVNULL)
+
+    assert one.wait() == 0
+    address = f"{tmp_path}/control,{tmp_path}/event"
+    asked = verb == "daemon" and place == "child"
+    assert sorted(one.out.drain().splitlines()) == sorted(["hello", *([address] if asked else [])])
+    assert f'control="{tmp_path}/control" event="{tmp_path}/event"' in log.read_text()
+
+
 @pytest.mark.parametrize("number", ENDING)
 def test_signals_that_end_a_container(number: int, start: Start) -> None:
     """Each begins the shutdown of the jobs and reaches CMD, with which nobody has patience or haste."""
@@ -152,10 +171,10 @@ def test_a_wrong_configuration_starts_nothing(start: Start) -> None:
     assert "started" not in one.out.text
 
 
-def test_configuration_alone_is_the_daemon(start: Start, tmp_path: Any) -> None:
-    """`init CONFIG` is `daemon -f CONFIG`: it prints its ports, and SIGTERM ends it with 0."""
-    one = start({"web": FOR_EVER}, [])
-    assert one.out.line() == f"{tmp_path}/control,{tmp_path}/event"
+def test_configuration_alone_is_the_daemon(start: Start) -> None:
+    """`init CONFIG` is the daemon in the foreground: it logs to standard error, SIGTERM ends it with 0."""
+    one = start({"web": FOR_EVER}, [], supervisor={"log-level": "INFO"})
+    one.out.until("clients are served")
     one.send(signal.SIGTERM)
 
     assert one.wait() == 0

@@ -34,6 +34,7 @@ PYTHON = f"/opt/python/bin/python{sys.version_info.major}.{sys.version_info.mino
 MOUNTED = ("usr", "run", "proc", "dev", "sys")
 CONFIG = "/etc/jobmon/jobs.json"
 DAEMON = ["jobmon", "daemon", CONFIG]
+UP = "clients are served"  # so says the log, from INFO on
 WEB = {"command": kit.FOR_EVER, "autostart": True}
 
 pytestmark = pytest.mark.slow  # each test makes a container or several
@@ -263,7 +264,7 @@ def test_the_daemon_is_pid_1(number: int, container: Make) -> None:
     patient = {"command": "trap 'echo leaving; exit' TERM; echo up; while :; do sleep 1000 & wait; done"}
     one = container(DAEMON, jobs={"web": {**patient, "autostart": True, "stdout": "inherit"}})
     one.until("up\n")
-    one.until("6666,6667")
+    one.until(UP)
     one.kill(number)
 
     assert one.wait() == 0
@@ -274,7 +275,7 @@ def test_the_daemon_is_pid_1(number: int, container: Make) -> None:
 def test_a_hangup_reads_the_configuration_again(command: list[str], container: Make) -> None:
     """SIGHUP to PID 1 ends nothing: what has not changed runs on, what is new is started."""
     one = container(command, jobs={"web": WEB})
-    one.until("6666,6667")
+    one.until(UP)
     before = one.exec("jobmon", "pid", "web").out
     one.configure({"web": WEB, "new": WEB})
     one.kill(signal.SIGHUP)
@@ -299,7 +300,7 @@ def test_an_essential_job_gives_the_code(command: Any, code: int, container: Mak
 def test_health_checks(container: Make) -> None:
     """`jobmon status JOB` run inside says whether the job lives: over TCP, with nothing to write to."""
     one = container(DAEMON, jobs={"web": WEB})
-    one.until("6666,6667")
+    one.until(UP)
 
     assert one.exec("jobmon", "status", "web").code == 0
     assert one.exec("jobmon", "stop", "web").code == 0
@@ -311,9 +312,9 @@ def test_sockets_on_the_one_tmpfs(container: Make) -> None:
     """With one tmpfs, which is noexec, UNIX sockets and a log file go there."""
     paths = {"control-port": "/run/control", "event-port": "/run/event", "log-file": "/run/log"}
     one = container(DAEMON, jobs={"web": WEB}, supervisor=paths, tmpfs=True)
-    one.until("/run/control,/run/event")
+    ask = ("env", "JOBMON_PORT=/run/control,/run/event", "jobmon", "status", "web")
+    spin(lambda: one.exec(*ask).out.startswith("web: running"))
 
-    assert one.exec("env", "JOBMON_PORT=/run/control,/run/event", "jobmon", "status", "web").code == 0
     assert 'to="running"' in one.exec("cat", "/run/log").out
     one.kill(signal.SIGTERM)
     assert one.wait() == 0
@@ -358,7 +359,7 @@ def test_stopped_means_gone_in_a_container(container: Make) -> None:
     """`stop` leaves nothing there either, not what has a session of its own and ignores SIGTERM."""
     deaf = "trap '' TERM; setsid sh -c 'trap \"\" TERM; sleep 1000000' & sleep 1000000"
     one = container(DAEMON, jobs={"deaf": {"command": deaf, "autostart": True, "kill-timeout": 0.2}})
-    one.until("6666,6667")
+    one.until(UP)
     spin(lambda: len(kit.descendants_of(one.pid)) == 4)
 
     assert one.exec("jobmon", "stop", "deaf").code == 0
@@ -380,7 +381,7 @@ def test_below_another_init(kind: str, container: Make) -> None:
     need("tini")
     command, code = NOT_PID_1[kind]
     one = container(["tini", "--", *command], jobs={"web": WEB})
-    one.until({"daemon": "6666,6667", "init": "pid "}[kind])
+    one.until({"daemon": UP, "init": "pid "}[kind])
     assert one.exec("jobmon", "status", "web").code == 0
     one.kill(signal.SIGTERM)
 
@@ -394,7 +395,7 @@ def test_a_shared_pid_namespace(kind: str, container: Make, launch: Callable[...
     bystander = launch("none", ["sleep", "1000"], **user)
     command, code = NOT_PID_1[kind]
     one = container(command, jobs={"web": WEB}, shared=True)
-    one.until({"daemon": "6666,6667", "init": "pid "}[kind])
+    one.until({"daemon": UP, "init": "pid "}[kind])
     one.kill(signal.SIGTERM)
 
     assert one.wait() == code
@@ -411,7 +412,6 @@ def test_the_example_runs(container: Make) -> None:
     web = example["jobs"]["web"]
     web["command"] = [PYTHON if word == "python3" else word for word in web["command"]]
     one = container(["jobmon", "init", CONFIG], jobs=example["jobs"], supervisor=example["supervisor"])
-    one.until("6666,6667")
     spin(lambda: one.exec("jobmon", "status", "web").code == 0)
     fetch = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8000/').status)"
     spin(lambda: one.exec(PYTHON, "-c", fetch).out == "200\n")

@@ -41,7 +41,7 @@ def _with_jobs(config: str, command: list[str], manner: Manner) -> int:
     from jobmon.linux import daemon
     from jobmon.linux.companion import Companion
 
-    return daemon.main(config, "foreground", Companion(command, manner) if command else None)
+    return daemon.main(config, "init", Companion(command, manner) if command else None)
 
 
 # ---- options ---------------------------------------------------------------------------------

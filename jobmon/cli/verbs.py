@@ -286,7 +286,7 @@ VERBS = {
             "signals ignored and blocked that init was started with, but for SIGPIPE and SIGXFSZ.\n"
             "With CONFIG its jobs run beside CMD, which knows them by $JOBMON_PORT. SIGTERM, SIGINT, SIGPWR\n"
             "and SIGRTMIN+3 begin the shutdown and go to CMD too; when CMD ends, the jobs are stopped.\n"
-            "CONFIG alone is `daemon --foreground CONFIG`.",
+            "CONFIG alone is `daemon --foreground CONFIG`, which does not print its JOBMON_PORT.",
         ),
         Verb("help", "help", "[VERB]", 0, 1, "explain JobMon, or a verb"),
     )

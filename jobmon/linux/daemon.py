@@ -40,11 +40,11 @@ _NO_PRCTL = (
 
 
 def main(path: str, mode: str, companion: Companion | None = None) -> int:
-    """Run a daemon. `mode`: "foreground", "background", or "auto" (the foreground as PID 1 and
-    under $NOTIFY_SOCKET). A companion is a command that runs beside its jobs, in the foreground.
-    Returns the exit code."""
+    """Run a daemon. `mode`: "foreground", "background", "init" (the foreground, and nobody waits for its
+    address), or "auto" (the foreground as PID 1 and under $NOTIFY_SOCKET). A companion is a command that
+    runs beside its jobs. Returns the exit code."""
     _make_good()
-    foreground = mode == "foreground" or (
+    foreground = mode in ("foreground", "init") or (
         mode == "auto" and (os.getpid() == 1 or "NOTIFY_SOCKET" in os.environ)
     )
     # In the background, the service's own processes speak for it, not this one.
@@ -56,7 +56,9 @@ def main(path: str, mode: str, companion: Companion | None = None) -> int:
         return _fail(notifier, error)
     for warning in source.warnings:
         _say(WARNING, warning)
-    return _in_foreground(source, notifier, companion) if foreground else _in_background(source)
+    if not foreground:
+        return _in_background(source)
+    return _in_foreground(source, notifier, companion, _announcer(mode))
 
 
 def _make_good() -> None:
@@ -99,7 +101,9 @@ def _need_prctl() -> None:
 # ---- where it runs ----------------------------------------------------------------------------
 
 
-def _in_foreground(source: Source, notifier: Notifier, companion: Companion | None) -> int:
+def _in_foreground(
+    source: Source, notifier: Notifier, companion: Companion | None, announce: Callable[[str], None]
+) -> int:
     for name in os.listdir("/proc/self/fd"):
         try:
             os.set_inheritable(int(name), int(name) < 3)
@@ -108,7 +112,7 @@ def _in_foreground(source: Source, notifier: Notifier, companion: Companion | No
 
     pid = os.getpid()
     setting = Setting(
-        announce=_announcer(companion),
+        announce=announce,
         notifier=notifier,
         terminal=Terminal(),
         watchdog=watchdog_seconds(os.environ, pid),
@@ -123,11 +127,11 @@ def _in_foreground(source: Source, notifier: Notifier, companion: Companion | No
         return _fail(notifier, error)
 
 
-def _announcer(companion: Companion | None) -> Callable[[str], None]:
-    """Standard output is for whoever waits for the address: nobody does where it is a companion's, or
-    the journal."""
+def _announcer(mode: str) -> Callable[[str], None]:
+    """Standard output is for the caller who waits for the address. There is none where it belongs to the
+    jobs of a container, or is the journal."""
     journal = is_journal(os.environ.get("JOURNAL_STREAM", ""), 1)
-    return _print if companion is None and not journal else lambda _: None
+    return (lambda _: None) if mode == "init" or os.getpid() == 1 or journal else _print
 
 
 def _print(text: str) -> None:
@@ -319,6 +323,11 @@ def _engine(source: Source, setting: Setting, log: Log, listeners: list[Listener
     wall = time.time() - now
     marker = os.urandom(8).hex()
     control, event = (listener.address for listener in listeners)
+
+    def announce() -> None:
+        log.write(INFO, "the jobs are launched, clients are served", control=control, event=event)
+        setting.announce(f"{control},{event}")
+
     return Engine(
         Supervisor(jobs.values(), now, wall, begin=int((now + wall) * 1e6)),
         Spawner(os.environb, marker, before),
@@ -329,7 +338,7 @@ def _engine(source: Source, setting: Setting, log: Log, listeners: list[Listener
         ),
         tree=Tree(marker),
         hierarchy=_hierarchy(f"{_family(source)}.{marker}", log),
-        announce=lambda: setting.announce(f"{control},{event}"),
+        announce=announce,
         notifier=setting.notifier,
         watchdog=setting.watchdog,
         terminal=setting.terminal,
