@@ -534,6 +534,28 @@ def test_the_exposure_is_what_the_comments_say(name: str, drop_in: str, most: fl
     assert float(score.group(1)) <= most
 
 
+def test_an_instance_without_a_configuration_fails(manager: Manager, command: str) -> None:
+    """`systemctl start jobmon@typo` fails and says so, and leaves no directories; an instance that has its
+    configuration starts."""
+    with open(os.path.join(UNITS, "jobmon@.service"), encoding="utf-8") as file:
+        head = file.read().partition("[Service]")[0].replace("/etc/jobmon/", manager.path(""))
+    program = f"{command} daemon {manager.path('%i.json')}"
+    service = f"Type=notify\nExecStart={program}\nStateDirectory=instance-%i\n"
+    manager.unit("jobmon@.service", f"{head}[Service]\n{service}")
+    ports = {f"{name}-port": manager.path(name) for name in ("control", "event")}
+    with open(manager.path("shop.json"), "w", encoding="utf-8") as configuration:
+        json.dump({"supervisor": ports}, configuration)
+    told = manager.ctl("start", "jobmon@typo.service", code=1)
+
+    assert "jobmon@typo.service" in told
+    assert manager.show("jobmon@typo.service", "ActiveState") != "active"
+    manager.ctl("start", "jobmon@shop.service")
+    assert manager.show("jobmon@shop.service", "ActiveState") == "active"
+    made = [name for _, folders, _ in os.walk(manager.base) for name in folders if "instance-" in name]
+    assert made == ["instance-shop"]
+    manager.ctl("stop", "jobmon@shop.service")
+
+
 def test_both_services_are_confined_alike() -> None:
     """jobmon@.service repeats the settings of jobmon.service; none is forgotten when one changes."""
     one, many = (settings(os.path.join(UNITS, name)) for name in (UNIT, "jobmon@.service"))
