@@ -166,9 +166,16 @@ class _View:
         job = self._job
         yield self._how_it_ended()
         if job.armed is not None and job.armed > job.since:
-            yield f"{self._left()} of the penalty left"
+            yield f"{self._left()} of the penalty left{self._what_for()}"
         else:
             yield "is about to be restarted"
+
+    def _what_for(self) -> str:
+        """Why there is a penalty for an end that is the first since somebody started the job."""
+        if self._job.past.ends > 1 or self._job.spawn_error:
+            return ""
+        window = _seconds(self._job.spec.restart_window)
+        return f": it had ended, or been penalised, within {window} before (restart-window)"
 
     def _ended(self) -> Iterator[str]:
         job = self._job

@@ -425,8 +425,10 @@ def test_a_start_by_hand_counts_anew() -> None:
     life.die("SIGTERM")
     life.live("web", 1)
 
-    assert life.why()[0] == "exit 1"
-    assert life.state() is State.BACKOFF
+    assert life.why() == [
+        "exit 1",
+        "15 s of the penalty left: it had ended, or been penalised, within 5 s before (restart-window)",
+    ]
     life.fire()
     life.live("web", 1)
     assert life.why()[0] == "exit 1, twice in quick succession (restart-window 5 s)"
