@@ -496,7 +496,7 @@ def _set_next(job: Job, following: Next) -> None:
 
 
 def _tried(restarts: int) -> str:
-    """How often a job was restarted after a penalty, before it was given up."""
+    """Say how often a job was restarted after a penalty before it was given up."""
     if not restarts:
         return "without a penalised restart"
     return f"after {restarts} penalised restart{'' if restarts == 1 else 's'}"

@@ -171,7 +171,7 @@ class _View:
             yield "is about to be restarted"
 
     def _what_for(self) -> str:
-        """Why there is a penalty for an end that is the first since somebody started the job."""
+        """Explain a penalty for an end that is the first since somebody started the job."""
         if self._job.past.ends > 1 or self._job.spawn_error:
             return ""
         window = _seconds(self._job.spec.restart_window)
@@ -259,7 +259,7 @@ class _View:
         return f"killed by {cause} from outside{memory}"
 
     def _often(self, text: str) -> str:
-        """The text of its last end, and how many ends have come in quick succession."""
+        """Add to the text of its last end how many ends have come in quick succession."""
         job, past = self._job, self._job.past
         if past.ends < 2:
             return text

@@ -340,8 +340,8 @@ WRONG_OPTIONS = [
     (["--rewrite", "TERM"], "--rewrite TERM: must be SIG=SIG"),
     (["--rewrite", "TERM="], "--rewrite TERM=: must be SIG=SIG"),
     (["--rewrite", "TREM=QUIT"], "no signal is called SIGTREM"),
-    (["--rewrite", "KILL=TERM"], "--rewrite KILL=TERM: KILL never comes to a process"),
-    (["--rewrite", "0=TERM"], "--rewrite 0=TERM: 0 never comes to a process"),
+    (["--rewrite", "KILL=TERM"], "--rewrite KILL=TERM: KILL cannot be caught"),
+    (["--rewrite", "0=TERM"], "--rewrite 0=TERM: 0 cannot be caught"),
     (["--leftovers", "soon"], "'soon' is no duration"),
     (["--parent-death-signal", "99"], "99 is no signal number"),
 ]
@@ -739,8 +739,8 @@ def test_signals_reach_those_who_are_left(launch: Launch) -> None:
 
 
 def test_leftovers_may_take_their_leave_anywhere(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --leftovers, where init is not PID 1 too, what CMD leaves gets SIGTERM, in any session; the code
-    is CMD's, and the end is at once when nothing is left."""
+    """With --leftovers the processes that CMD leaves get SIGTERM, in any session, also where init is not
+    PID 1; the code is CMD's, and the end is at once when nothing is left."""
     monkeypatch.setitem(INITS, "jobmon", [*JOBMON[:-1], "--leftovers", "100s", "--"])
     one = launch("jobmon", python(LEAVES))
 
@@ -749,7 +749,7 @@ def test_leftovers_may_take_their_leave_anywhere(launch: Launch, monkeypatch: py
 
 
 def test_dumb_init_tells_the_session_of_the_command(launch: Launch) -> None:
-    """dumb-init tells what CMD leaves in its own session by SIGTERM, and another session not at all."""
+    """dumb-init sends SIGTERM to the processes that CMD leaves in its own session, and to no other."""
     assert launch("dumb-init", python(LEAVES)).wait() == 3
     here = launch("dumb-init", python(LEAVES.replace("os.setsid()", "pass")))
 
@@ -761,7 +761,7 @@ def test_dumb_init_tells_the_session_of_the_command(launch: Launch) -> None:
 def test_leftovers_that_do_not_obey_are_killed(
     place: str, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With --leftovers what ignores SIGTERM has the time that is given, and no more; nothing survives."""
+    """With --leftovers a process that ignores SIGTERM has the given time, and no more; nothing survives."""
     monkeypatch.setitem(INITS, "jobmon", [*JOBMON[:-1], "--leftovers", "100ms", "--"])
     program = "setsid sh -c 'trap \"\" TERM; echo up; sleep 1000; sleep 1000' & read line; exit 3"
     one = launch("jobmon", ["sh", "-c", program], place, stdin=subprocess.PIPE)

@@ -1050,7 +1050,7 @@ def test_times_are_those_of_the_log(daemon: Make) -> None:
 
 
 def test_the_description_is_shown(daemon: Make) -> None:
-    """What a job is for stands beside its name in `why`, `status JOB` and `status`."""
+    """The description of a job is shown by `why`, `status JOB` and `status`."""
     one = daemon({"jobs": {"web": {**WEB, "description": "the shop"}}})
 
     assert one.run_cli("why", "web").out.splitlines()[0] == "web is stopped (the shop)"

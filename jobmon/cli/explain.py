@@ -63,7 +63,7 @@ def _event(event: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _when(moment: float) -> str:
-    """A unix time as the log has it: UTC, to the millisecond."""
+    """Write a unix time as the log does: UTC, to the millisecond."""
     whole = int(moment)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int((moment - whole) * 1000):03d}Z"
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from jobmon.linux.init import Manner
 
 _FOR_CMD = ("--group", "--rewrite", "--map-exit", "--leftovers")
-_UNCATCHABLE = (9, 19)  # SIGKILL, SIGSTOP: nothing can be done in their place
+_UNCATCHABLE = (9, 19)  # SIGKILL, SIGSTOP: signal(7)
 _LAST_CODE = 255
 
 
@@ -72,18 +72,18 @@ def _seconds(text: str) -> float:
 
 
 def _rewrite(text: str) -> tuple[int, int]:
-    """TERM=QUIT, or HUP=0 for a signal that must not reach CMD."""
+    """Parse TERM=QUIT, or HUP=0 for a signal that CMD must not get."""
     came, equals, sent = text.partition("=")
     if not equals or not came or not sent:
         raise UsageError(f"--rewrite {text}: must be SIG=SIG, or SIG=0 for a signal that CMD must not get")
     number = _signal(came)
     if number in (0, *_UNCATCHABLE):
-        raise UsageError(f"--rewrite {text}: {came} never comes to a process")
+        raise UsageError(f"--rewrite {text}: {came} cannot be caught")
     return number, _signal(sent)
 
 
 def _signal(word: str) -> int:
-    """The number of a signal; 0 for "0"."""
+    """Return the number of a signal; 0 for "0"."""
     if word == "0":
         return 0
     from jobmon.linux.signals import parse
@@ -95,7 +95,7 @@ def _signal(word: str) -> int:
 
 
 def _exit_codes(text: str) -> tuple[int, int]:
-    """143=0: CMD's exit code, and that of init in its place."""
+    """Parse 143=0: CMD's exit code, and the exit code of init in its place."""
     was, _, becomes = text.partition("=")
     if not (_is_exit_code(was) and _is_exit_code(becomes)):
         raise UsageError(f"--map-exit {text}: must be CODE=CODE, two numbers from 0 to {_LAST_CODE}")

@@ -125,12 +125,12 @@ def status_line(job: JobStatus, now: float) -> str:
 
 
 def about(description: str) -> str:
-    """What follows what is said of a job that has a description."""
+    """Return the description of a job, if it has one, as the end of a line."""
     return f" ({escape(description)})" if description else ""
 
 
 def _result(job: JobStatus) -> str:
-    """How its last run ended. While another one is on its way, that is said."""
+    """Say how its last run ended; name it as the last one while another run is on its way."""
     result = escape(job.result)
     return result if not result or job.state in _ENDED else f"last run: {result}"
 
@@ -152,7 +152,7 @@ def strays_line(pids: list[int]) -> str:
     return f"no job's: pid {numbers} (it cannot be told whose they are; they end with the daemon)"
 
 
-_ENDED = ("stopped", "backoff", "exited", "failed")  # what the result speaks of is what is there
+_ENDED = ("stopped", "backoff", "exited", "failed")  # in these no later run is on its way
 _AFTERWARDS = {"decide": "as its restart policy says", "remove": "removed", "restart": "started again"}
 
 
@@ -175,7 +175,7 @@ COLUMNS = ("JOB", "STATE", "PID", "PROCESSES", "SINCE", "RESTARTS", "RESULT")
 
 
 def table(jobs: list[JobStatus], now: float) -> list[str]:
-    """All jobs, a line each under a heading, in columns. The last one is there if any has a description."""
+    """All jobs, a line each under a heading, in columns; one for descriptions if a job has one."""
     rows = [(*COLUMNS, "DESCRIPTION"), *((*_row(job, now), escape(job.description)) for job in jobs)]
     described = any(job.description for job in jobs)
     return list(columns(rows if described else [row[:-1] for row in rows]))

@@ -276,7 +276,7 @@ VERBS = {
                 ("-g --group", "", "send signals to CMD's whole process group, not to CMD alone"),
                 ("-r --rewrite", "SIG=SIG", "send CMD another signal than the one that came: TERM=QUIT"),
                 ("-e --map-exit", "CODE=CODE", "exit with another code than CMD's: 143=0"),
-                ("--leftovers", "DUR", "what CMD leaves gets SIGTERM, DUR, SIGKILL (as PID 1 always: 2s)"),
+                ("--leftovers", "DUR", "stop CMD's leftovers: SIGTERM, after DUR SIGKILL (PID 1: always)"),
                 ("-p --parent-death-signal", "SIG", "get SIG when the parent of init ends"),
             ),
             'ENTRYPOINT ["jobmon", "init", "--"]\n\n'

@@ -128,8 +128,8 @@ def _in_foreground(
 
 
 def _announcer(mode: str) -> Callable[[str], None]:
-    """Standard output is for the caller who waits for the address. There is none where it belongs to the
-    jobs of a container, or is the journal."""
+    """Return the function that tells the caller the address. Nobody waits for it where standard output
+    belongs to the jobs of a container, or is the journal."""
     journal = is_journal(os.environ.get("JOURNAL_STREAM", ""), 1)
     return (lambda _: None) if mode == "init" or os.getpid() == 1 or journal else _print
 

@@ -242,12 +242,12 @@ class Engine:
             self.log.write(logfile.WARNING, "a signal that means nothing", signal=name, sender=sender)
 
     def _hang_up(self) -> None:
-        """Our terminal was closed: that is the end of the companion, which may see it otherwise, or ours."""
+        """Our terminal was closed. The companion decides whether it ends; without one, the daemon ends."""
         if self._companion is not None and self._companion.lives:
             self._companion.heed(signal.SIGHUP)
         elif self._terminal.ignored:
             self.log.write(logfile.INFO, "the terminal was closed, and SIGHUP is ignored since the start")
-        elif not self.supervisor.terminating:  # again, it would end the wait for jobs that are stopping
+        elif not self.supervisor.terminating:  # a second time would kill the jobs that are stopping
             self.terminate("the end of its terminal")
 
     def _on_timer(self, _events: int) -> None:

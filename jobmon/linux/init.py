@@ -41,8 +41,9 @@ class Manner(Record):
     """How CMD is run, as the options of the verb say.
 
     `rewrite`: the signal that is sent in place of one that came, or 0 for none. `codes`: the exit
-    code that stands for one of CMD's. `leftovers`: the seconds between SIGTERM and SIGKILL for what CMD
-    leaves; None: as PID 1 a moment, else it is left alone. `parent_death`: the signal at our parent's end.
+    code that stands for one of CMD's. `leftovers`: the seconds between SIGTERM and SIGKILL for the processes
+    that CMD leaves; None: a moment as PID 1, else they are left alone. `parent_death`: the signal that we
+    get when our parent ends, or 0.
     """
 
     group: bool = False
@@ -53,7 +54,7 @@ class Manner(Record):
 
 
 class Inherited(Record):
-    """The signals that this process was started with ignored and blocked, as far as anything changes that.
+    """The ignored and blocked signals that this process was started with, as far as something changes them.
 
     CPython ignores SIGPIPE and SIGXFSZ before a line of ours runs, and nothing tells what they were:
     they count as not ignored. It leaves an ignored SIGINT alone.
@@ -70,7 +71,7 @@ class Inherited(Record):
         return Inherited(ignored, frozenset(_signal.pthread_sigmask(_signal.SIG_BLOCK, ())))
 
     def restore(self) -> None:
-        """In the child: have it as it was."""
+        """Set them again, in the child."""
         for number in (_signal.SIGINT, _signal.SIGCHLD, _signal.SIGPIPE, _signal.SIGXFSZ):
             _signal.signal(number, _signal.SIG_IGN if number in self.ignored else _signal.SIG_DFL)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)
@@ -195,7 +196,7 @@ class Command:
             pass  # the child was faster: EACCES once it has executed its program
 
     def rewritten(self, number: int) -> int:
-        """The signal that is to be sent in place of one that came; 0 for none."""
+        """Return the signal to send in place of one that came; 0 for none."""
         return self._manner.rewrite.get(number, number)
 
     def forward(self, came: int) -> None:
@@ -247,7 +248,7 @@ class Command:
         except OSError:
             pass  # the terminal was hung up
         try:
-            if self._manner.parent_death == _signal.SIGKILL:  # of which we could not tell it
+            if self._manner.parent_death == _signal.SIGKILL:  # we could not pass that one on
                 follow_parent(_signal.SIGKILL)
             if prepare is not None:
                 prepare()
@@ -407,7 +408,7 @@ def _tell_all(number: int) -> bool:
 
 
 def _have_children() -> bool:
-    """Reap those who have ended; whether there are others."""
+    """Reap the children that have ended; return whether there are others."""
     for _ in _reap():
         pass
     try:
@@ -455,9 +456,8 @@ def _pidfds() -> Iterator[int]:
 
 
 def end_all_below(command: Command, seconds: float) -> None:
-    """SIGTERM to all processes below us, `seconds`, SIGKILL; returns when none is left, or when those
-    that do not die of SIGKILL have had a moment. For a subreaper: while something is left it has a child.
-    """
+    """Send SIGTERM to all processes below us, and SIGKILL after `seconds`. Return when none is left, or
+    a moment after SIGKILL. For a subreaper: it has a child while a process below it is left."""
     import time
 
     from jobmon.linux.crowds import Hunt
@@ -481,7 +481,7 @@ def end_all_below(command: Command, seconds: float) -> None:
 
 
 def _tell_below(tree: Tree, number: int) -> None:
-    """Signal everybody below us; 0 is none."""
+    """Send a signal to all processes below us; 0 is no signal."""
     from jobmon.linux.signals import send_checked
 
     tree.forget()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _FORBIDDEN = (errno.ENOSYS, errno.EPERM)
 _NAMES = {int(getattr(signal, name)): name for name in SIGNALS if hasattr(signal, name)}
 _READ_SIZE = 64 * syscalls.SIGINFO_SIZE
-_SI_KERNEL = 0x80  # si_code of what no process has sent, sigaction(2)
+_SI_KERNEL = 0x80  # si_code of a signal that the kernel sent, sigaction(2)
 
 
 def number_of(name: str) -> int:
@@ -91,7 +91,7 @@ class SignalSource:
 
 
 class Terminal:
-    """The terminal that controls the session that we were started in, if any: does a SIGHUP tell its end?
+    """The controlling terminal that we were started with, if any, and how a SIGHUP tells its end.
 
     At a hangup the kernel takes it from the session first, and then sends SIGHUP to the session's
     leader, and to the group in the foreground when the leader ends. A shell passes it on to its jobs.
@@ -105,14 +105,14 @@ class Terminal:
         self.ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # by nohup(1), say
 
     def is_over(self, sender: int, *, from_kernel: bool) -> bool:
-        """Whether a SIGHUP tells that it was closed. One that somebody else sends never does."""
+        """Return whether a SIGHUP tells that the terminal was closed. That of another process never does."""
         if not self._was_there:
             return False
         return from_kernel or (sender in self._shells and not _has_terminal())
 
 
 def _has_terminal() -> bool:
-    """Whether a terminal controls our session: tty(4)."""
+    """Return whether our session has a controlling terminal: tty(4)."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError:
