@@ -202,7 +202,8 @@ def test_reconnecting(daemon: Make) -> None:
 def test_terminate_waits_for_a_daemon_in_another_pid_namespace(daemon: Make) -> None:
     """It is pid 1 there; who is pid 1 here does not end, and to wait for that one took ten seconds."""
     inits.need_place("pid 1 of unshare")
-    one = daemon({"jobs": {"web": WEB}}, wrapper=inits.PLACES["pid 1 of unshare"])
+    one = daemon({"jobs": {"web": WEB}}, wrapper=inits.PLACES["pid 1 of unshare"], announced=False)
+    one.wait_log("clients are served")
     pipe = one.pipe()
     assert pipe.info()["pid"] == 1
     start = time.monotonic()

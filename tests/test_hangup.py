@@ -179,3 +179,17 @@ def test_a_command_beside_the_jobs_learns_it(trap: str, code: int, launch: Launc
 
     assert one.wait() == code
     place.said.until("bye\n")
+
+
+def test_a_standard_error_that_nobody_reads_prevents_no_start(launch: Launch, place: Place) -> None:
+    """A warning of the configuration that cannot be written, because the other end of standard error is
+    closed, does not keep the daemon from starting."""
+    place.configure(**{"include-dirs": [str(place.directory / "none" / "*")]})
+    reader, writer = os.pipe()
+    os.close(reader)
+    one = launch("none", [*JOBMON, "daemon", "-f", place.path], stderr=writer)
+    os.close(writer)
+    place.said.until("up\n")
+    os.kill(one.pid, 15)
+
+    assert one.wait() == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from jobmon.cli import FAILED, complain
 from jobmon.cli.verbs import UsageError
 
@@ -23,7 +25,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
         if manner.parent_death:
             from jobmon.linux.init import follow_parent
 
-            follow_parent(manner.parent_death)
+            follow_parent(manner.parent_death, os.getppid())
         if arguments.given:
             return _with_jobs(arguments.given[0], arguments.command, manner)
         from jobmon.linux import init

@@ -87,7 +87,10 @@ def _complain(text: str) -> int:
 def _say(level: str, text: str) -> None:
     """A message to standard error, in the journal with its level."""
     mark = journal_mark(level) if is_journal(os.environ.get("JOURNAL_STREAM", "")) else ""
-    print("\n".join(f"{mark}jobmon: {line}" for line in text.splitlines()), file=sys.stderr)
+    try:
+        print("\n".join(f"{mark}jobmon: {line}" for line in text.splitlines()), file=sys.stderr)
+    except OSError:
+        pass  # its terminal, or the other end of the pipe, is gone
 
 
 def _need_prctl() -> None:

@@ -105,13 +105,12 @@ def _adopt_orphans() -> None:
     prctl.set_child_subreaper(1)
 
 
-def follow_parent(number: int) -> None:
-    """Get a signal when the thread that started us ends: PR_SET_PDEATHSIG, prctl(2)."""
+def follow_parent(number: int, parent: int) -> None:
+    """Get a signal when the thread of `parent` that started us ends: PR_SET_PDEATHSIG, prctl(2)."""
     import prctl
 
-    parent = os.getppid()
     prctl.set_pdeathsig(number)
-    if os.getppid() != parent:  # it ended meanwhile
+    if os.getppid() != parent:  # it has ended already
         os.kill(os.getpid(), number)
 
 
@@ -187,9 +186,10 @@ class Command:
         self._stop_forwarded = False
         self.terminal_fd = _find_terminal()
         lend = self._in_foreground()
+        parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            self._become(argv, lend, prepare)
+            self._become(argv, lend, parent, prepare)
         try:
             os.setpgid(self.pid, self.pid)
         except OSError:
@@ -238,7 +238,9 @@ class Command:
 
     # ---- the child's side of the fork
 
-    def _become(self, argv: Sequence[str], lend: bool, prepare: Callable[[], None] | None) -> None:
+    def _become(
+        self, argv: Sequence[str], lend: bool, parent: int, prepare: Callable[[], None] | None
+    ) -> None:
         try:
             os.setpgid(0, 0)
             if lend:
@@ -249,7 +251,7 @@ class Command:
             pass  # the terminal was hung up
         try:
             if self._manner.parent_death == _signal.SIGKILL:  # we could not pass that one on
-                follow_parent(_signal.SIGKILL)
+                follow_parent(_signal.SIGKILL, parent)
             if prepare is not None:
                 prepare()
             self._inherited.restore()
