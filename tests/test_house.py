@@ -66,6 +66,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.companion",
         "linux.children",
         "linux.logfile",
+        "linux.globs",
         "linux.loading",
         "linux.notify",
         "linux.leftovers",

@@ -500,6 +500,87 @@ def test_job_files_come_and_go(daemon: Factory) -> None:
     assert list(lives(one)) == ["web"]
 
 
+def job_files(one: kit.Daemon, directory: str, *names: str) -> None:
+    """A directory with a file for each of some jobs."""
+    os.makedirs(one.path(directory), exist_ok=True)
+    for name in names:
+        with open(one.path(f"{directory}/{name}.json"), "w", encoding="utf-8") as file:
+            json.dump({name: UP}, file)
+
+
+@pytest.mark.parametrize("pattern", ["jobs/*.json", "*/*.json", "**/*.json"])
+def test_a_directory_that_cannot_be_looked_into_changes_nothing(daemon: Factory, pattern: str) -> None:
+    """Its jobs run on, and the place of the glob is told, also by check."""
+    one = daemon({"jobs": {"own": UP}})
+    job_files(one, "jobs", "a", "b")
+    one.configure({"supervisor": {"include-dirs": [pattern]}, "jobs": {"own": UP}})
+    one.pipe().reload()
+    before = list(lives(one))
+    os.rename(one.path("jobs"), one.path("elsewhere.d"))
+    os.symlink("jobs", one.path("jobs"))  # ELOOP is refused to root, too
+    words = (
+        rf'1:\d+: supervisor.include-dirs\[0\]: cannot look into "{re.escape(one.path("jobs"))}": Too many'
+    )
+
+    for verb in (["reload"], ["reload", "--dry-run"], ["check", one.config]):
+        done = one.run_cli(*verb)
+        assert done.code == 1, verb
+        assert re.search(words, done.err), verb
+    assert list(lives(one)) == before
+    assert before == ["own", "a", "b"]
+
+
+def test_a_directory_that_has_gone_takes_no_job_with_it(daemon: Factory) -> None:
+    """A reload that would remove jobs because the directory of their glob is not there is refused; a start is
+    warned. Without the glob they go, and who never came from there goes too."""
+    one = daemon({"jobs": {"own": UP}})
+    job_files(one, "jobs", "a", "b", "c", "d")
+    globs = {"supervisor": {"include-dirs": ["jobs/*.json"]}}
+    one.configure({**globs, "jobs": {"own": UP}})
+    pipe = one.pipe()
+    pipe.reload()
+    before = list(lives(one))
+    os.rename(one.path("jobs"), one.path("away"))
+
+    one.configure({**globs, "jobs": {}})
+    done = one.run_cli("reload")
+    assert done.code == 1
+    assert done.err.endswith(
+        f'supervisor.include-dirs[0]: there is no directory "{one.path("jobs")}"; that would remove "a", "b",'
+        ' "c" and 1 more: bring it back, or take this glob away if they shall go\n'
+    )
+    assert list(lives(one)) == before
+    assert one.run_cli("check", one.config).code == 0
+
+    one.configure({**globs, "jobs": dict.fromkeys("abcd", UP)})
+    assert pipe.reload()["plan"]["removed"] == ["own"]  # they are known from elsewhere now
+    one.configure({**globs, "jobs": {"a": UP}})
+    assert pipe.reload()["plan"]["removed"] == ["b", "c", "d"]
+    one.configure({"supervisor": {"include-dirs": []}, "jobs": {}})
+    assert pipe.reload()["plan"]["removed"] == ["a"]
+
+
+# Begins in a mount namespace of its own with a file system that has a file of jobs.
+MOUNTED = """
+mkdir jobs && mount -t tmpfs none jobs && echo '{"a": {"command": "true"}}' > jobs/a.json && exec "$@"
+"""
+
+
+@as_root
+def test_a_file_system_that_is_not_mounted_takes_no_job_with_it(daemon: Factory) -> None:
+    """Where it was there is an empty directory: the same name on another file system."""
+    jobs = {"unmount": {"command": ["umount", "jobs"], "type": "oneshot"}}
+    config = {"supervisor": {"include-dirs": ["jobs/*.json"]}, "jobs": jobs}
+    one = daemon(config, wrapper=["unshare", "-m", "sh", "-c", MOUNTED, "sh"])
+    assert list(lives(one)) == ["unmount", "a"]
+    one.pipe().start("unmount")
+    done = one.run_cli("reload")
+
+    assert done.code == 1
+    assert 'matches nothing, on another file system than before; that would remove "a"' in done.err
+    assert list(lives(one)) == ["unmount", "a"]
+
+
 def test_it_reads_what_the_start_has_read(daemon: Factory, tmp_path: Path) -> None:
     """A relative path is one from where jobmon was called, wherever the daemon has gone; the environment is
     the daemon's own."""

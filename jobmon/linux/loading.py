@@ -12,9 +12,12 @@ import stat
 import sys
 
 from jobmon.errors import StartupError
+from jobmon.linux import globs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from jobmon.config import Check, Config
 
 MAX_CONFIG_BYTES = 16 << 20  # of one file; ten thousand jobs need a few
@@ -49,12 +52,13 @@ class Source:
     def read(self, check: Check | None = None) -> Config:
         """What stands there now, with relative paths from the working-dir that is in force: another one is
         for the next daemon. Waits for nobody. Raises ConfigError, also with what `check` complains of."""
-        return self._load(self.path, Disk(), self.config.supervisor.working_dir, check)
+        base = self.config.supervisor.working_dir
+        return self._load(self.path, Disk(), base=base, check=check, old=self.config)
 
-    def _load(self, name: str, disk: Disk, base: str | None = None, check: Check | None = None) -> Config:
+    def _load(self, name: str, disk: Disk, **how: Any) -> Config:
         from jobmon.config import load
 
-        return load(name, disk, os.environ, self._here, self._tmp, base=base, check=check)
+        return load(name, disk, os.environ, self._here, self._tmp, **how)
 
 
 class Disk:
@@ -74,9 +78,11 @@ class Disk:
 
     def glob(self, pattern: str) -> list[str]:
         """The paths that match a pattern."""
-        from glob import glob  # costs `re`, so only where there is something to include
+        return globs.find(pattern)
 
-        return glob(pattern)
+    def device(self, pattern: str) -> int:
+        """The file system that the directory of a pattern is on."""
+        return os.stat(globs.home(pattern)).st_dev
 
 
 def forget() -> None:
