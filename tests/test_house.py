@@ -65,6 +65,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.spawn",
         "linux.companion",
         "linux.children",
+        "linux.errand",
         "linux.logfile",
         "linux.globs",
         "linux.loading",

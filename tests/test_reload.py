@@ -46,9 +46,13 @@ def until(watch: kit.Watch, *wanted: tuple[str, str]) -> None:
 
 
 def hang_up(one: kit.Daemon) -> None:
-    """SIGHUP; returns when the daemon has acted on it: signals are served before commands."""
+    """SIGHUP; returns when the daemon has acted on it: signals are served before commands, and reloads one
+    after another."""
     one.process.send_signal(signal.SIGHUP)
-    one.pipe().info()
+    try:
+        one.pipe().reload(dry_run=True)
+    except ConfigError:
+        pass
 
 
 # ---- what has changed ---------------------------------------------------------------------------
@@ -801,9 +805,9 @@ def test_who_may_changes_at_once(daemon: Factory) -> None:
 AGAIN = """
 import sys
 from jobmon.linux.loading import Source, forget
+from jobmon.plan import plan
 source = Source("jobmon.json")
 def again():
-    from jobmon.plan import plan
     new = source.read()
     plan(source.config, new)
     source.config = new.replace(warnings=())

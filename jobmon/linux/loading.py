@@ -1,18 +1,23 @@
 """The configuration on the disk: read at the start, and in the same way whenever it is read again.
 
-What reads it is loaded for that alone: a quarter of a megabyte that a daemon at work does not need.
+What reads it is loaded for that alone: half a megabyte that a daemon at work does not need. Its code is kept,
+because by the time that it is needed again another JobMon may be installed.
 """
 
 from __future__ import annotations
 
 import errno
 import gc
+import marshal
 import os
 import stat
 import sys
+from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import PathFinder
 
 from jobmon.errors import StartupError
 from jobmon.linux import globs
+from jobmon.linux.syscalls import trim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
 
 MAX_CONFIG_BYTES = 16 << 20  # of one file; ten thousand jobs need a few
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_MODULES = ("jobmon.config", "jobmon.jsontext", "jobmon.plan")
+_MODULES = ("jobmon.config", "jobmon.jsontext")
 
 
 class Source:
@@ -56,6 +61,8 @@ class Source:
         return self._load(self.path, Disk(), base=base, check=check, old=self.config)
 
     def _load(self, name: str, disk: Disk, **how: Any) -> Config:
+        if _kept not in sys.meta_path:
+            sys.meta_path.insert(0, _kept)
         from jobmon.config import load
 
         return load(name, disk, os.environ, self._here, self._tmp, **how)
@@ -85,10 +92,35 @@ class Disk:
         return os.stat(globs.home(pattern)).st_dev
 
 
+class _Kept:
+    """Imports the modules that read configurations, whenever that is, from the code that they had first."""
+
+    def __init__(self) -> None:
+        self._code: dict[str, bytes] = {}
+
+    def find_spec(self, name: str, path: Any = None, _target: Any = None) -> ModuleSpec | None:
+        """How to import one of them (importlib.abc.MetaPathFinder)."""
+        if not name.startswith(_MODULES):
+            return None
+        if name not in self._code:
+            found: Any = PathFinder.find_spec(name, path)
+            self._code[name] = marshal.dumps(found.loader.get_code(name))
+        loader: Any = self
+        return ModuleSpec(name, loader, origin="kept")
+
+    def create_module(self, _spec: ModuleSpec) -> None:
+        """Have the usual one made."""
+
+    def exec_module(self, module: Any) -> None:
+        """Run its code (importlib.abc.Loader)."""
+        exec(marshal.loads(self._code[module.__name__]), module.__dict__)  # noqa: S102, S302
+
+
+_kept = _Kept()
+
+
 def forget() -> None:
     """Unload what reads configurations, once nothing of what it made but specs is in use."""
-    from jobmon.linux.syscalls import trim
-
     for name in [name for name in sys.modules if name.startswith(_MODULES)]:
         del sys.modules[name]
         sys.modules["jobmon"].__dict__.pop(name.rpartition(".")[2], None)

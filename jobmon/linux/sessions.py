@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jobmon.events import JobResult, Reply
     from jobmon.linux.engine import Engine
     from jobmon.linux.peers import Access, Peer
+    from jobmon.linux.reload import Outcome
     from jobmon.linux.sockets import Listener, Stream
     from jobmon.protocol import Message
 
@@ -441,14 +442,15 @@ class Session:
         engine.terminate(self._by("terminate", request.reason))
 
     def _reload(self, request: protocol.Request) -> None:
-        ticket, by = self._ticket(request.id), self._by("reload")
-        restart, dry_run = request.restart, request.dry_run
-        outcome = self._sessions.engine.reload(ticket, by, restart=restart, dry_run=dry_run)
-        if outcome.code or dry_run:
-            self.tickets.discard(ticket)
-            self.send(answers.reload(request.id, outcome.code, outcome.problems, outcome.body))
-        else:
+        ticket, by, dry_run = self._ticket(request.id), self._by("reload"), request.dry_run
+
+        def done(outcome: Outcome) -> None:
             ticket.rest = outcome.body
+            if outcome.code or dry_run:
+                self.tickets.discard(ticket)
+                self._late_answer(answers.reload(request.id, outcome.code, outcome.problems, outcome.body))
+
+        self._sessions.engine.reload(ticket, by, done, restart=request.restart, dry_run=dry_run)
 
     def _info(self, request: protocol.Request) -> None:
         self.send(protocol.ReplyMessage(request.id, True, self._sessions.engine.info()))
@@ -544,6 +546,11 @@ class Session:
         else:
             request_id = ticket.id
             self.guard(lambda: self._send_and_settle(self._answer(request_id, ticket, reply)))
+
+    def _late_answer(self, message: Message) -> None:
+        """An answer to who may be gone by now."""
+        if not (self._stream.closed or self._connection.broken):
+            self.guard(lambda: self._send_and_settle(message))
 
     def _answer(self, request_id: int, ticket: Ticket, reply: Reply) -> protocol.ReplyMessage:
         message = answers.answer(request_id, self._explained(reply))

@@ -1,0 +1,195 @@
+"""Work that may take its time, done by a child of the daemon while the loop goes on.
+
+The child is a fork: it knows all that the daemon knows, and holds nothing of it but the standard streams.
+What it comes to goes back through a pipe, as plain data; records travel by their names.
+"""
+
+from __future__ import annotations
+
+import gc
+import marshal
+import os
+import resource
+import time
+
+from jobmon.lean import Enum
+from jobmon.linux import reactor
+from jobmon.linux.csignal import signal
+from jobmon.linux.signals import name_of
+from jobmon.records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from jobmon.linux.children import Children
+    from jobmon.linux.reactor import Reactor
+    from jobmon.linux.timers import Timers
+
+MAX_BYTES = 64 << 20  # of a result
+_CHUNK = 1 << 18
+
+
+class Result(Record):
+    """How it went: the value of the work, or why there is none, and `place`, where a bug is in the code."""
+
+    value: Any = None
+    trouble: str = ""
+    place: str = ""
+
+
+class Errand:
+    """Does `work` in a child, and tells `done` what it came to, once. Raises OSError when there can be no
+    child."""
+
+    def __init__(
+        self,
+        watch: Reactor,
+        timers: Timers,
+        children: Children,
+        work: Callable[[], object],
+        done: Callable[[Result], None],
+        seconds: float,
+    ) -> None:
+        self._reactor = watch
+        self._timers = timers
+        self._done = done
+        self._seconds = seconds
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._end: os.waitid_result | None = None
+        self._over = False
+        self._fd, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            os.set_blocking(self._fd, False)
+            watch.register(self._fd, self._receive, reactor.COMMAND)
+            self.pid = os.fork()
+            if self.pid == 0:
+                _be_the_child(work, writer)
+        except OSError:
+            self._close()
+            raise
+        finally:
+            os.close(writer)
+        children.add_guest(self.pid, self._ended)
+        timers.arm(self._late, 0, time.monotonic() + seconds)
+
+    def stop(self) -> None:
+        """Have no patience any more."""
+        if self._end is None:  # not reaped: the number is its own
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _receive(self, _events: int) -> None:
+        try:
+            data = os.read(self._fd, _CHUNK)
+        except BlockingIOError:
+            return
+        if data:
+            self._parts.append(data)
+            self._size += len(data)
+            if self._size > MAX_BYTES:
+                self._give_up(f"it comes to more than {MAX_BYTES >> 20} MiB")
+        else:
+            self._close()
+            self._settle()
+
+    def _ended(self, info: os.waitid_result) -> None:
+        self._end = info
+        self._settle()
+
+    def _late(self, _token: int) -> None:
+        self._give_up(f"it takes longer than {self._seconds:g} seconds: does a file system not answer?")
+
+    def _give_up(self, trouble: str) -> None:
+        """It may be that not even SIGKILL ends the child, so nobody waits for that."""
+        self.stop()
+        self._close()
+        self._tell(Result(None, trouble))
+
+    def _settle(self) -> None:
+        """It is done when the child is reaped and all that it wrote is read."""
+        if self._end is None or self._fd >= 0:
+            return
+        try:
+            told = Result(*marshal.loads(b"".join(self._parts)))  # noqa: S302 - from our own fork
+        except (ValueError, EOFError, TypeError):
+            told = Result(None, f"the process that does it {_how(self._end)}")
+        self._tell(told)
+
+    def _tell(self, result: Result) -> None:
+        self._timers.disarm(self._late)
+        self._parts.clear()
+        if not self._over:
+            self._over = True
+            self._done(result)
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            self._reactor.unregister(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _how(end: os.waitid_result) -> str:
+    if end.si_code == os.CLD_EXITED:
+        return f"exited with {end.si_status}"
+    return f"was killed by {name_of(end.si_status)}"
+
+
+def _be_the_child(work: Callable[[], object], writer: int) -> None:
+    """The child's side: never returns."""
+    try:
+        # Before anything else: what the daemon closes must be closed, its locks and its connections.
+        os.closerange(3, writer)
+        os.closerange(writer + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        gc.disable()
+        try:
+            result: Any = (work(), "", "")
+        except BaseException as error:  # noqa: BLE001 - told in the daemon's log
+            result = (None, repr(error), place_of(error))
+        data = memoryview(marshal.dumps(result))
+        while data:
+            data = data[os.write(writer, data) :]
+    finally:
+        os._exit(0)
+
+
+def place_of(error: BaseException) -> str:
+    """Where in the code it was raised."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}" if at is not None else ""
+
+
+# ---- what travels -------------------------------------------------------------------------------
+
+
+def pack(value: Any) -> Any:
+    """Plain data for a value that may hold records and enums: each becomes a list that begins with its
+    name, and nothing else does."""
+    if isinstance(value, Record):
+        return [type(value).__name__, *(pack(getattr(value, field)) for field in value._fields)]
+    if isinstance(value, Enum):
+        return [type(value).__name__, value.value]
+    if isinstance(value, (tuple, list)):
+        return tuple(map(pack, value))
+    if isinstance(value, dict):
+        return {key: pack(each) for key, each in value.items()}
+    return value
+
+
+def unpack(value: Any, kinds: Mapping[str, Callable[..., Any]]) -> Any:
+    """The value again."""
+    if isinstance(value, list):
+        name, *fields = value
+        return kinds[name](*(unpack(v, kinds) if isinstance(v, _NESTED) else v for v in fields))
+    if isinstance(value, tuple):
+        return tuple(unpack(v, kinds) if isinstance(v, _NESTED) else v for v in value)
+    if isinstance(value, dict):
+        return {key: unpack(v, kinds) if isinstance(v, _NESTED) else v for key, v in value.items()}
+    return value
+
+
+_NESTED = (list, tuple, dict)
