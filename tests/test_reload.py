@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import e2e
@@ -840,3 +842,147 @@ def test_reading_again_leaves_nothing_behind(tmp_path: Path) -> None:
 
     assert int(more) < 300  # one that stayed would be some three thousand each time
     assert loaded == "[]\n"
+
+
+# ---- while it is read ---------------------------------------------------------------------------------
+
+# Mounts a FUSE file system that nobody serves at the directory "hang", and executes the rest.
+NO_ANSWER = """
+import ctypes, os, sys
+os.mkdir("hang")
+fd = os.open("/dev/fuse", os.O_RDWR)
+os.set_inheritable(fd, True)
+options = f"fd={fd},rootmode=40000,user_id=0,group_id=0".encode()
+if ctypes.CDLL(None, use_errno=True).mount(b"none", b"hang", b"fuse", 6, options):
+    sys.exit(f"cannot mount: {os.strerror(ctypes.get_errno())}")
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+HANGS: dict[str, Any] = {"supervisor": {"include-dirs": ["hang/*.json"]}, "jobs": {"web": UP, "idle": DOWN}}
+
+
+@pytest.fixture
+def hanging(daemon: Factory) -> kit.Daemon:
+    """A daemon whose new configuration includes a directory that does not answer."""
+    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
+        pytest.skip("needs root and /dev/fuse, for a file system that does not answer")
+    one = daemon(
+        {"jobs": {"web": UP, "idle": DOWN}},
+        wrapper=["unshare", "-m", sys.executable, "-c", NO_ANSWER],
+    )
+    one.configure(HANGS)
+    return one
+
+
+def reader_of(one: kit.Daemon) -> int:
+    """The pid of the child that reads, once it is there: the one that runs no other program."""
+    end = time.monotonic() + kit.DEADLINE
+    while time.monotonic() < end:
+        for pid in kit.children_of(one.pid):
+            if program_of(pid) == program_of(one.pid):
+                return pid
+    raise AssertionError("nothing reads\n" + one.report())
+
+
+def program_of(pid: int) -> str:
+    """The program that a process runs; nothing once it is gone."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return ""
+
+
+@pytest.mark.slow
+def test_the_daemon_works_on_while_it_is_read(hanging: kit.Daemon) -> None:
+    """A file system that does not answer keeps nobody waiting but those who asked for a reload; the death of
+    the child is told, nothing has changed, and the next one gets its turn."""
+    one, pipe = hanging, hanging.pipe()
+    with one.start_cli("reload") as first, one.start_cli("reload", "--dry-run") as second:
+        reader = reader_of(one)
+        for _ in range(3):
+            pipe.start("idle")
+            pipe.stop("idle")
+        assert (first.poll(), second.poll()) == (None, None)
+        one.configure({"jobs": {"web": UP, "new": DOWN}})
+        os.kill(reader, signal.SIGKILL)
+        said = {"".join(process.communicate(timeout=kit.DEADLINE)) for process in (first, second)}
+        told = {first.returncode, second.returncode}
+
+    why = "the configuration cannot be read: the process that does it was killed by SIGKILL"
+    assert told == {0, 1}
+    assert any(why in text for text in said)
+    assert any(text.startswith("+ new\n- idle\n") for text in said)
+
+
+@pytest.mark.slow
+def test_reloads_that_wait_have_a_bound(hanging: kit.Daemon) -> None:
+    """Signals that come meanwhile are one, and too many requests are refused."""
+    one = hanging
+    one.process.send_signal(signal.SIGHUP)
+    reader = reader_of(one)
+    for _ in range(3):
+        one.process.send_signal(signal.SIGHUP)
+        one.pipe().info()
+    one.configure({"jobs": {"web": UP}})
+    waiting = [one.start_cli("reload") for _ in range(2)]
+    os.kill(reader, signal.SIGKILL)
+    for process in waiting:
+        process.communicate(timeout=kit.DEADLINE)
+        assert process.returncode == 0
+
+    results = re.findall(r'reload(: nothing was changed|: nothing has changed|) by="SIGHUP', one.log)
+    assert results == [": nothing was changed", ""]
+
+
+@pytest.mark.slow
+def test_it_ends_while_it_is_read(hanging: kit.Daemon) -> None:
+    """A shutdown waits for no reading; who asked is told."""
+    one = hanging
+    with one.start_cli("reload") as client:
+        reader = reader_of(one)
+        assert one.stop() == 0
+        kit.wait_gone(reader)
+        assert client.wait(kit.DEADLINE) == 1
+        assert client.stderr is not None
+        assert "terminating" in client.stderr.read()
+
+
+# ---- another JobMon is installed ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["replaced", "removed"])
+def test_it_reads_with_the_code_that_it_was_started_with(daemon: Factory, tmp_path: Path, what: str) -> None:
+    """Whatever becomes of the package below it: a reload, its mistakes and all answers stay as they were."""
+    shutil.copytree(os.path.join(kit.SOURCES, "jobmon"), tmp_path / "jobmon")
+    supervisor = {"include-dirs": ["jobs/*.json"], "allow-users": ["root"]}
+    config = {"supervisor": supervisor, "jobs": {"web": UP, "db": DOWN}}
+    one = daemon(config, environ={"PYTHONPATH": str(tmp_path)})
+    one.environ["PYTHONPATH"] = kit.SOURCES  # of the clients
+    shutil.rmtree(tmp_path / "jobmon")
+    if what == "replaced":
+        for name in ("__init__", "config", "jsontext", "spec", "plan", "linux/__init__"):
+            (tmp_path / "jobmon" / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "jobmon" / f"{name}.py").write_text("raise ImportError('another JobMon')")
+
+    one.configure({"jobs": {"web": {"comand": 1}}})
+    assert 'jobs.web.comand: unknown key; did you mean "command"?' in one.run_cli("reload").err
+    job_files(one, "jobs", "new")
+    supervisor["allow-groups"] = ["root"]
+    ready = {"log": "up"}
+    one.configure(
+        {"supervisor": supervisor, "jobs": {"web": UP, "db": DOWN | {"ready": ready, "stdout": "out"}}}
+    )
+    done = one.run_cli("reload")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("+ new\n~ db: stdout, ready (at its next start)\n")
+    for verb in (
+        ["status", "--tree"],
+        ["why", "web"],
+        ["graph"],
+        ["restart", "web"],
+        ["wait", "web", "--for", "ready"],
+    ):
+        assert one.run_cli(*verb).code == 0, verb
+    hang_up(one)
+    assert "reload: nothing has changed by=" in one.log
+    assert "bug" not in one.log
+    assert one.stop() == 0
