@@ -612,6 +612,44 @@ def test_it_reads_what_the_start_has_read(daemon: Factory, tmp_path: Path) -> No
     assert os.readlink(f"/proc/{pid}/cwd") == str(tmp_path / "elsewhere" / "sub")
 
 
+# Words before the daemon's that call it where the link leads, with the configuration's name alone.
+IN_CURRENT = ["sh", "-c", 'cd "$CURRENT" && exec "$1" "$2" "$3" "$4" "$5" jobmon.json', "sh"]
+
+
+@pytest.mark.parametrize("pwd", [True, False])
+def test_a_link_to_the_new_release_is_followed(daemon: Factory, tmp_path: Path, pwd: bool) -> None:
+    """Files, directories and streams are looked for by name, anew each time: where $PWD is right, through the
+    link that jobmon was called in; where it is not, in the directory that it was."""
+    current = tmp_path / "current"
+    supervisor = {
+        "include-dirs": ["jobs/*.json"],
+        "control-port": f"{tmp_path}/c",
+        "event-port": f"{tmp_path}/e",
+    }
+    web = UP | {"command": "echo up; exec sleep 1000000", "stdout": "log"}
+    for number in "12":
+        jobs = tmp_path / number / "jobs"
+        jobs.mkdir(parents=True)
+        (jobs / "new.json").write_text(json.dumps({f"new{number}": DOWN}))
+        config = {"supervisor": supervisor, "jobs": {"web": web}}
+        (tmp_path / number / "jobmon.json").write_text(json.dumps(config))
+    current.symlink_to("1")
+    wrapper = IN_CURRENT if pwd else [*IN_CURRENT[:2], IN_CURRENT[2].replace("exec", "PWD=/ exec"), "sh"]
+    one = daemon({"supervisor": supervisor}, wrapper=wrapper, environ={"CURRENT": str(current)})
+    pipe = one.pipe()
+    assert list(lives(one)) == ["web", "new1"]
+    (tmp_path / "next").symlink_to("2")
+    (tmp_path / "next").rename(current)
+    changes = pipe.reload()["plan"]
+    pipe.restart("web")
+    pid = pipe.get_pid("web")
+
+    release = "2" if pwd else "1"
+    assert (changes["added"], changes["removed"]) == (([f"new{release}"], ["new1"]) if pwd else ([], []))
+    assert os.readlink(f"/proc/{pid}/cwd") == str(tmp_path / release)
+    assert os.readlink(f"/proc/{pid}/fd/1") == str(tmp_path / release / "log")
+
+
 # ---- the daemon itself --------------------------------------------------------------------------------
 
 

@@ -43,11 +43,7 @@ class Source:
     """
 
     def __init__(self, name: str) -> None:
-        try:
-            self._here = os.getcwd()
-        except OSError as error:
-            text = f"the current directory: {error.strerror}: go to one that is there"
-            raise StartupError(text) from None
+        self._here = _here()
         self._tmp = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), "/tmp")
         self.path = os.path.join(self._here, name)
         config = self._load(name, Disk(patient_with=name))
@@ -126,6 +122,26 @@ def forget() -> None:
         sys.modules["jobmon"].__dict__.pop(name.rpartition(".")[2], None)
     gc.collect()  # modules refer to themselves
     trim()
+
+
+def _here() -> str:
+    """The directory of this process by the name that its caller knows: through a link, where he went through
+    one (as `pwd -L`), so that whoever moves the link moves what is read.
+
+    Raises:
+        StartupError: it has been removed.
+    """
+    name = os.environ.get("PWD", "")
+    try:
+        plain = name.startswith("/") and not {".", ".."}.intersection(name.split("/"))
+        if plain and os.path.samestat(os.stat(name), os.stat(".")):
+            return name
+    except (OSError, ValueError):
+        pass
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise StartupError(f"the current directory: {error.strerror}: go to one that is there") from None
 
 
 def _open_regular(path: str, _flags: int) -> int:
