@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -837,6 +838,75 @@ def test_who_may_changes_at_once(daemon: Factory) -> None:
     assert modes() == {0o600}
     assert "is not permitted any more" in one.log
     assert pipe.is_running("web")
+
+
+def files_of(one: kit.Daemon) -> list[str]:
+    """The files of its sockets, and of their locks."""
+    return [f"{port}{tail}" for port in (one.control, one.event) for tail in ("", ".lock")]
+
+
+@pytest.mark.parametrize("how", ["SIGHUP", "reload", "a reload that fails"])
+def test_sockets_whose_files_are_gone_are_made_anew(daemon: Factory, how: str) -> None:
+    """With their modes and locks; who is connected or listens does not notice, and neither do jobs."""
+    one = daemon({"jobs": {"web": UP, "idle": DOWN}})
+    before, pipe, watch = lives(one), one.pipe(), one.watch()
+    assert pipe.is_running("web")
+    for path in files_of(one):
+        os.unlink(path)
+    if how == "a reload that fails":
+        one.configure({"jobs": {"web": {}}})
+    if how == "SIGHUP":
+        one.process.send_signal(signal.SIGHUP)
+        pipe.info()
+    else:
+        try:
+            pipe.reload()
+        except ConfigError:
+            pass
+
+    assert [stat.S_IMODE(os.stat(path).st_mode) for path in files_of(one)] == [0o600] * 4
+    assert one.run_cli("start", "idle").code == 0
+    assert watch.until("idle", "running").job == "idle"
+    fresh = one.watch()
+    pipe.stop("idle")
+    fresh.until("idle", "died")
+    assert lives(one) == before
+    assert one.log.count("the file of a socket was gone: made anew") == 2
+    one.configure({})
+    second = one.run_cli("daemon", "-f", one.config)
+    assert second.code == 1
+    assert "listens there already" in second.err
+    assert one.stop() == 0
+
+
+def test_sockets_that_are_there_are_left_alone(daemon: Factory) -> None:
+    """A reload touches no file; one of the locks alone is made anew."""
+    one = daemon({})
+    before = [os.lstat(path).st_ino for path in files_of(one)]
+    one.pipe().reload()
+    assert [os.lstat(path).st_ino for path in files_of(one)] == before
+
+    os.unlink(f"{one.control}.lock")
+    one.pipe().reload()
+    assert os.lstat(str(one.control)).st_ino == before[0]
+    assert os.path.exists(f"{one.control}.lock")
+
+
+def test_a_socket_that_another_has_by_now_is_left_to_it(daemon: Factory) -> None:
+    """It is an error in the log, at each reload, and all else is done."""
+    one = daemon({"jobs": {"web": UP}})
+    pipe = one.pipe()
+    for path in files_of(one)[2:]:
+        os.unlink(path)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(one.event))
+        other.listen()
+        one.configure({"jobs": {"web": UP, "new": DOWN}})
+        assert pipe.reload()["plan"]["added"] == ["new"]
+        assert f'cannot make a socket anew error="cannot listen on {one.event}: ' in one.log
+    os.unlink(str(one.event))
+    pipe.reload()
+    one.watch()
 
 
 # ---- memory -------------------------------------------------------------------------------------------

@@ -178,6 +178,8 @@ class Engine:
     ) -> None:
         """Have the configuration read again, and go by it, or (`dry_run`) only find out what that would
         change. `done` is told the outcome; where it was done the supervisor answers `to`."""
+        if not dry_run:
+            self.sessions.renew()
         self._reloader.reload(self, Wish(to, by, done, restart, dry_run))
 
     def reloading(self, *, dry_run: bool) -> None:

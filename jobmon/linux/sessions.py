@@ -10,7 +10,7 @@ import resource
 import time
 
 from jobmon import protocol, waits
-from jobmon.errors import LocalProtocolError
+from jobmon.errors import LocalProtocolError, StartupError
 from jobmon.events import LEAVING, State
 from jobmon.lean import deque
 from jobmon.linux import answers, logfile, reactor, signals
@@ -101,6 +101,22 @@ class Sessions:
                 self.engine.log.write(logfile.ERROR, "cannot change the mode", path=path, error=why)
         self.engine.timers.arm(self._send_away, 0, time.monotonic())
 
+    def renew(self) -> None:
+        """Make the files of sockets anew that somebody has removed; who is connected does not notice."""
+        for listener in [listener for listener in self._listeners if listener.lost]:
+            if self._is_open:
+                self.engine.reactor.unregister(listener.fileno())
+                while self._accept(listener):  # who came before it was removed
+                    pass
+            path = str(listener.address)
+            try:
+                listener.renew(self._access.is_shared)
+                self.engine.log.write(logfile.WARNING, "the file of a socket was gone: made anew", path=path)
+            except StartupError as error:
+                self.engine.log.write(logfile.ERROR, "cannot make a socket anew", error=str(error))
+            if self._is_open:
+                self._open(listener)
+
     def open(self) -> None:
         """Serve those who connect; who came earlier has been waiting in the kernel's queue."""
         if not self._is_open:
@@ -148,22 +164,26 @@ class Sessions:
     # ---- accepting ------------------------------------------------------------------------
 
     def _open(self, listener: Listener) -> None:
-        self.engine.reactor.register(
-            listener.fileno(), lambda _events: self._accept(listener), reactor.ACCEPT
-        )
+        def accept(_events: int) -> None:
+            self._accept(listener)
 
-    def _accept(self, listener: Listener) -> None:
+        self.engine.reactor.unregister(listener.fileno())  # a pause may have ended meanwhile
+        self.engine.reactor.register(listener.fileno(), accept, reactor.ACCEPT)
+
+    def _accept(self, listener: Listener) -> bool:
+        """Take those who wait, some in a turn; whether there may be more."""
         for _ in range(ACCEPTS_PER_TURN):
             taken = listener.accept(_TURNED_AWAY)
             if taken is None:
-                return
+                return False
             if isinstance(taken, Refused):
                 if not taken.dropped:
                     self._pause(listener)
-                    return
+                    return False
                 self.engine.log.write(logfile.WARNING, "no descriptor for a connection", errno=taken.errno)
             else:
                 self._admit(listener, taken[0])
+        return True
 
     def _pause(self, listener: Listener) -> None:
         def resume(_token: int) -> None:
