@@ -668,6 +668,27 @@ def test_all_errors_in_one_go() -> None:
     ]
 
 
+def test_no_mistake_hides_another_in_whatever_file() -> None:
+    """A text that cannot be read is read on behind the mistake, and so are the other files."""
+    found = problems(
+        '{"supervisor": {"include-dirs": ["j/*"]},\n"jobs": {"a": {"command": @},\n"b": {"command": &}}}',
+        files={
+            "/data/j/1": '{"c": {"command": ["x"},\n"d": {"command": #\n}}',
+            "/data/j/2": b'{"\xff": {}, "e": @}',
+        },
+    )
+
+    assert found == [
+        "main.json:2:27: a value belongs here, not @",
+        "main.json:3:18: a value belongs here, not &",
+        "/data/j/1:1:23: a } where the [ of 1:19 wants its ]",
+        "/data/j/1:2:18: a comment: JSON has none, remove it",
+        '/data/j/1:3:1: the value of "command" is missing',
+        "/data/j/2:1:3: the byte 0xff is not UTF-8: save the file as UTF-8",
+        "/data/j/2:1:16: a value belongs here, not @",
+    ]
+
+
 def test_a_broken_master_still_leads_to_its_job_files() -> None:
     """What stands before the break is enough to find and check the included files."""
     found = problems(
