@@ -79,11 +79,18 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate that somebody who wrote `word` most likely meant."""
     if len(word) > MAX_GUESSED:
         return None
+    return next((name for _, name in sorted(_alike(word, candidates))), None)
+
+
+def _alike(word: str, names: Iterable[str]) -> Iterable[tuple[int, str]]:
+    """Those of some names that are much like a word, each with its distance."""
     folded = word.lower().replace("_", "-")
-    ranked = sorted((_distance(folded, each.lower()), each) for each in candidates)
-    if ranked and ranked[0][0] <= max(1, len(ranked[0][1]) // 3):
-        return ranked[0][1]
-    return None
+    for name in names:
+        most = max(1, len(name) // 3)
+        if abs(len(name) - len(word)) <= most:
+            distance = _distance(folded, name.lower())
+            if distance <= most:
+                yield distance, name
 
 
 class Guess:
@@ -106,20 +113,15 @@ class Guess:
 
     def _two(self, word: str) -> tuple[str, ...]:
         """The best two."""
-        if len(word) > MAX_GUESSED:
+        near = [] if len(word) > MAX_GUESSED else self._of_like_length(word)
+        self._left -= len(word) * sum(map(len, near))
+        if self._left < 0:
             return ()
-        folded = word.lower().replace("_", "-")
-        found = []
-        for length in range(len(word) * 3 // 4, len(word) * 3 // 2 + 2):
-            most = max(1, length // 3)
-            for name in self._by_length.get(length, ()) if abs(length - len(word)) <= most else ():
-                self._left -= len(word) * length
-                if self._left < 0:
-                    return ()
-                distance = _distance(folded, name.lower())
-                if distance <= most:
-                    found.append((distance, name))
-        return tuple(name for _, name in sorted(found)[:2])
+        return tuple(name for _, name in sorted(_alike(word, near))[:2])
+
+    def _of_like_length(self, word: str) -> list[str]:
+        lengths = range(len(word) * 3 // 4, len(word) * 3 // 2 + 2)
+        return [name for length in lengths for name in self._by_length.get(length, ())]
 
 
 def text_fault(text: str) -> str | None:
