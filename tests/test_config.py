@@ -638,6 +638,7 @@ def test_files_that_cannot_be_read() -> None:
             "/data/jobs/1": PermissionError(errno.EACCES, "Permission denied"),
             "/data/jobs/2": IsADirectoryError(errno.EISDIR, "Is a directory"),
             "/data/jobs/3": "[]",
+            "/data/jobs/4": FileNotFoundError(errno.ENOENT, "No such file or directory"),  # it was there
         },
     )
 
@@ -645,6 +646,7 @@ def test_files_that_cannot_be_read() -> None:
         "/data/jobs/1: cannot be read: Permission denied",
         '/data/jobs/2: is a directory; the files in it are "/data/jobs/2/*.json"',
         '/data/jobs/3:1:1: must be a hash of jobs, as {"NAME": {"command": ...}}, not a list',
+        "/data/jobs/4: cannot be read: No such file or directory",
     ]
 
 

@@ -24,7 +24,7 @@ from jobmon.plan import Change, Keys, Plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 
 class Site:
@@ -41,7 +41,13 @@ class Site:
         self.results: list[Result] = []
 
     def begin(self, work: Callable[[], object], seconds: float = kit.DEADLINE) -> Errand:
-        return Errand(self._reactor, self._timers, self.children, work, self.results.append, seconds)
+        """Begin work that gives one piece."""
+        return self.begin_all(lambda: (work() for _ in range(1)), seconds)
+
+    def begin_all(self, work: Callable[[], Iterable[object]], seconds: float = kit.DEADLINE) -> Errand:
+        """Begin work that gives several."""
+        tools = self._reactor, self._timers, self.children
+        return Errand(*tools, work, self.results.append, kinds=_KINDS, seconds=seconds)
 
     def finish(self) -> Result:
         """Turn until all is told and reaped; what was told, which must have been said once."""
@@ -92,17 +98,18 @@ def wait_for_ever() -> None:
 
 
 def test_it_tells_what_the_work_comes_to(site: Site) -> None:
-    """However large it is, and once."""
-    site.begin(lambda: ("x" * 3_000_000, {"a": (1, 2.5, None)}))
+    """However large it is, in its order, and once."""
+    pieces = ("x" * 3_000_000, {"a": (1, 2.5, None)}, *(spec.JobSpec(f"{n}", "true") for n in range(2000)))
+    site.begin_all(lambda: iter(pieces))
 
-    assert site.finish() == Result(("x" * 3_000_000, {"a": (1, 2.5, None)}))
+    assert site.finish() == Result(pieces)
 
 
 def test_its_child_holds_nothing_of_the_daemon(site: Site) -> None:
     """The standard streams and the pipe are all that is open there, and no lock outlives its holder."""
     site.begin(lambda: len(os.listdir("/proc/self/fd")))
 
-    assert site.finish().value == 5  # with that of the listing
+    assert site.finish().pieces == (5,)  # with that of the listing
 
 
 def test_an_exception_is_told_with_its_place(site: Site) -> None:
@@ -110,7 +117,7 @@ def test_an_exception_is_told_with_its_place(site: Site) -> None:
     site.begin(lambda: 1 // 0)
     result = site.finish()
 
-    assert (result.value, result.trouble) == (None, "ZeroDivisionError('integer division or modulo by zero')")
+    assert (result.pieces, result.trouble) == ((), "ZeroDivisionError('integer division or modulo by zero')")
     assert result.place.startswith(__file__)
 
 
@@ -123,10 +130,10 @@ def test_an_exception_is_told_with_its_place(site: Site) -> None:
     ],
 )
 def test_a_crash_is_told(site: Site, work: Callable[[], object], how: str) -> None:
-    """Whatever ends the child."""
-    site.begin(work)
+    """Whatever ends the child; what it had given by then is not all, so it is nothing."""
+    site.begin_all(lambda: (piece() for piece in (int, work)))
 
-    assert site.finish() == Result(None, f"the process that does it {how}")
+    assert site.finish() == Result((), f"the process that does it {how}")
 
 
 def test_too_long_is_told(site: Site) -> None:
@@ -148,7 +155,7 @@ def test_it_can_be_stopped(site: Site) -> None:
     """Its end is told all the same."""
     site.begin(wait_for_ever).stop()
 
-    assert site.finish() == Result(None, "the process that does it was killed by SIGKILL")
+    assert site.finish() == Result((), "the process that does it was killed by SIGKILL")
 
 
 TEXTS = st.text(max_size=3)

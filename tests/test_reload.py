@@ -809,6 +809,33 @@ def test_names_are_asked_for_only_if_others_are_named(tmp_path: Path) -> None:
     assert done.stdout == "None\n"
 
 
+# Reads a configuration anew where a module of the standard library has gone.
+NO_LIBRARY = """
+import json, sys
+from jobmon.linux.loading import Source
+from jobmon.linux.reload import Reloader
+source = Source("jobmon.json")
+sys.modules["re"] = None  # to import it now fails
+job = {"command": "true", "stdout": "log", "ready": {"log": "up"}}
+json.dump({"jobs": {"web": job}}, open("jobmon.json", "w"))
+print(*Reloader(source, None)._read(), sep="\\n")
+"""
+
+
+def test_a_python_that_has_gone_is_told(tmp_path: Path) -> None:
+    """What reads needs the standard library here and there: where that was replaced, a reload fails and says
+    what to do."""
+    (tmp_path / "jobmon.json").write_text("{}")
+    environ = {**os.environ, "PYTHONPATH": kit.SOURCES}
+    command = [sys.executable, "-c", NO_LIBRARY]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)
+    code, why = done.stdout.splitlines()
+
+    assert code == "failed"
+    assert why.startswith("the configuration cannot be read: import of re halted")
+    assert why.endswith("was Python replaced? restart the daemon")
+
+
 @as_root
 def test_who_may_changes_at_once(daemon: Factory) -> None:
     """The modes of the sockets follow; who is here and may be no longer is sent away; an unknown name is a

@@ -1,7 +1,8 @@
 """Work that may take its time, done by a child of the daemon while the loop goes on.
 
 The child is a fork: it knows all that the daemon knows, and holds nothing of it but the standard streams.
-What it comes to goes back through a pipe, as plain data; records travel by their names.
+What it comes to goes back through a pipe, piece by piece, so that no turn of the loop has much to unpack. A
+piece is plain data; records travel by their names.
 """
 
 from __future__ import annotations
@@ -20,43 +21,50 @@ from jobmon.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, BinaryIO
 
     from jobmon.linux.children import Children
     from jobmon.linux.reactor import Reactor
     from jobmon.linux.timers import Timers
 
+    Kinds = Mapping[str, Callable[..., Any]]
+
 MAX_BYTES = 64 << 20  # of a result
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16  # what one turn takes: some hundred specs
+_LENGTH = 4  # bytes that say how long a piece is
 
 
 class Result(Record):
-    """How it went: the value of the work, or why there is none, and `place`, where a bug is in the code."""
+    """How it went: the pieces that the work gave, or `trouble`, and `place`, where in the code a bug is."""
 
-    value: Any = None
+    pieces: tuple[Any, ...] = ()
     trouble: str = ""
     place: str = ""
 
 
 class Errand:
-    """Does `work` in a child, and tells `done` what it came to, once. Raises OSError when there can be no
-    child."""
+    """Does `work` in a child, and tells `done` what it came to, once. `kinds` are the records and enums that
+    it may give, by their names. Raises OSError when there can be no child."""
 
     def __init__(
         self,
         watch: Reactor,
         timers: Timers,
         children: Children,
-        work: Callable[[], object],
+        work: Callable[[], Iterable[object]],
         done: Callable[[Result], None],
+        *,
+        kinds: Kinds,
         seconds: float,
     ) -> None:
         self._reactor = watch
         self._timers = timers
         self._done = done
+        self._kinds = {**kinds, Result.__name__: Result}
         self._seconds = seconds
-        self._parts: list[bytes] = []
+        self._pieces: list[Any] = []
+        self._rest = bytearray()  # of a piece that has not come as a whole
         self._size = 0
         self._end: os.waitid_result | None = None
         self._over = False
@@ -85,14 +93,26 @@ class Errand:
             data = os.read(self._fd, _CHUNK)
         except BlockingIOError:
             return
-        if data:
-            self._parts.append(data)
-            self._size += len(data)
-            if self._size > MAX_BYTES:
-                self._give_up(f"it comes to more than {MAX_BYTES >> 20} MiB")
-        else:
+        if not data:
             self._close()
             self._settle()
+        elif self._size + len(data) > MAX_BYTES:
+            self._give_up(f"it comes to more than {MAX_BYTES >> 20} MiB")
+        else:
+            self._size += len(data)
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        self._rest += data
+        at, end = 0, _LENGTH
+        while len(self._rest) >= end:
+            end += int.from_bytes(self._rest[at:end], "big")
+            if len(self._rest) < end:
+                break
+            piece = marshal.loads(self._rest[at + _LENGTH : end])  # noqa: S302 - from our own fork
+            self._pieces.append(unpack(piece, self._kinds))
+            at, end = end, end + _LENGTH
+        del self._rest[:at]
 
     def _ended(self, info: os.waitid_result) -> None:
         self._end = info
@@ -105,21 +125,22 @@ class Errand:
         """It may be that not even SIGKILL ends the child, so nobody waits for that."""
         self.stop()
         self._close()
-        self._tell(Result(None, trouble))
+        self._tell(Result((), trouble))
 
     def _settle(self) -> None:
         """It is done when the child is reaped and all that it wrote is read."""
         if self._end is None or self._fd >= 0:
             return
-        try:
-            told = Result(*marshal.loads(b"".join(self._parts)))  # noqa: S302 - from our own fork
-        except (ValueError, EOFError, TypeError):
-            told = Result(None, f"the process that does it {_how(self._end)}")
-        self._tell(told)
+        if self._pieces and isinstance(self._pieces[-1], Result):
+            told = self._pieces.pop()
+            self._tell(told.replace(pieces=tuple(self._pieces)))
+        else:
+            self._tell(Result((), f"the process that does it {_how(self._end)}"))
 
     def _tell(self, result: Result) -> None:
         self._timers.disarm(self._late)
-        self._parts.clear()
+        self._pieces.clear()
+        self._rest.clear()
         if not self._over:
             self._over = True
             self._done(result)
@@ -137,22 +158,27 @@ def _how(end: os.waitid_result) -> str:
     return f"was killed by {name_of(end.si_status)}"
 
 
-def _be_the_child(work: Callable[[], object], writer: int) -> None:
+def _be_the_child(work: Callable[[], Iterable[object]], writer: int) -> None:
     """The child's side: never returns."""
     try:
         # Before anything else: what the daemon closes must be closed, its locks and its connections.
         os.closerange(3, writer)
         os.closerange(writer + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         gc.disable()
-        try:
-            result: Any = (work(), "", "")
-        except BaseException as error:  # noqa: BLE001 - told in the daemon's log
-            result = (None, repr(error), place_of(error))
-        data = memoryview(marshal.dumps(result))
-        while data:
-            data = data[os.write(writer, data) :]
+        with open(writer, "wb") as pipe:
+            try:
+                for piece in work():
+                    _put(pipe, piece)
+                _put(pipe, Result())
+            except Exception as error:  # noqa: BLE001 - told in the daemon's log
+                _put(pipe, Result((), repr(error), place_of(error)))
     finally:
         os._exit(0)
+
+
+def _put(pipe: BinaryIO, piece: object) -> None:
+    data = marshal.dumps(pack(piece))
+    pipe.write(len(data).to_bytes(_LENGTH, "big") + data)
 
 
 def place_of(error: BaseException) -> str:
@@ -180,7 +206,7 @@ def pack(value: Any) -> Any:
     return value
 
 
-def unpack(value: Any, kinds: Mapping[str, Callable[..., Any]]) -> Any:
+def unpack(value: Any, kinds: Kinds) -> Any:
     """The value again."""
     if isinstance(value, list):
         name, *fields = value

@@ -15,7 +15,7 @@ from jobmon import spec
 from jobmon.errors import ConfigError
 from jobmon.lean import deque
 from jobmon.linux import answers, logfile
-from jobmon.linux.errand import Errand, Result, pack, unpack
+from jobmon.linux.errand import Errand, Result
 from jobmon.linux.logfile import ERROR, INFO, WARNING, open_log
 from jobmon.linux.peers import Access
 from jobmon.plan import Change, Keys, Plan, plan
@@ -23,7 +23,7 @@ from jobmon.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
     from typing import Any
 
     from jobmon.config import Complaint
@@ -158,9 +158,14 @@ class Reloader:
                 self._end(engine, wish, Outcome("failed", (why,)))
 
     def _begin(self, engine: Engine, wish: Wish) -> None:
-        tools = engine.reactor, engine.timers, engine.children
         self._errand = Errand(
-            *tools, self._read, lambda result: self._arrived(engine, wish, result), READ_SECONDS
+            engine.reactor,
+            engine.timers,
+            engine.children,
+            self._read,
+            lambda result: self._arrived(engine, wish, result),
+            kinds=_KINDS,
+            seconds=READ_SECONDS,
         )
 
     def _arrived(self, engine: Engine, wish: Wish, result: Result) -> None:
@@ -182,10 +187,8 @@ class Reloader:
         if result.trouble:
             why = "a bug in jobmon: the daemon's log has its place" if result.place else result.trouble
             return Outcome("failed", (f"the configuration cannot be read: {why}",))
-        code, told = result.value
-        if code:
-            return Outcome(code, told)
-        return self._go_by(engine, wish, unpack(told, _KINDS))
+        code, *told = result.pieces
+        return Outcome(code, tuple(told)) if code else self._go_by(engine, wish, _together(*told))
 
     def _end(self, engine: Engine, wish: Wish, outcome: Outcome) -> None:
         if outcome.code and not wish.dry_run:
@@ -198,15 +201,19 @@ class Reloader:
 
     # ---- in the child ---------------------------------------------------------------------------
 
-    def _read(self) -> tuple[str, Any]:
-        """Code and problems, or what can be gone by."""
+    def _read(self) -> Iterator[object]:
+        """A code and problems, or no code and what can be gone by, the specs one by one."""
         try:
-            return "", pack(self._prepare())
+            draft = self._prepare()
         except ConfigError as error:
-            return "invalid", tuple(map(str, error.problems))
+            yield from ("invalid", *map(str, error.problems))
         except ImportError as error:
-            why = f"the configuration cannot be read: {error}: was Python replaced? restart the daemon"
-            return "failed", (why,)
+            yield "failed"
+            yield f"the configuration cannot be read: {error}: was Python replaced? restart the daemon"
+        else:
+            changes = draft.plan
+            yield from ("", draft.replace(plan=changes.replace(added=(), changed=())))
+            yield from (*changes.added, *changes.changed)
 
     def _prepare(self) -> Draft:
         """All that may fail. Changes nothing. Raises ConfigError."""
@@ -265,6 +272,13 @@ class Reloader:
         ours = {field: getattr(old.supervisor, field) for field in fields}
         supervisor = draft.supervisor.replace(**ours)
         self._source.config = old.replace(jobs=jobs, supervisor=supervisor, included=draft.included)
+
+
+def _together(draft: Draft, *parts: spec.JobSpec | Change) -> Draft:
+    """A draft with the specs that have travelled behind it."""
+    added = tuple(part for part in parts if isinstance(part, spec.JobSpec))
+    changed = tuple(part for part in parts if isinstance(part, Change))
+    return draft.replace(plan=draft.plan.replace(added=added, changed=changed))
 
 
 def _log(log: Log, draft: Draft, level: str, by: str) -> None:
