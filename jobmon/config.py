@@ -98,7 +98,7 @@ def load(
         tmp: what $TMP is when `environ` has none.
         base: what all other relative paths are relative to; without it that is the working-dir.
         check: what is wrong with the supervisor's settings for other reasons than their form.
-        old: what is in force: a glob whose directory is missing may take none of its jobs away.
+        old: the one in force: a glob whose directory is missing may take none of its jobs away.
 
     Raises:
         ConfigError: something is wrong; its `problems` are all of them, by file and place.
@@ -337,7 +337,7 @@ class _Loader:
                 self._wrong(master, place, f"{missing or why}; that would remove {shown}: {advice}")
 
     def _included(self) -> dict[str, tuple[int, tuple[str, ...]]]:
-        """What each glob has brought."""
+        """The jobs of each glob."""
         found: dict[str, list[str]] = {}
         for name, source in self._homes.items():
             if source.glob:

@@ -174,8 +174,8 @@ class Context:
         return found
 
     def glob(self, text: str, base: str | None = None) -> str:
-        """As `path`, for a glob, from another base where one is given: what is special in that directory's
-        name is escaped."""
+        """As `path`, for a glob, from another base where one is given: special characters in the name of that
+        directory are escaped."""
         pattern = self._expanded(text)
         self._doubt_tilde(text)
         base = self.base if base is None else base

@@ -23,7 +23,7 @@ _SPACES = frozenset(SPACE)  # the end of the text, an empty string, is none
 _QUICK_DEPTH = 8  # deeper than any configuration: below it each level would cost one more reading
 BOM = "\ufeff"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how it begins
-_REPLACED = "\ufffd"  # what stands for a byte that cannot be read
+_REPLACED = "\ufffd"  # the decoder puts it in the place of a byte that is not UTF-8
 
 _ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _NAMED = {"\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
@@ -244,7 +244,7 @@ class Scanner:
         self._path: list[str | int] = []
         self._closings: list[str] = []  # of the objects and lists that are open
         self._root = Node(0)
-        self._rest: Node | None = None  # for what stands behind the end of the root
+        self._rest: Node | None = None  # for the text behind the end of the root
         self._starts: list[int] = []  # of the lines, once a message needs them
         self._quick = quick
         self._pairs = _Pairs()
@@ -298,7 +298,7 @@ class Scanner:
             self._look_behind_the_end()
 
     def _look_behind_the_end(self) -> None:
-        """What stands there was to be more of the root, if that is an object: some bracket is too early."""
+        """Read the text there as more of the root, if that is an object: some bracket is too early."""
         while self.at < len(self.text):
             if self._peek() in ",}]":
                 self.at += 1

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Site:
-    """What an errand needs around it; `results` are all that it told."""
+    """The surroundings of an errand; `results` are all that it told."""
 
     def __init__(self) -> None:
         kit.be_single_threaded()
@@ -50,7 +50,7 @@ class Site:
         return Errand(*tools, work, self.results.append, kinds=_KINDS, seconds=seconds)
 
     def finish(self) -> Result:
-        """Turn until all is told and reaped; what was told, which must have been said once."""
+        """Turn until all is told and reaped; return the result, which must be the only one."""
         while not self.results or self.children.guests:
             self._timers.program()
             self._reactor.turn(block=True)
@@ -130,7 +130,7 @@ def test_an_exception_is_told_with_its_place(site: Site) -> None:
     ],
 )
 def test_a_crash_is_told(site: Site, work: Callable[[], object], how: str) -> None:
-    """Whatever ends the child; what it had given by then is not all, so it is nothing."""
+    """However the child ends; the pieces that it had given by then do not count."""
     site.begin_all(lambda: (piece() for piece in (int, work)))
 
     assert site.finish() == Result((), f"the process that does it {how}")
@@ -144,7 +144,7 @@ def test_too_long_is_told(site: Site) -> None:
 
 
 def test_too_much_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept of a result has a bound, and the child is killed."""
+    """A result has a bound, and the child is killed."""
     monkeypatch.setattr(errand, "MAX_BYTES", 1 << 20)
     site.begin(lambda: "x" * (2 << 20))
 

@@ -1,4 +1,4 @@
-"""Globs: what the standard library finds, and an error wherever it finds nothing because it may not look."""
+"""Globs: the findings of the standard library, and an error for each directory that it may not look into."""
 
 from __future__ import annotations
 

@@ -823,8 +823,7 @@ print(*Reloader(source, None)._read(), sep="\\n")
 
 
 def test_a_python_that_has_gone_is_told(tmp_path: Path) -> None:
-    """What reads needs the standard library here and there: where that was replaced, a reload fails and says
-    what to do."""
+    """A module of the standard library that is missing by now fails the reload, with advice."""
     (tmp_path / "jobmon.json").write_text("{}")
     environ = {**os.environ, "PYTHONPATH": kit.SOURCES}
     command = [sys.executable, "-c", NO_LIBRARY]
@@ -874,7 +873,7 @@ def files_of(one: kit.Daemon) -> list[str]:
 
 @pytest.mark.parametrize("how", ["SIGHUP", "reload", "a reload that fails"])
 def test_sockets_whose_files_are_gone_are_made_anew(daemon: Factory, how: str) -> None:
-    """With their modes and locks; who is connected or listens does not notice, and neither do jobs."""
+    """With their modes and locks; connections, listeners and jobs are not disturbed."""
     one = daemon({"jobs": {"web": UP, "idle": DOWN}})
     before, pipe, watch = lives(one), one.pipe(), one.watch()
     assert pipe.is_running("web")
@@ -1070,7 +1069,7 @@ def test_reloads_that_wait_have_a_bound(hanging: kit.Daemon) -> None:
 
 @pytest.mark.slow
 def test_it_ends_while_it_is_read(hanging: kit.Daemon) -> None:
-    """A shutdown waits for no reading; who asked is told."""
+    """A shutdown waits for no reading; the client that asked is told."""
     one = hanging
     with one.start_cli("reload") as client:
         reader = reader_of(one)

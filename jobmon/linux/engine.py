@@ -176,8 +176,8 @@ class Engine:
         restart: bool = False,
         dry_run: bool = False,
     ) -> None:
-        """Have the configuration read again, and go by it, or (`dry_run`) only find out what that would
-        change. `done` is told the outcome; where it was done the supervisor answers `to`."""
+        """Read the configuration again and apply it, or (`dry_run`) find out what that would change.
+        `done` is told the outcome; where it was applied the supervisor answers `to`."""
         if not dry_run:
             self.sessions.renew()
         self._reloader.reload(self, Wish(to, by, done, restart, dry_run))

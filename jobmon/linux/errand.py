@@ -1,8 +1,8 @@
 """Work that may take its time, done by a child of the daemon while the loop goes on.
 
 The child is a fork: it knows all that the daemon knows, and holds nothing of it but the standard streams.
-What it comes to goes back through a pipe, piece by piece, so that no turn of the loop has much to unpack. A
-piece is plain data; records travel by their names.
+The result goes back through a pipe, piece by piece, so that no turn of the loop has much to unpack. A piece
+is plain data; records travel by their names.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Kinds = Mapping[str, Callable[..., Any]]
 
 MAX_BYTES = 64 << 20  # of a result
-_CHUNK = 1 << 16  # what one turn takes: some hundred specs
+_CHUNK = 1 << 16  # bytes that one turn takes: some hundred specs
 _LENGTH = 4  # bytes that say how long a piece is
 
 
@@ -44,7 +44,7 @@ class Result(Record):
 
 
 class Errand:
-    """Does `work` in a child, and tells `done` what it came to, once. `kinds` are the records and enums that
+    """Does `work` in a child, and tells `done` its result, once. `kinds` are the records and enums that
     it may give, by their names. Raises OSError when there can be no child."""
 
     def __init__(
@@ -84,7 +84,7 @@ class Errand:
         timers.arm(self._late, 0, time.monotonic() + seconds)
 
     def stop(self) -> None:
-        """Have no patience any more."""
+        """Kill the child; its end is told."""
         if self._end is None:  # not reaped: the number is its own
             os.kill(self.pid, signal.SIGKILL)
 
@@ -161,7 +161,7 @@ def _how(end: os.waitid_result) -> str:
 def _be_the_child(work: Callable[[], Iterable[object]], writer: int) -> None:
     """The child's side: never returns."""
     try:
-        # Before anything else: what the daemon closes must be closed, its locks and its connections.
+        # Before anything else: a lock or a connection that the daemon closes must not stay open here.
         os.closerange(3, writer)
         os.closerange(writer + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         gc.disable()
@@ -189,7 +189,7 @@ def place_of(error: BaseException) -> str:
     return f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}" if at is not None else ""
 
 
-# ---- what travels -------------------------------------------------------------------------------
+# ---- pieces -------------------------------------------------------------------------------
 
 
 def pack(value: Any) -> Any:

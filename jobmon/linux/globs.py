@@ -1,4 +1,4 @@
-"""Globs over the disk: what cannot be looked at is an error, where the standard library finds nothing.
+"""Globs over the disk: a directory that cannot be looked into is an error, not an empty one.
 
 The patterns are those of glob(7): `*`, `?` and `[...]`; a name that begins with a dot is found only by a
 pattern that does, and `**` is two stars.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     # None is a star.
     Token = str | tuple[bool, tuple[tuple[str, str], ...]] | None
 
-_ANY = (True, ())  # what `?` matches: all but nothing
+_ANY = (True, ())  # `?` matches all but nothing
 
 
 def find(pattern: str) -> list[str]:
@@ -58,7 +58,7 @@ def _last(place: str, step: list[Token]) -> Iterator[str]:
 
 
 def _in(place: str, step: list[Token]) -> Iterator[str]:
-    """What matches one step in a directory, which has to be one."""
+    """The paths in a directory that match one step. Raises OSError."""
     name = _literal(step)
     if name is not None:
         if _is_there(f"{place}/{name}"):
@@ -72,7 +72,7 @@ def _in(place: str, step: list[Token]) -> Iterator[str]:
 
 
 def _is_there(path: str) -> bool:
-    """Whether there is such a name, be it a link to nothing."""
+    """Is there such a name, be it a link to nothing?"""
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -91,8 +91,8 @@ def _is_directory(path: str) -> bool:
 
 
 def matches(name: str, tokens: list[Token]) -> bool:
-    """Whether a pattern matches all of a name. Goes back to the last star only: a star takes what it takes
-    as late as possible, so an earlier one need not be tried again."""
+    """Does a pattern match all of a name? Goes back to the last star only: an earlier one need not take
+    more, because it took as little as it could."""
     at = after_star = resume = 0
     starred = False
     step = 0
@@ -143,7 +143,7 @@ def _tokens(pattern: str) -> list[Token]:
 
 
 def _class(content: str) -> Token:
-    """What stands between brackets; a single character is that character."""
+    """The characters between brackets; a single one is that character."""
     if len(content) == 1:
         return content
     excluded = content.startswith("!")

@@ -1,7 +1,7 @@
 """The configuration on the disk: read at the start, and in the same way whenever it is read again.
 
-What reads it is loaded for that alone: half a megabyte that a daemon at work does not need. Its code is kept,
-because by the time that it is needed again another JobMon may be installed.
+The modules that read it are loaded for that alone: half a megabyte that a daemon at work does not need. Their
+code is kept, because by the time that it is needed again another JobMon may be installed.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def forget() -> None:
 
 def _here() -> str:
     """The directory of this process by the name that its caller knows: through a link, where he went through
-    one (as `pwd -L`), so that whoever moves the link moves what is read.
+    one (as `pwd -L`), so that a new target of the link counts.
 
     Raises:
         StartupError: it has been removed.

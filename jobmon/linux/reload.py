@@ -1,8 +1,8 @@
-"""The configuration is read again while the daemon runs, and gone by.
+"""The configuration is read again while the daemon runs, and applied.
 
 All is read, checked and prepared before anything is changed, and that by a child: the loop goes on, whatever
-the size of the files and whatever file system they are on. What the result means to the jobs is decided by
-the supervisor; what it means to the daemon itself is done here.
+the size of the files and whatever file system they are on. The supervisor decides about the jobs; changes of
+the daemon itself are made here.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Outcome(Record):
 
 
 class Wish(Record):
-    """A reload that somebody asked for: what is done the supervisor answers to `to`, after `done` was told
-    the outcome. With `dry_run` it is only said what it would do."""
+    """A reload that somebody asked for. `done` is told the outcome; once it is applied the supervisor answers
+    `to`. With `dry_run` nothing is applied."""
 
     to: Hashable
     by: str
@@ -56,7 +56,7 @@ class Wish(Record):
 
 
 class Draft(Record):
-    """A configuration that can be gone by at once: the names of its jobs in their order, and what differs
+    """A configuration that can be applied at once: the names of its jobs in their order, and the differences
     from the one in force. `access` is None where who may is as before."""
 
     names: tuple[str, ...]
@@ -140,7 +140,7 @@ class Reloader:
         self._next(engine)
 
     def stop(self) -> None:
-        """The daemon is about to end: what is read is of no use."""
+        """End the reading: the daemon is about to end."""
         if self._errand is not None:
             self._errand.stop()
 
@@ -176,7 +176,7 @@ class Reloader:
         outcome = Outcome("failed", ("reload: a bug in jobmon: the daemon's log has its place",))
         try:
             outcome = self._outcome(engine, wish, result)
-        except Exception as error:  # noqa: BLE001 - whoever waits is answered, and the next one gets its turn
+        except Exception as error:  # noqa: BLE001 - the client is answered, and the next one gets its turn
             engine.bug("a reload", error)
         self._end(engine, wish, outcome)
         self._next(engine)
@@ -202,7 +202,7 @@ class Reloader:
     # ---- in the child ---------------------------------------------------------------------------
 
     def _read(self) -> Iterator[object]:
-        """A code and problems, or no code and what can be gone by, the specs one by one."""
+        """Give a code and problems, or no code and a draft, its specs one by one."""
         try:
             draft = self._prepare()
         except ConfigError as error:

@@ -102,11 +102,11 @@ class Sessions:
         self.engine.timers.arm(self._send_away, 0, time.monotonic())
 
     def renew(self) -> None:
-        """Make the files of sockets anew that somebody has removed; who is connected does not notice."""
+        """Make the files of sockets anew that somebody has removed; connections are not disturbed."""
         for listener in [listener for listener in self._listeners if listener.lost]:
             if self._is_open:
                 self.engine.reactor.unregister(listener.fileno())
-                while self._accept(listener):  # who came before it was removed
+                while self._accept(listener):  # clients that came before it was removed
                     pass
             path = str(listener.address)
             try:
@@ -171,7 +171,7 @@ class Sessions:
         self.engine.reactor.register(listener.fileno(), accept, reactor.ACCEPT)
 
     def _accept(self, listener: Listener) -> bool:
-        """Take those who wait, some in a turn; whether there may be more."""
+        """Accept waiting clients, some in a turn. Return True if there may be more."""
         for _ in range(ACCEPTS_PER_TURN):
             taken = listener.accept(_TURNED_AWAY)
             if taken is None:
@@ -568,7 +568,7 @@ class Session:
             self.guard(lambda: self._send_and_settle(self._answer(request_id, ticket, reply)))
 
     def _late_answer(self, message: Message) -> None:
-        """An answer to who may be gone by now."""
+        """Answer a client that may have left."""
         if not (self._stream.closed or self._connection.broken):
             self.guard(lambda: self._send_and_settle(message))
 

@@ -265,15 +265,15 @@ class Listener:
 
     @property
     def lost(self) -> bool:
-        """Whether somebody has removed its file, or that of the lock, which were made here."""
+        """Its file, or that of its lock, was made here and has been removed."""
         if self._identity is None or self._lock is None:
             return False
         path = str(self.address)
         return _identity_of(path) != self._identity or not _same_file(self._lock, path + ".lock")
 
     def renew(self, public: bool) -> None:
-        """Makes anew what is lost. It listens on another descriptor then: its old one must be out of the
-        reactor, and who has connected to that must have been accepted.
+        """Make the lost files anew. It listens on another descriptor then: unregister the old one, and accept
+        all clients from it, before.
 
         Raises:
             StartupError: as `listen` does; nothing is changed.
