@@ -8,7 +8,7 @@ said by the table in `config_keys`.
 from __future__ import annotations
 
 from jobmon import config_keys, spec
-from jobmon.config_kinds import Context, Wrong, join, nearest, path_text, show, text_fault
+from jobmon.config_kinds import Context, Guess, Wrong, join, nearest, path_text, show, text_fault
 from jobmon.errors import ConfigError
 from jobmon.jsontext import MAX_FAULTS, Document, escape, quote
 from jobmon.order import cycles
@@ -33,7 +33,13 @@ if TYPE_CHECKING:
             ...
 
         def glob(self, pattern: str) -> list[str]:
-            """The paths that match an absolute pattern, in any order."""
+            """The paths that match an absolute pattern, in any order. Raises FileNotFoundError when the
+            directory before its first wildcard is not there, OSError when something on the way cannot be
+            looked at; `filename` is that."""
+            ...
+
+        def device(self, pattern: str) -> int:
+            """The number of the file system which that directory is on. Raises OSError."""
             ...
 
 
@@ -61,12 +67,14 @@ class Problem(Record):
 
 
 class Config(Record):
-    """A configuration that can be used. `path` is the master's, as it was given."""
+    """A configuration that can be used. `path` is the master's, as it was given; `included` are the globs
+    that brought jobs, each with the file system that its directory was on, and those jobs."""
 
     path: str
     supervisor: spec.SupervisorSpec
     jobs: dict[str, spec.JobSpec]
     warnings: tuple[Problem, ...] = ()
+    included: Mapping[str, tuple[int, tuple[str, ...]]] = {}
 
 
 def load(
@@ -78,6 +86,7 @@ def load(
     *,
     base: str | None = None,
     check: Check | None = None,
+    old: Config | None = None,
 ) -> Config:
     """Reads the master at `path` and what it includes.
 
@@ -89,11 +98,12 @@ def load(
         tmp: what $TMP is when `environ` has none.
         base: what all other relative paths are relative to; without it that is the working-dir.
         check: what is wrong with the supervisor's settings for other reasons than their form.
+        old: the one in force: a glob whose directory is missing may take none of its jobs away.
 
     Raises:
         ConfigError: something is wrong; its `problems` are all of them, by file and place.
     """
-    return _Loader(files, Context(environ, tmp, cwd), base, check).load(path)
+    return _Loader(files, Context(environ, tmp, cwd), base, check, old).load(path)
 
 
 def json_schema() -> dict[str, Any]:
@@ -116,6 +126,7 @@ class _Source:
     def __init__(self, name: str, order: int) -> None:
         self.name = name
         self.order = order
+        self.glob = ""  # that found it
         self.document: Document | None = None
         self.unwrapped = False
 
@@ -156,7 +167,9 @@ def _cut_off(found: list[tuple[int, Problem]], path: str) -> tuple[Problem, ...]
 class _Loader:
     """One loading. Collects problems; nothing is raised before everything has been looked at."""
 
-    def __init__(self, files: Files, context: Context, base: str | None, check: Check | None) -> None:
+    def __init__(
+        self, files: Files, context: Context, base: str | None, check: Check | None, old: Config | None
+    ) -> None:
         self._files = files
         self._context = context
         self._sources: list[_Source] = []
@@ -169,6 +182,9 @@ class _Loader:
         self._cwd = context.base
         self._base = base
         self._check = check
+        self._old = old
+        self._lost: list[tuple[Path, str, str]] = []  # globs that find nothing: place, pattern, why
+        self._guess: Guess | None = None
         self._count = 0  # of jobs, also of those that are too many to be read
 
     def load(self, path: str) -> Config:
@@ -179,7 +195,7 @@ class _Loader:
             pass
         self._raise(path)
         warnings = [(note.source.order, note.problem()) for note in self._warnings]
-        return Config(path, supervisor, self._jobs, _cut_off(warnings, path))
+        return Config(path, supervisor, self._jobs, _cut_off(warnings, path), self._included())
 
     def _all(self, path: str) -> spec.SupervisorSpec:
         source = self._read(path)
@@ -188,6 +204,7 @@ class _Loader:
         else:
             supervisor = self._broken_master(source)
         self._include(path, source, supervisor.include_dirs)
+        self._keep_what_was_found(source)
         if self._count > spec.MAX_JOBS:
             self._wrong(source, (), f"{self._count} jobs: {spec.MAX_JOBS} are the limit")
         else:
@@ -220,9 +237,10 @@ class _Loader:
 
     # ---- files ----
 
-    def _read(self, name: str) -> _Source:
-        """The file `name`, read as JSON; its faults are noted."""
+    def _read(self, name: str, glob: str = "") -> _Source:
+        """The file `name`, which a glob has found, read as JSON; its faults are noted."""
         source = _Source(name, len(self._sources))
+        source.glob = glob
         self._sources.append(source)
         try:
             data = self._files.read(name)
@@ -252,18 +270,85 @@ class _Loader:
             message = f"{what}; the first is at {_at(source, line, column)}"
             self._fault(source, *source.document.line_column(twice.second), message, path_text(path))
 
-    def _include(self, path: str, master: _Source, patterns: tuple[str, ...]) -> None:
+    def _include(self, path: str, master: _Source, usable: tuple[str, ...]) -> None:
         """Reads every job file once; a glob that finds the master too does not mean it."""
         seen = {path, join(self._cwd, path)}
-        for index, pattern in enumerate(patterns):
-            found = sorted(self._files.glob(pattern))
-            if not found:
-                where = ("supervisor", "include-dirs", index)
-                self._doubt(master, where, f"matches no file; looked for {quote(pattern, 300)}")
-            for name in found:
-                if name not in seen:
-                    seen.add(name)
-                    self._job_file(self._read(name))
+        for index, text, pattern in self._patterns(master) if usable else ():
+            place = ("supervisor", "include-dirs", index)
+            try:
+                found = sorted(self._files.glob(pattern))
+            except FileNotFoundError as error:
+                missing = f"there is no directory {quote(error.filename, 300)}"
+                self._finds_nothing(master, place, text, pattern, missing)
+            except OSError as error:
+                name = quote(str(error.filename), 300)
+                self._wrong(master, place, f"cannot look into {name}: {error.strerror or error}")
+            else:
+                if not found:
+                    self._finds_nothing(master, place, text, pattern)
+                for name in found:
+                    if name not in seen:
+                        seen.add(name)
+                        self._job_file(self._read(name, pattern))
+
+    def _patterns(self, master: _Source) -> Iterable[tuple[int, str, str]]:
+        """The globs that can be used: index, text, absolute pattern."""
+        assert master.document is not None
+        for index, text in enumerate(master.document.value["supervisor"]["include-dirs"]):
+            try:
+                if isinstance(text, str):
+                    yield index, text, self._context.glob(text)
+            except Wrong:
+                pass  # that was said before
+            self._context.doubts.clear()
+
+    def _finds_nothing(
+        self, master: _Source, place: Path, text: str, pattern: str, missing: str = ""
+    ) -> None:
+        why = f"looked for {quote(pattern, 300)}" + (f", but {missing}" if missing else "")
+        self._doubt(master, place, f"matches no file; {why}{self._elsewhere(master, text, pattern)}")
+        self._lost.append((place, pattern, missing))
+
+    def _elsewhere(self, master: _Source, text: str, pattern: str) -> str:
+        """Where else somebody may have meant a relative glob to begin, if it matches there."""
+        directory = join(self._cwd, master.name).rpartition("/")[0] or "/"
+        places = ((self._cwd, "where jobmon was called"), (directory, "where the configuration is"))
+        for place, words in places:
+            other = self._context.glob(text, place)
+            try:
+                found = other != pattern and self._files.glob(other)
+            except OSError:
+                continue
+            if found:
+                return f"; {quote(other, 300)} would match, from {words}: write that, or set working-dir"
+        return ""
+
+    def _keep_what_was_found(self, master: _Source) -> None:
+        """A directory that has gone, or is not mounted, is no order to remove the jobs that it had."""
+        included = self._old.included if self._old is not None else {}
+        for place, pattern, missing in self._lost:
+            device, jobs = included.get(pattern, (0, ()))
+            names = [quote(name) for name in jobs if name not in self._owners]
+            unlike = names and not missing and device != self._device(pattern)
+            why = f"{quote(pattern, 300)} matches nothing, on another file system than before"
+            if names and (missing or unlike):
+                shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+                advice = "bring it back, or take this glob away if they shall go"
+                self._wrong(master, place, f"{missing or why}; that would remove {shown}: {advice}")
+
+    def _included(self) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """The jobs of each glob."""
+        found: dict[str, list[str]] = {}
+        for name, source in self._homes.items():
+            if source.glob:
+                found.setdefault(source.glob, []).append(name)
+        return {glob: (self._device(glob), tuple(names)) for glob, names in found.items()}
+
+    def _device(self, pattern: str) -> int:
+        try:
+            return self._files.device(pattern)
+        except OSError:
+            return 0  # it has gone this very moment
 
     # ---- the master ----
 
@@ -441,7 +526,9 @@ class _Loader:
                     self._doubt(self._owners[name], ("jobs", name, "ready"), message)
 
     def _no_such_job(self, name: str, key: str, other: str) -> None:
-        meant = nearest(other, [each for each in self._owners if each != name])
+        if self._guess is None:
+            self._guess = Guess(self._owners)
+        meant = self._guess.nearest(other, name)
         advice = f"; did you mean {quote(meant)}?" if meant else ""
         self._wrong_entry(name, key, other, f"there is no job {quote(other)}{advice}")
 

@@ -193,7 +193,8 @@ FILE:LINE:COLUMN: jobs.NAME.KEY: what is wrong, and what would be right
 ```
 
 An unknown key is an error, and so is a key that stands twice in one hash, or a job that stands in two
-files: both places are named. A glob that matches no file is a warning, which says where it looked.
+files: both places are named. A glob that matches no file is a warning, which says where it looked, and
+where a relative one would match. A directory of a glob that cannot be looked into is an error.
 
 JSON knows no comments, no comma after the last element, and only double quotes. Where one of these
 is the mistake, the message points at the very character and says what to write.

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 NUL = "\0"
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_"
 _NAME_CHARS = _LETTERS + "0123456789"
+MAX_GUESSED = 40  # letters in a word: a longer one is no slip of a finger
+# How many pairs of letters are compared for the sake of good advice: so many in any case, so many for each
+# letter of all the names, and never more (half a second).
+FREE_LETTERS, LETTERS_FOR_EACH, LETTERS = 200_000, 50, 2_000_000
 _NO_NUL = "^[^\\u0000]*$"
 
 
@@ -73,13 +77,51 @@ def _distance(one: str, other: str) -> int:
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate that somebody who wrote `word` most likely meant."""
-    if len(word) > 40:
+    if len(word) > MAX_GUESSED:
         return None
+    return next((name for _, name in sorted(_alike(word, candidates))), None)
+
+
+def _alike(word: str, names: Iterable[str]) -> Iterable[tuple[int, str]]:
+    """Those of some names that are much like a word, each with its distance."""
     folded = word.lower().replace("_", "-")
-    ranked = sorted((_distance(folded, each.lower()), each) for each in candidates)
-    if ranked and ranked[0][0] <= max(1, len(ranked[0][1]) // 3):
-        return ranked[0][1]
-    return None
+    for name in names:
+        most = max(1, len(name) // 3)
+        if abs(len(name) - len(word)) <= most:
+            distance = _distance(folded, name.lower())
+            if distance <= most:
+                yield distance, name
+
+
+class Guess:
+    """Guesses which of many names was meant by a word that is none of them. Each word is looked for once, and
+    the cost of all of them is bounded: beyond that nothing is guessed any more."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._by_length: dict[int, list[str]] = {}
+        for name in names:
+            self._by_length.setdefault(len(name), []).append(name)
+        self._known: dict[str, tuple[str, ...]] = {}
+        letters = sum(length * len(names) for length, names in self._by_length.items())
+        self._left = min(FREE_LETTERS + LETTERS_FOR_EACH * letters, LETTERS)
+
+    def nearest(self, word: str, other: str) -> str | None:
+        """The name that is most like `word`, if one is much like it; never `other`."""
+        if word not in self._known:
+            self._known[word] = self._two(word)
+        return next((name for name in self._known[word] if name != other), None)
+
+    def _two(self, word: str) -> tuple[str, ...]:
+        """The best two."""
+        near = [] if len(word) > MAX_GUESSED else self._of_like_length(word)
+        self._left -= len(word) * sum(map(len, near))
+        if self._left < 0:
+            return ()
+        return tuple(name for _, name in sorted(_alike(word, near))[:2])
+
+    def _of_like_length(self, word: str) -> list[str]:
+        lengths = range(len(word) * 3 // 4, len(word) * 3 // 2 + 2)
+        return [name for length in lengths for name in self._by_length.get(length, ())]
 
 
 def text_fault(text: str) -> str | None:
@@ -131,11 +173,13 @@ class Context:
         self._doubt_tilde(text)
         return found
 
-    def glob(self, text: str) -> str:
-        """As `path`, for a glob: what is special in the base directory's name is escaped."""
+    def glob(self, text: str, base: str | None = None) -> str:
+        """As `path`, for a glob, from another base where one is given: special characters in the name of that
+        directory are escaped."""
         pattern = self._expanded(text)
         self._doubt_tilde(text)
-        return join("".join(f"[{c}]" if c in "*?[" else c for c in self.base), pattern)
+        base = self.base if base is None else base
+        return join("".join(f"[{c}]" if c in "*?[" else c for c in base), pattern)
 
     def _expanded(self, text: str) -> str:
         expanded = self.expand(text)

@@ -2,7 +2,7 @@
 
 A text without a fault is read by the C scanner, and nothing is kept but its values. Only when
 something is to be said about it does the scanner of this module run: it knows the places, and it
-carries on after most mistakes that people make, so that one reading finds all of them. It takes
+carries on after a mistake, so that one reading finds all of them. It takes
 time in proportion to the text, whatever is in that: a daemon stands still meanwhile.
 Knows nothing of what a configuration means; reads no files.
 """
@@ -14,6 +14,7 @@ from jobmon.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 MAX_DEPTH = 100
@@ -21,6 +22,8 @@ MAX_FAULTS = 1000  # in one text: whoever has made more has another kind of file
 _SPACES = frozenset(SPACE)  # the end of the text, an empty string, is none
 _QUICK_DEPTH = 8  # deeper than any configuration: below it each level would cost one more reading
 BOM = "\ufeff"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how it begins
+_REPLACED = "\ufffd"  # the decoder puts it in the place of a byte that is not UTF-8
 
 _ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _NAMED = {"\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
@@ -122,10 +125,15 @@ class Document:
             self._text = data.decode()
             return True
         except UnicodeDecodeError as error:
-            self._text = data[: error.start].decode()
-            self.faults = (Fault(len(self._text), _bad_bytes(data, error.start)),)
+            bad = Fault(len(data[: error.start].decode()), _bad_bytes(data, error.start))
+        if not data.startswith(_UTF16):
+            self._text = data.decode(errors="replace")
             self.sound = False
-            return False
+            self._scan()
+        self.sound = False
+        others = (fault for fault in self.faults if self._text[fault.offset : fault.offset + 1] != _REPLACED)
+        self.faults = tuple(sorted((bad, *others), key=lambda fault: fault.offset))
+        return False
 
     def _read(self) -> None:
         pairs = _Pairs()
@@ -135,6 +143,8 @@ class Document:
             self.sound = False
         if not self.sound or pairs.repeated:
             self._scan()
+            if not self.sound and not self.faults:
+                self.faults = (Fault(0, "this cannot be read as JSON"),)
 
     def _scan(self) -> None:
         """The slow reading: places, faults, duplicates."""
@@ -144,8 +154,6 @@ class Document:
             self.value = self._root.value
             self.faults = tuple(sorted(scanner.faults, key=lambda fault: fault.offset))
             self.sound = scanner.sound and bool(self.faults)
-            if not self.faults:
-                self.faults = (Fault(0, "this cannot be read as JSON"),)
         self.duplicates = tuple(scanner.duplicates)
 
     def place(self, path: tuple[str | int, ...], key: bool = False) -> tuple[int, int]:
@@ -173,12 +181,9 @@ class Document:
 
     def line_column(self, offset: int) -> tuple[int, int]:
         """Line and column, both from 1, of what stands `offset` characters into the text."""
-        from _bisect import bisect_right
-
         if not self._lines:
             self._lines = _line_starts(self._text)
-        line = bisect_right(self._lines, offset)
-        return line, offset - self._lines[line - 1] + 1
+        return _line_column(self._lines, offset)
 
 
 class _Pairs:
@@ -202,14 +207,25 @@ def _line_starts(text: str) -> list[int]:
     return starts
 
 
+def _line_column(starts: list[int], offset: int) -> tuple[int, int]:
+    from _bisect import bisect_right
+
+    line = bisect_right(starts, offset)
+    return line, offset - starts[line - 1] + 1
+
+
 def _bad_bytes(data: bytes, start: int) -> str:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if data.startswith(_UTF16):
         return "this is UTF-16: save the file as UTF-8"
     return f"the byte 0x{data[start]:02x} is not UTF-8: save the file as UTF-8"
 
 
 class _Stop(Exception):
-    """Nothing sensible can be read after this fault."""
+    """The end of the text, or of all that is looked at."""
+
+
+class _Lost(Exception):
+    """An element cannot be read; the next one can be looked for."""
 
 
 class Scanner:
@@ -226,7 +242,10 @@ class Scanner:
         self.duplicates: list[Duplicate] = []
         self.sound = True
         self._path: list[str | int] = []
+        self._closings: list[str] = []  # of the objects and lists that are open
         self._root = Node(0)
+        self._rest: Node | None = None  # for the text behind the end of the root
+        self._starts: list[int] = []  # of the lines, once a message needs them
         self._quick = quick
         self._pairs = _Pairs()
         self._scan = make_scan(self._pairs)
@@ -237,14 +256,14 @@ class Scanner:
         """Reads everything. Returns the root, as much of it as there is."""
         try:
             self._document()
-        except _Stop:
+        except (_Stop, _Lost):
             self.sound = False
         return self._root
 
     def kids_of(self, node: Node) -> dict[str, tuple[int, Node]] | list[Node] | None:
         """What is in a node: looked for when it is first asked for."""
         if node.kids is None and isinstance(node.value, (dict, list)):
-            self.at, self._path, value = node.offset, [], node.value
+            self.at, self._path, self._closings, value = node.offset, [], [], node.value
             (self._object if isinstance(value, dict) else self._list)(node)
             node.value = value
         return node.kids
@@ -261,6 +280,10 @@ class Scanner:
         self._fault(offset, message)
         return _Stop()
 
+    def _lost(self, offset: int, message: str) -> _Lost:
+        self._fault(offset, message, guess=True)
+        return _Lost()
+
     def _document(self) -> None:
         if self.text.startswith(BOM):
             self._fault(0, "a byte order mark (U+FEFF): save the file as UTF-8 without one")
@@ -271,7 +294,23 @@ class Scanner:
         self._value(self._root)
         self._space()
         if self.at < len(self.text):
-            raise self._stop(self.at, self._after_the_end())
+            self._fault(self.at, self._after_the_end(), guess=True)
+            self._look_behind_the_end()
+
+    def _look_behind_the_end(self) -> None:
+        """Read the text there as more of the root, if that is an object: some bracket is too early."""
+        while self.at < len(self.text):
+            if self._peek() in ",}]":
+                self.at += 1
+                self._space()
+            elif self._peek() == '"' and isinstance(self._root.value, dict):
+                self._rest = Node(self.at, {})
+                self._rest.kids = {}
+                self._closings = ["}"]
+                self._elements(self._rest, "}", self._member)
+                self._space()
+            else:
+                return
 
     def _after_the_end(self) -> str:
         char = self.text[self.at]
@@ -333,40 +372,76 @@ class Scanner:
 
     def _nested(self, node: Node, kids: Any) -> None:
         if len(self._path) >= MAX_DEPTH:
-            raise self._stop(self.at, f"nested too deeply: {MAX_DEPTH} levels are the limit")
+            raise self._lost(self.at, f"nested too deeply: {MAX_DEPTH} levels are the limit")
+        self._closings.append("}" if isinstance(kids, dict) else "]")
         node.kids = kids
         node.value = type(kids)()
         self.at += 1
 
     def _object(self, node: Node) -> None:
-        kids: dict[str, tuple[int, Node]] = {}
-        self._nested(node, kids)
-        while self._good(node, "}", bool(kids)) and self._more(node, "}", bool(kids)):
-            start = self.at
-            key = self._key()
-            self._path.append(key)
-            if len(self.duplicates) > MAX_FAULTS:
-                raise _Stop
-            if key in kids:
-                self.duplicates.append(Duplicate(tuple(self._path), kids[key][0], start))
-            colon = self._colon(key)
-            kid = Node(self.at)
-            if colon:
-                self._member_value(kid, key)
-            kids[key] = (start, kid)
-            node.value[key] = kid.value
-            self._path.pop()
+        self._nested(node, {})
+        self._elements(node, "}", self._member)
 
     def _list(self, node: Node) -> None:
-        kids: list[Node] = []
-        self._nested(node, kids)
-        while self._good(node, "]", bool(kids)) and self._more(node, "]", bool(kids)):
-            kid = Node(self.at)
-            self._path.append(len(kids))
-            self._value(kid)
-            kids.append(kid)
-            node.value.append(kid.value)
-            self._path.pop()
+        self._nested(node, [])
+        self._elements(node, "]", self._item)
+
+    def _elements(self, node: Node, closing: str, read: Callable[[Node, Any], None]) -> None:
+        """Everything up to the closing bracket. An element that cannot be read is left out."""
+        depth, due, kids = len(self._path), False, node.kids
+        while True:
+            try:
+                if not (self._good(node, closing, due) and self._more(node, closing, due or bool(kids))):
+                    break
+                due = True
+                read(node, kids)
+            except _Lost:
+                due = True
+                del self._path[depth:]
+                self._skip()
+        self._closings.pop()
+
+    def _member(self, node: Node, kids: dict[str, tuple[int, Node]]) -> None:
+        start = self.at
+        key = self._key()
+        self._path.append(key)
+        if len(self.duplicates) > MAX_FAULTS:
+            raise _Stop
+        if key in kids:
+            self.duplicates.append(Duplicate(tuple(self._path), kids[key][0], start))
+        colon = self._colon(key)
+        kid = Node(self.at)
+        if colon:
+            self._member_value(kid, key)
+        kids[key] = (start, kid)
+        node.value[key] = kid.value
+        self._path.pop()
+
+    def _item(self, node: Node, kids: list[Node]) -> None:
+        kid = Node(self.at)
+        self._path.append(len(kids))
+        self._value(kid)
+        kids.append(kid)
+        node.value.append(kid.value)
+        self._path.pop()
+
+    def _skip(self) -> None:
+        """Goes to the end of an element that cannot be read: a comma or a closing bracket, or the end of a
+        line in which a quote is astray."""
+        text, depth = self.text, 0
+        while self.at < len(text):
+            char = text[self.at]
+            if not depth and char in ",}]":
+                return
+            depth += (char in "{[") - (char in "}]")
+            end = self._closing_quote(self.at + 1) if char == '"' else self.at
+            if end < 0:
+                end = self._line_end(self.at)
+                if text[self.at : end].rstrip(SPACE).endswith(","):
+                    self.at = text.rindex(",", self.at, end)
+                    return
+            self.at = end + 1
+        raise _Stop
 
     def _good(self, node: Node, closing: str, comma_due: bool) -> bool:
         """Goes behind all the next elements that the C scanner takes and a comma or the closing bracket
@@ -444,30 +519,43 @@ class Scanner:
                 self._fault(comma, f"a comma before {closing}: remove it")
             self.at += 1
             return False
-        if not char or char in "}]":
-            raise self._not_closed(node, closing, char)
+        if not char:
+            raise self._not_closed(node, closing)
+        if char in "}]":
+            self._wrong_bracket(node, closing, char)
+            return False
         if comma_due and comma < 0:
             self._no_comma(behind)
         return True
 
-    def _not_closed(self, node: Node, closing: str, char: str) -> _Stop:
-        opening = "{" if closing == "}" else "["
-        place = self._place(node.offset)
-        if char:
-            return self._stop(self.at, f"a {char} where the {opening} of {place} wants its {closing}")
+    def _not_closed(self, node: Node, closing: str) -> _Stop:
+        if node is self._rest:
+            return _Stop()
         end = len(self.text.rstrip(SPACE))
-        where = f"the {opening} of {place} is not closed"
+        where = f"the {'{' if closing == '}' else '['} of {self._place(node.offset)} is not closed"
         return self._stop(end, f"the text ends here, but {where}: add its {closing}")
 
+    def _wrong_bracket(self, node: Node, closing: str, char: str) -> None:
+        """It closes this one in the place of the right one, unless something around it waits for such a
+        bracket: then the right one is missing. But the root does not end before the text does."""
+        where = f"the {'{' if closing == '}' else '['} of {self._place(node.offset)}"
+        self._fault(self.at, f"a {char} where {where} wants its {closing}", guess=True)
+        around = self._closings[:-1]
+        ends = self._after_space(self.at + 1) == len(self.text)
+        if char not in (around if ends else around[1:]):
+            self.at += 1
+
     def _place(self, offset: int) -> str:
-        line = self.text.count("\n", 0, offset) + 1
-        return f"{line}:{offset - self.text.rfind(chr(10), 0, offset)}"
+        if not self._starts:
+            self._starts = _line_starts(self.text)
+        line, column = _line_column(self._starts, offset)
+        return f"{line}:{column}"
 
     def _no_comma(self, behind: int) -> None:
         """Two elements without a comma: between them, or is a quote astray?"""
         char = self.text[behind]
         if self.text[behind - 1] == '"' and (char.isalnum() or char in "\\/$-_."):
-            raise self._stop(behind - 1, 'a " within a string is written \\", or a comma is missing after it')
+            raise self._lost(behind - 1, 'a " within a string is written \\", or a comma is missing after it')
         self._fault(behind, "a comma is missing here")
 
     # ---- keys ----
@@ -481,7 +569,7 @@ class Scanner:
             return self._wrong_quotes()
         word = self._word()
         if not word:
-            raise self._stop(start, f"a key in double quotes belongs here, not {escape(char)}")
+            raise self._lost(start, f"a key in double quotes belongs here, not {escape(char)}")
         self.at += len(word)
         if self._peek() == '"':
             self._fault(start, f"the opening quote is missing: write {quote(word)}", guess=True)
@@ -613,7 +701,7 @@ class Scanner:
         closing = _CLOSING_QUOTE[self.text[start]]
         end = self.text.find(closing, start + 1)
         if not start < end < self._line_end(start):
-            raise self._stop(start, 'a string needs double quotes: "')
+            raise self._lost(start, 'a string needs double quotes: "')
         self.at = end + 1
         meant = self.text[start + 1 : end]
         self._fault(start, f"a string needs double quotes: write {quote(meant)}")
@@ -641,8 +729,9 @@ class Scanner:
             node.value = self._plain_word(word, start)
         else:
             char = self._peek()
-            what = f"not {escape(char)}" if char else "but the text ends"
-            raise self._stop(start, f"a value belongs here, {what}")
+            if not char:
+                raise self._stop(start, "a value belongs here, but the text ends")
+            raise self._lost(start, f"a value belongs here, not {escape(char)}")
 
     def _plain_word(self, word: str, start: int) -> Any:
         lower = word.lower()

@@ -8,13 +8,14 @@ import gc
 import json
 import os
 import re
+import sys
 import time
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jobmon import config, config_keys, spec
+from jobmon import config, config_keys, config_kinds, spec
 from jobmon.config import Config, Problem, load
 from jobmon.config_docs import DIALECT
 from jobmon.errors import ConfigError
@@ -55,7 +56,13 @@ class Disk:
 
     def glob(self, pattern: str) -> list[str]:
         """In the wrong order, to show that the order is not the disk's affair."""
+        if isinstance(trouble := self.content.get(pattern), OSError):
+            raise trouble
         return sorted((path for path in self.content if fnmatch.fnmatchcase(path, pattern)), reverse=True)
+
+    def device(self, _pattern: str) -> int:
+        """All on one file system."""
+        return 1
 
 
 def read(master: str | bytes | dict[str, Any], /, **others: Any) -> Config:
@@ -631,6 +638,7 @@ def test_files_that_cannot_be_read() -> None:
             "/data/jobs/1": PermissionError(errno.EACCES, "Permission denied"),
             "/data/jobs/2": IsADirectoryError(errno.EISDIR, "Is a directory"),
             "/data/jobs/3": "[]",
+            "/data/jobs/4": FileNotFoundError(errno.ENOENT, "No such file or directory"),  # it was there
         },
     )
 
@@ -638,6 +646,7 @@ def test_files_that_cannot_be_read() -> None:
         "/data/jobs/1: cannot be read: Permission denied",
         '/data/jobs/2: is a directory; the files in it are "/data/jobs/2/*.json"',
         '/data/jobs/3:1:1: must be a hash of jobs, as {"NAME": {"command": ...}}, not a list',
+        "/data/jobs/4: cannot be read: No such file or directory",
     ]
 
 
@@ -661,6 +670,27 @@ def test_all_errors_in_one_go() -> None:
     ]
 
 
+def test_no_mistake_hides_another_in_whatever_file() -> None:
+    """A text that cannot be read is read on behind the mistake, and so are the other files."""
+    found = problems(
+        '{"supervisor": {"include-dirs": ["j/*"]},\n"jobs": {"a": {"command": @},\n"b": {"command": &}}}',
+        files={
+            "/data/j/1": '{"c": {"command": ["x"},\n"d": {"command": #\n}}',
+            "/data/j/2": b'{"\xff": {}, "e": @}',
+        },
+    )
+
+    assert found == [
+        "main.json:2:27: a value belongs here, not @",
+        "main.json:3:18: a value belongs here, not &",
+        "/data/j/1:1:23: a } where the [ of 1:19 wants its ]",
+        "/data/j/1:2:18: a comment: JSON has none, remove it",
+        '/data/j/1:3:1: the value of "command" is missing',
+        "/data/j/2:1:3: the byte 0xff is not UTF-8: save the file as UTF-8",
+        "/data/j/2:1:16: a value belongs here, not @",
+    ]
+
+
 def test_a_broken_master_still_leads_to_its_job_files() -> None:
     """What stands before the break is enough to find and check the included files."""
     found = problems(
@@ -672,6 +702,46 @@ def test_a_broken_master_still_leads_to_its_job_files() -> None:
         'main.json:1:85: the text ends here: the value of "command" is missing',
         '/data/j/1:1:2: jobs.b: has no "command", and every job needs one',
     ]
+
+
+def test_a_directory_that_cannot_be_looked_into_is_an_error() -> None:
+    """With the place of its glob, also behind a bad one; that it is not there is a warning."""
+    master = '{"supervisor": {"include-dirs": [1,\n"j/*",\n"k/*"]}}'
+    no = OSError(errno.ESTALE, "Stale file handle", "/data/j")
+    gone = FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/k")
+    files = {"/data/j/*": no, "/data/k/*": gone}
+    found = problems(master, files=files)
+    result = read({"supervisor": {"include-dirs": ["k/*"]}}, files=files)
+
+    assert found[1:] == [
+        'main.json:2:1: supervisor.include-dirs[1]: cannot look into "/data/j": Stale file handle'
+    ]
+    assert [warning.message for warning in result.warnings] == [
+        'matches no file; looked for "/data/k/*", but there is no directory "/data/k"'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "glob", "other", "words"),
+    [
+        ("main.json", "j/*", "/data/j/1", '"/data/j/*" would match, from where jobmon was called'),
+        (
+            "conf/main.json",
+            "j/*",
+            "/data/conf/j/1",
+            '"/data/conf/j/*" would match, from where the configuration is',
+        ),
+        ("main.json", "j/*", "/elsewhere/1", ""),
+        ("main.json", "/j/*", "/data/j/1", ""),
+    ],
+)
+def test_a_relative_glob_is_told_where_it_would_match(name: str, glob: str, other: str, words: str) -> None:
+    """From where jobmon was called, as in JobMon 0.7, or from the configuration's directory."""
+    master = json.dumps({"supervisor": {"working-dir": "/srv", "include-dirs": [glob]}})
+    (warning,) = load(name, Disk({name: master, other: "{}"}), {}, "/data", "/tmp").warnings
+    words = f"; {words}: write that, or set working-dir" if words else ""
+
+    assert warning.message == f'matches no file; looked for "{os.path.join("/srv", glob)}"{words}'
 
 
 def test_one_bad_glob_does_not_hide_the_others() -> None:
@@ -1048,6 +1118,82 @@ def test_an_unknown_requirement() -> None:
         'main.json:1:45: jobs.web.after[0]: there is no job "postgers"; did you mean "postgres"?',
         'main.json:1:71: jobs.web.requires[0]: there is no job "x"',
     ]
+
+
+def compared(monkeypatch: pytest.MonkeyPatch, master: dict[str, Any]) -> int:
+    """How many letters are compared to guess what was meant in a master."""
+    cost = []
+
+    def distance(one: str, other: str) -> int:
+        cost.append(len(one) * len(other))
+        return known(one, other)
+
+    known = config_kinds._distance
+    monkeypatch.setattr(config_kinds, "_distance", distance)
+    problems(master)
+    monkeypatch.setattr(config_kinds, "_distance", known)
+    return sum(cost)
+
+
+def test_what_many_require_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six hundred jobs that require one which was renamed cost one search among all names, and each is told
+    the name that was meant."""
+    needs = {"command": "x", "requires": ["database"]}
+    jobs = {"databases": {"command": "x"}, **{f"worker{number:02}": needs for number in range(600)}}
+    found = problems({"jobs": jobs})
+
+    assert len(found) == 600
+    assert all(line.endswith('there is no job "database"; did you mean "databases"?') for line in found)
+    assert compared(monkeypatch, {"jobs": jobs}) <= sum(len("database") * len(name) for name in jobs)
+
+
+def test_guesses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many names are unknown among however many that are known. No job is told to require itself."""
+    jobs = {
+        f"worker-{number:04}": {"command": "x", "requires": [f"wrker-{number:04}"]} for number in range(900)
+    }
+
+    assert compared(monkeypatch, {"jobs": jobs}) <= config_kinds.LETTERS
+    assert problems({"jobs": {"web": {"command": "x", "requires": ["wep"]}}})[0].endswith('no job "wep"')
+
+
+def calls(master: dict[str, Any]) -> int:
+    """How many functions are called to find what is wrong in a master."""
+    count = 0
+
+    def profile(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    text = json.dumps(master)
+    sys.setprofile(profile)
+    try:
+        load("main.json", Disk({"main.json": text}), ENVIRON, "/data", "/tmp")
+    except ConfigError:
+        pass
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+RULES: list[tuple[str, Callable[[int], dict[str, Any]]]] = [
+    ("right", lambda n: {"after": [f"j{n - 1}"] if n else []}),
+    ("require one that is not there", lambda _: {"requires": ["nobody at all"]}),
+    ("require each another", lambda n: {"requires": [f"x{n}"]}),
+    ("in a circle", lambda n: {"after": [f"j{n ^ 1}"]}),
+    ("one log for all", lambda _: {"stdout": "log", "ready": {"log": "x"}}),
+    ("an unknown key", lambda n: {f"kee{n}": 1}),
+]
+
+
+@pytest.mark.parametrize(("what", "rule"), RULES, ids=[what for what, _ in RULES])
+def test_work_is_in_proportion_to_the_text(what: str, rule: Callable[[int], dict[str, Any]]) -> None:
+    """Twice the jobs, right or wrong, are twice the work."""
+    few, many = (
+        calls({"jobs": {f"j{n}": {"command": "x", **rule(n)} for n in range(count)}}) for count in (200, 400)
+    )
+
+    assert many < 2.3 * few, what
 
 
 @pytest.mark.parametrize("key", ["after", "requires"])

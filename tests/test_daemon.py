@@ -468,8 +468,8 @@ def test_sighup_does_not_end_it(daemon: Factory) -> None:
     one = daemon({"jobs": WEB})
     one.process.send_signal(signal.SIGHUP)
 
+    one.wait_log("reload: nothing has changed")
     assert one.pipe().is_running("web")
-    assert "reload: nothing has changed" in one.log
 
 
 def test_a_listener_that_does_not_read_does_not_keep_it(daemon: Factory) -> None:

@@ -160,9 +160,58 @@ def test_fault(text: str, expected: list[str]) -> None:
     assert faults(text) == expected
 
 
+BRACKET = "a {} where the {} of {} wants its {}".format
+TOO_MANY = "a } too many: remove it, or find where another one is too early"
+COMMA = "a comma after the end of the file's one value: remove it"
+WORD = "a string needs double quotes: write "
+ASTRAY = 'a " within a string is written \\", or a comma is missing after it'
+
+SEVERAL: list[tuple[str, list[str]]] = [
+    ('{"a": [1}, "b": x}', ["1:9: " + BRACKET("}", "[", "1:7", "]"), f'1:17: {WORD}"x"']),
+    ('{"a": {"b": 1], "c": x}', ["1:14: " + BRACKET("]", "{", "1:7", "}"), f'1:22: {WORD}"x"']),
+    ('{"a": {"b": [1}, "c": x}', ["1:15: " + BRACKET("}", "[", "1:13", "]"), f'1:23: {WORD}"x"']),
+    ('{"a": [{"b": 1], "c": x}', ["1:15: " + BRACKET("]", "{", "1:8", "}"), f'1:23: {WORD}"x"']),
+    ('{"a": 1}, "b": x}', ["1:9: " + COMMA, f'1:16: {WORD}"x"']),
+    ('{"a": {}}},\n"b": {"c": x}}', [f"1:10: {TOO_MANY}", f'2:12: {WORD}"x"']),
+    ('{"a": "say "hi" there", "b": x}', [f"1:12: {ASTRAY}", f'1:30: {WORD}"x"']),
+    ('{"a": "x"y "z" w,\n "b": x}', [f"1:9: {ASTRAY}", f'2:7: {WORD}"x"']),
+    ("{@: 1, 'b': x}", [
+        "1:2: a key in double quotes belongs here, not @",
+        '1:8: a string needs double quotes: write "b"',
+        f'1:13: {WORD}"x"',
+    ]),
+    ('{[1, {"x": 2}]: 3, "b": x}', [
+        "1:2: a key in double quotes belongs here, not [",
+        f'1:25: {WORD}"x"',
+    ]),
+    ("[@, 1, &, [%, x]]", [
+        "1:2: a value belongs here, not @",
+        "1:8: a value belongs here, not &",
+        "1:12: a value belongs here, not %",
+        f'1:15: {WORD}"x"',
+    ]),
+    ("['a, 1, x]", ['1:2: a string needs double quotes: "', f'1:9: {WORD}"x"']),
+    ('{"a": @ "b,\n "c": x}', ["1:7: a value belongs here, not @", f'2:7: {WORD}"x"']),
+    ("[" * 100 + "[]" + ", x" + "]" * 100, [
+        "1:101: nested too deeply: 100 levels are the limit",
+        f'1:105: {WORD}"x"',
+    ]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), SEVERAL, ids=[quote(text, 30) for text, _ in SEVERAL])
+def test_one_mistake_hides_no_other(text: str, expected: list[str]) -> None:
+    """Behind a bracket, a quote or a character that makes no sense the next element is read again."""
+    assert faults(text) == expected
+
+
 def test_bytes_that_are_no_utf8() -> None:
-    """A byte that is not UTF-8 is named, with its place in characters."""
+    """A byte that is not UTF-8 is named, with its place in characters; it hides no other mistake."""
     assert faults(b'{"\xc3\xa9":\n "\xff"}') == ["2:3: the byte 0xff is not UTF-8: save the file as UTF-8"]
+    assert faults(b'{"\xff": "\xfe", \xfd,\n "a": x}') == [
+        "1:3: the byte 0xff is not UTF-8: save the file as UTF-8",
+        '2:7: a string needs double quotes: write "x"',
+    ]
     assert faults("{}".encode("utf-16")) == ["1:1: this is UTF-16: save the file as UTF-8"]
 
 
@@ -379,6 +428,22 @@ LARGE = {
     ),
     "backslashes": ('{"' + "\\\\" * (SIZE // 2) + '":1,}', ["a comma before }"]),
     "nobody ends it": ('["a' + "\\\\" * (SIZE // 2), ["closing quote", "the text ends here"]),
+    "brackets": (
+        '[{"x":[' + '{"a":[},' * (SIZE // 8) + "]}]",
+        ["a } where the ["] * MAX_FAULTS + ["more than 1000 mistakes"],
+    ),
+    "no values": (
+        '{"x":{"a":1},"b":[' + '[@ "a":{}],' * (SIZE // 11) + "1]}",
+        ["a value belongs here"] * MAX_FAULTS + ["more than 1000 mistakes"],
+    ),
+    "a quote astray": (
+        '["a"b ' + '"a" [] ' * (SIZE // 7) + ", x]",
+        ['a " within a string', "a string needs double quotes"],
+    ),
+    "behind the end": (
+        '{"x":{"a":1}}' + ',"a":1}' * (SIZE // 7),
+        ["a comma after the end"],
+    ),
     "faults": (
         "[" + '"a" ' * (SIZE // 4) + "]",
         ["a comma is missing"] * MAX_FAULTS + ["more than 1000 mistakes"],

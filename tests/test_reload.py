@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import e2e
@@ -46,9 +49,13 @@ def until(watch: kit.Watch, *wanted: tuple[str, str]) -> None:
 
 
 def hang_up(one: kit.Daemon) -> None:
-    """SIGHUP; returns when the daemon has acted on it: signals are served before commands."""
+    """SIGHUP; returns when the daemon has acted on it: signals are served before commands, and reloads one
+    after another."""
     one.process.send_signal(signal.SIGHUP)
-    one.pipe().info()
+    try:
+        one.pipe().reload(dry_run=True)
+    except ConfigError:
+        pass
 
 
 # ---- what has changed ---------------------------------------------------------------------------
@@ -500,6 +507,87 @@ def test_job_files_come_and_go(daemon: Factory) -> None:
     assert list(lives(one)) == ["web"]
 
 
+def job_files(one: kit.Daemon, directory: str, *names: str) -> None:
+    """A directory with a file for each of some jobs."""
+    os.makedirs(one.path(directory), exist_ok=True)
+    for name in names:
+        with open(one.path(f"{directory}/{name}.json"), "w", encoding="utf-8") as file:
+            json.dump({name: UP}, file)
+
+
+@pytest.mark.parametrize("pattern", ["jobs/*.json", "*/*.json", "**/*.json"])
+def test_a_directory_that_cannot_be_looked_into_changes_nothing(daemon: Factory, pattern: str) -> None:
+    """Its jobs run on, and the place of the glob is told, also by check."""
+    one = daemon({"jobs": {"own": UP}})
+    job_files(one, "jobs", "a", "b")
+    one.configure({"supervisor": {"include-dirs": [pattern]}, "jobs": {"own": UP}})
+    one.pipe().reload()
+    before = list(lives(one))
+    os.rename(one.path("jobs"), one.path("elsewhere.d"))
+    os.symlink("jobs", one.path("jobs"))  # ELOOP is refused to root, too
+    words = (
+        rf'1:\d+: supervisor.include-dirs\[0\]: cannot look into "{re.escape(one.path("jobs"))}": Too many'
+    )
+
+    for verb in (["reload"], ["reload", "--dry-run"], ["check", one.config]):
+        done = one.run_cli(*verb)
+        assert done.code == 1, verb
+        assert re.search(words, done.err), verb
+    assert list(lives(one)) == before
+    assert before == ["own", "a", "b"]
+
+
+def test_a_directory_that_has_gone_takes_no_job_with_it(daemon: Factory) -> None:
+    """A reload that would remove jobs because the directory of their glob is not there is refused; a start is
+    warned. Without the glob they go, and who never came from there goes too."""
+    one = daemon({"jobs": {"own": UP}})
+    job_files(one, "jobs", "a", "b", "c", "d")
+    globs = {"supervisor": {"include-dirs": ["jobs/*.json"]}}
+    one.configure({**globs, "jobs": {"own": UP}})
+    pipe = one.pipe()
+    pipe.reload()
+    before = list(lives(one))
+    os.rename(one.path("jobs"), one.path("away"))
+
+    one.configure({**globs, "jobs": {}})
+    done = one.run_cli("reload")
+    assert done.code == 1
+    assert done.err.endswith(
+        f'supervisor.include-dirs[0]: there is no directory "{one.path("jobs")}"; that would remove "a", "b",'
+        ' "c" and 1 more: bring it back, or take this glob away if they shall go\n'
+    )
+    assert list(lives(one)) == before
+    assert one.run_cli("check", one.config).code == 0
+
+    one.configure({**globs, "jobs": dict.fromkeys("abcd", UP)})
+    assert pipe.reload()["plan"]["removed"] == ["own"]  # they are known from elsewhere now
+    one.configure({**globs, "jobs": {"a": UP}})
+    assert pipe.reload()["plan"]["removed"] == ["b", "c", "d"]
+    one.configure({"supervisor": {"include-dirs": []}, "jobs": {}})
+    assert pipe.reload()["plan"]["removed"] == ["a"]
+
+
+# Begins in a mount namespace of its own with a file system that has a file of jobs.
+MOUNTED = """
+mkdir jobs && mount -t tmpfs none jobs && echo '{"a": {"command": "true"}}' > jobs/a.json && exec "$@"
+"""
+
+
+@as_root
+def test_a_file_system_that_is_not_mounted_takes_no_job_with_it(daemon: Factory) -> None:
+    """Where it was there is an empty directory: the same name on another file system."""
+    jobs = {"unmount": {"command": ["umount", "jobs"], "type": "oneshot"}}
+    config = {"supervisor": {"include-dirs": ["jobs/*.json"]}, "jobs": jobs}
+    one = daemon(config, wrapper=["unshare", "-m", "sh", "-c", MOUNTED, "sh"])
+    assert list(lives(one)) == ["unmount", "a"]
+    one.pipe().start("unmount")
+    done = one.run_cli("reload")
+
+    assert done.code == 1
+    assert 'matches nothing, on another file system than before; that would remove "a"' in done.err
+    assert list(lives(one)) == ["unmount", "a"]
+
+
 def test_it_reads_what_the_start_has_read(daemon: Factory, tmp_path: Path) -> None:
     """A relative path is one from where jobmon was called, wherever the daemon has gone; the environment is
     the daemon's own."""
@@ -523,6 +611,44 @@ def test_it_reads_what_the_start_has_read(daemon: Factory, tmp_path: Path) -> No
     pid = pipe.get_pid("a")
     assert pid is not None
     assert os.readlink(f"/proc/{pid}/cwd") == str(tmp_path / "elsewhere" / "sub")
+
+
+# Words before the daemon's that call it where the link leads, with the configuration's name alone.
+IN_CURRENT = ["sh", "-c", 'cd "$CURRENT" && exec "$1" "$2" "$3" "$4" "$5" jobmon.json', "sh"]
+
+
+@pytest.mark.parametrize("pwd", [True, False])
+def test_a_link_to_the_new_release_is_followed(daemon: Factory, tmp_path: Path, pwd: bool) -> None:
+    """Files, directories and streams are looked for by name, anew each time: where $PWD is right, through the
+    link that jobmon was called in; where it is not, in the directory that it was."""
+    current = tmp_path / "current"
+    supervisor = {
+        "include-dirs": ["jobs/*.json"],
+        "control-port": f"{tmp_path}/c",
+        "event-port": f"{tmp_path}/e",
+    }
+    web = UP | {"command": "echo up; exec sleep 1000000", "stdout": "log"}
+    for number in "12":
+        jobs = tmp_path / number / "jobs"
+        jobs.mkdir(parents=True)
+        (jobs / "new.json").write_text(json.dumps({f"new{number}": DOWN}))
+        config = {"supervisor": supervisor, "jobs": {"web": web}}
+        (tmp_path / number / "jobmon.json").write_text(json.dumps(config))
+    current.symlink_to("1")
+    wrapper = IN_CURRENT if pwd else [*IN_CURRENT[:2], IN_CURRENT[2].replace("exec", "PWD=/ exec"), "sh"]
+    one = daemon({"supervisor": supervisor}, wrapper=wrapper, environ={"CURRENT": str(current)})
+    pipe = one.pipe()
+    assert list(lives(one)) == ["web", "new1"]
+    (tmp_path / "next").symlink_to("2")
+    (tmp_path / "next").rename(current)
+    changes = pipe.reload()["plan"]
+    pipe.restart("web")
+    pid = pipe.get_pid("web")
+
+    release = "2" if pwd else "1"
+    assert (changes["added"], changes["removed"]) == (([f"new{release}"], ["new1"]) if pwd else ([], []))
+    assert os.readlink(f"/proc/{pid}/cwd") == str(tmp_path / release)
+    assert os.readlink(f"/proc/{pid}/fd/1") == str(tmp_path / release / "log")
 
 
 # ---- the daemon itself --------------------------------------------------------------------------------
@@ -683,6 +809,32 @@ def test_names_are_asked_for_only_if_others_are_named(tmp_path: Path) -> None:
     assert done.stdout == "None\n"
 
 
+# Reads a configuration anew where a module of the standard library has gone.
+NO_LIBRARY = """
+import json, sys
+from jobmon.linux.loading import Source
+from jobmon.linux.reload import Reloader
+source = Source("jobmon.json")
+sys.modules["re"] = None  # to import it now fails
+job = {"command": "true", "stdout": "log", "ready": {"log": "up"}}
+json.dump({"jobs": {"web": job}}, open("jobmon.json", "w"))
+print(*Reloader(source, None)._read(), sep="\\n")
+"""
+
+
+def test_a_python_that_has_gone_is_told(tmp_path: Path) -> None:
+    """A module of the standard library that is missing by now fails the reload, with advice."""
+    (tmp_path / "jobmon.json").write_text("{}")
+    environ = {**os.environ, "PYTHONPATH": kit.SOURCES}
+    command = [sys.executable, "-c", NO_LIBRARY]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)
+    code, why = done.stdout.splitlines()
+
+    assert code == "failed"
+    assert why.startswith("the configuration cannot be read: import of re halted")
+    assert why.endswith("was Python replaced? restart the daemon")
+
+
 @as_root
 def test_who_may_changes_at_once(daemon: Factory) -> None:
     """The modes of the sockets follow; who is here and may be no longer is sent away; an unknown name is a
@@ -714,15 +866,84 @@ def test_who_may_changes_at_once(daemon: Factory) -> None:
     assert pipe.is_running("web")
 
 
+def files_of(one: kit.Daemon) -> list[str]:
+    """The files of its sockets, and of their locks."""
+    return [f"{port}{tail}" for port in (one.control, one.event) for tail in ("", ".lock")]
+
+
+@pytest.mark.parametrize("how", ["SIGHUP", "reload", "a reload that fails"])
+def test_sockets_whose_files_are_gone_are_made_anew(daemon: Factory, how: str) -> None:
+    """With their modes and locks; connections, listeners and jobs are not disturbed."""
+    one = daemon({"jobs": {"web": UP, "idle": DOWN}})
+    before, pipe, watch = lives(one), one.pipe(), one.watch()
+    assert pipe.is_running("web")
+    for path in files_of(one):
+        os.unlink(path)
+    if how == "a reload that fails":
+        one.configure({"jobs": {"web": {}}})
+    if how == "SIGHUP":
+        one.process.send_signal(signal.SIGHUP)
+        pipe.info()
+    else:
+        try:
+            pipe.reload()
+        except ConfigError:
+            pass
+
+    assert [stat.S_IMODE(os.stat(path).st_mode) for path in files_of(one)] == [0o600] * 4
+    assert one.run_cli("start", "idle").code == 0
+    assert watch.until("idle", "running").job == "idle"
+    fresh = one.watch()
+    pipe.stop("idle")
+    fresh.until("idle", "died")
+    assert lives(one) == before
+    assert one.log.count("the file of a socket was gone: made anew") == 2
+    one.configure({})
+    second = one.run_cli("daemon", "-f", one.config)
+    assert second.code == 1
+    assert "listens there already" in second.err
+    assert one.stop() == 0
+
+
+def test_sockets_that_are_there_are_left_alone(daemon: Factory) -> None:
+    """A reload touches no file; one of the locks alone is made anew."""
+    one = daemon({})
+    before = [os.lstat(path).st_ino for path in files_of(one)]
+    one.pipe().reload()
+    assert [os.lstat(path).st_ino for path in files_of(one)] == before
+
+    os.unlink(f"{one.control}.lock")
+    one.pipe().reload()
+    assert os.lstat(str(one.control)).st_ino == before[0]
+    assert os.path.exists(f"{one.control}.lock")
+
+
+def test_a_socket_that_another_has_by_now_is_left_to_it(daemon: Factory) -> None:
+    """It is an error in the log, at each reload, and all else is done."""
+    one = daemon({"jobs": {"web": UP}})
+    pipe = one.pipe()
+    for path in files_of(one)[2:]:
+        os.unlink(path)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(one.event))
+        other.listen()
+        one.configure({"jobs": {"web": UP, "new": DOWN}})
+        assert pipe.reload()["plan"]["added"] == ["new"]
+        assert f'cannot make a socket anew error="cannot listen on {one.event}: ' in one.log
+    os.unlink(str(one.event))
+    pipe.reload()
+    one.watch()
+
+
 # ---- memory -------------------------------------------------------------------------------------------
 
 # Reads a configuration again and again as the daemon does, and says how many objects more there are.
 AGAIN = """
 import sys
 from jobmon.linux.loading import Source, forget
+from jobmon.plan import plan
 source = Source("jobmon.json")
 def again():
-    from jobmon.plan import plan
     new = source.read()
     plan(source.config, new)
     source.config = new.replace(warnings=())
@@ -755,3 +976,147 @@ def test_reading_again_leaves_nothing_behind(tmp_path: Path) -> None:
 
     assert int(more) < 300  # one that stayed would be some three thousand each time
     assert loaded == "[]\n"
+
+
+# ---- while it is read ---------------------------------------------------------------------------------
+
+# Mounts a FUSE file system that nobody serves at the directory "hang", and executes the rest.
+NO_ANSWER = """
+import ctypes, os, sys
+os.mkdir("hang")
+fd = os.open("/dev/fuse", os.O_RDWR)
+os.set_inheritable(fd, True)
+options = f"fd={fd},rootmode=40000,user_id=0,group_id=0".encode()
+if ctypes.CDLL(None, use_errno=True).mount(b"none", b"hang", b"fuse", 6, options):
+    sys.exit(f"cannot mount: {os.strerror(ctypes.get_errno())}")
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+HANGS: dict[str, Any] = {"supervisor": {"include-dirs": ["hang/*.json"]}, "jobs": {"web": UP, "idle": DOWN}}
+
+
+@pytest.fixture
+def hanging(daemon: Factory) -> kit.Daemon:
+    """A daemon whose new configuration includes a directory that does not answer."""
+    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
+        pytest.skip("needs root and /dev/fuse, for a file system that does not answer")
+    one = daemon(
+        {"jobs": {"web": UP, "idle": DOWN}},
+        wrapper=["unshare", "-m", sys.executable, "-c", NO_ANSWER],
+    )
+    one.configure(HANGS)
+    return one
+
+
+def reader_of(one: kit.Daemon) -> int:
+    """The pid of the child that reads, once it is there: the one that runs no other program."""
+    end = time.monotonic() + kit.DEADLINE
+    while time.monotonic() < end:
+        for pid in kit.children_of(one.pid):
+            if program_of(pid) == program_of(one.pid):
+                return pid
+    raise AssertionError("nothing reads\n" + one.report())
+
+
+def program_of(pid: int) -> str:
+    """The program that a process runs; nothing once it is gone."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return ""
+
+
+@pytest.mark.slow
+def test_the_daemon_works_on_while_it_is_read(hanging: kit.Daemon) -> None:
+    """A file system that does not answer keeps nobody waiting but those who asked for a reload; the death of
+    the child is told, nothing has changed, and the next one gets its turn."""
+    one, pipe = hanging, hanging.pipe()
+    with one.start_cli("reload") as first, one.start_cli("reload", "--dry-run") as second:
+        reader = reader_of(one)
+        for _ in range(3):
+            pipe.start("idle")
+            pipe.stop("idle")
+        assert (first.poll(), second.poll()) == (None, None)
+        one.configure({"jobs": {"web": UP, "new": DOWN}})
+        os.kill(reader, signal.SIGKILL)
+        said = {"".join(process.communicate(timeout=kit.DEADLINE)) for process in (first, second)}
+        told = {first.returncode, second.returncode}
+
+    why = "the configuration cannot be read: the process that does it was killed by SIGKILL"
+    assert told == {0, 1}
+    assert any(why in text for text in said)
+    assert any(text.startswith("+ new\n- idle\n") for text in said)
+
+
+@pytest.mark.slow
+def test_reloads_that_wait_have_a_bound(hanging: kit.Daemon) -> None:
+    """Signals that come meanwhile are one, and too many requests are refused."""
+    one = hanging
+    one.process.send_signal(signal.SIGHUP)
+    reader = reader_of(one)
+    for _ in range(3):
+        one.process.send_signal(signal.SIGHUP)
+        one.pipe().info()
+    one.configure({"jobs": {"web": UP}})
+    waiting = [one.start_cli("reload") for _ in range(2)]
+    os.kill(reader, signal.SIGKILL)
+    for process in waiting:
+        process.communicate(timeout=kit.DEADLINE)
+        assert process.returncode == 0
+
+    results = re.findall(r'reload(: nothing was changed|: nothing has changed|) by="SIGHUP', one.log)
+    assert results == [": nothing was changed", ""]
+
+
+@pytest.mark.slow
+def test_it_ends_while_it_is_read(hanging: kit.Daemon) -> None:
+    """A shutdown waits for no reading; the client that asked is told."""
+    one = hanging
+    with one.start_cli("reload") as client:
+        reader = reader_of(one)
+        assert one.stop() == 0
+        kit.wait_gone(reader)
+        assert client.wait(kit.DEADLINE) == 1
+        assert client.stderr is not None
+        assert "terminating" in client.stderr.read()
+
+
+# ---- another JobMon is installed ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["replaced", "removed"])
+def test_it_reads_with_the_code_that_it_was_started_with(daemon: Factory, tmp_path: Path, what: str) -> None:
+    """Whatever becomes of the package below it: a reload, its mistakes and all answers stay as they were."""
+    shutil.copytree(os.path.join(kit.SOURCES, "jobmon"), tmp_path / "jobmon")
+    supervisor = {"include-dirs": ["jobs/*.json"], "allow-users": ["root"]}
+    config = {"supervisor": supervisor, "jobs": {"web": UP, "db": DOWN}}
+    one = daemon(config, environ={"PYTHONPATH": str(tmp_path)})
+    one.environ["PYTHONPATH"] = kit.SOURCES  # of the clients
+    shutil.rmtree(tmp_path / "jobmon")
+    if what == "replaced":
+        for name in ("__init__", "config", "jsontext", "spec", "plan", "linux/__init__"):
+            (tmp_path / "jobmon" / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "jobmon" / f"{name}.py").write_text("raise ImportError('another JobMon')")
+
+    one.configure({"jobs": {"web": {"comand": 1}}})
+    assert 'jobs.web.comand: unknown key; did you mean "command"?' in one.run_cli("reload").err
+    job_files(one, "jobs", "new")
+    supervisor["allow-groups"] = ["root"]
+    ready = {"log": "up"}
+    one.configure(
+        {"supervisor": supervisor, "jobs": {"web": UP, "db": DOWN | {"ready": ready, "stdout": "out"}}}
+    )
+    done = one.run_cli("reload")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("+ new\n~ db: stdout, ready (at its next start)\n")
+    for verb in (
+        ["status", "--tree"],
+        ["why", "web"],
+        ["graph"],
+        ["restart", "web"],
+        ["wait", "web", "--for", "ready"],
+    ):
+        assert one.run_cli(*verb).code == 0, verb
+    hang_up(one)
+    assert "reload: nothing has changed by=" in one.log
+    assert "bug" not in one.log
+    assert one.stop() == 0

@@ -17,10 +17,12 @@ from jobmon.linux import logfile, peers, reactor, signals
 from jobmon.linux.attendants import Attendants
 from jobmon.linux.children import Children, spawn_failed
 from jobmon.linux.csignal import signal
+from jobmon.linux.errand import place_of
 from jobmon.linux.lastwords import LastWords
 from jobmon.linux.notify import Herald
 from jobmon.linux.reactor import Reactor
 from jobmon.linux.readiness import Tools
+from jobmon.linux.reload import Wish
 from jobmon.linux.remnants import Remnants
 from jobmon.linux.sessions import Sessions
 from jobmon.linux.timers import Timers
@@ -168,22 +170,32 @@ class Engine:
         self._ordered = self._ordered or not self.supervisor.terminating
         self.supervisor.terminate(time.monotonic(), by)
 
-    def reload(self, to: Hashable, by: str, *, restart: bool = False, dry_run: bool = False) -> Outcome:
-        """Read the configuration again and go by it, or say what is wrong with it, or (`dry_run`) what
-        that would change. Where it was done the supervisor answers `to`."""
-        herald = None if dry_run else self._herald
-        if herald is not None:
-            herald.reloading()
-        trouble: tuple[str, ...] = ()
-        try:
-            outcome = self._reloader.reload(self, to, by, restart=restart, dry_run=dry_run)
-            trouble = outcome.problems
-        finally:
-            if herald is not None:
-                herald.reloaded(trouble)
+    def reload(
+        self,
+        to: Hashable,
+        by: str,
+        done: Callable[[Outcome], None] = lambda _outcome: None,
+        *,
+        restart: bool = False,
+        dry_run: bool = False,
+    ) -> None:
+        """Read the configuration again and apply it, or (`dry_run`) find out what that would change.
+        `done` is told the outcome; where it was applied the supervisor answers `to`."""
+        if not dry_run:
+            self.sessions.renew()
+        self._reloader.reload(self, Wish(to, by, done, restart, dry_run))
+
+    def reloading(self, *, dry_run: bool) -> None:
+        """A reload begins."""
+        if self._herald is not None and not dry_run:
+            self._herald.reloading()
+
+    def reloaded(self, problems: tuple[str, ...], *, dry_run: bool) -> None:
+        """One has ended."""
+        if self._herald is not None and not dry_run:
+            self._herald.reloaded(problems)
         self.last_words.keep(self.supervisor.jobs)
         self.attendants.keep(self.supervisor.jobs)
-        return outcome
 
     def info(self) -> dict[str, Any]:
         """What a client may know of this daemon."""
@@ -200,10 +212,7 @@ class Engine:
 
     def bug(self, where: str, error: Exception) -> None:
         """Something failed that must not: say so with its place, and live on."""
-        at = error.__traceback__
-        while at is not None and at.tb_next is not None:
-            at = at.tb_next
-        place = f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}" if at is not None else ""
+        place = place_of(error)
         self.log.write(logfile.CRITICAL, "a bug in jobmon", where=where, error=repr(error), place=place)
 
     # ---- what the kernel says -------------------------------------------------------------
@@ -393,6 +402,7 @@ class Engine:
             self._withheld = action
             return
         self._exit_code = self._code(action.code)
+        self._reloader.stop()
         self.sessions.publish()
         self.sessions.stop_listening()
         self.timers.arm(self._leave, 0, time.monotonic() + FAREWELL_SECONDS)

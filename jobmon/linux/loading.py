@@ -1,25 +1,33 @@
 """The configuration on the disk: read at the start, and in the same way whenever it is read again.
 
-What reads it is loaded for that alone: a quarter of a megabyte that a daemon at work does not need.
+The modules that read it are loaded for that alone: half a megabyte that a daemon at work does not need. Their
+code is kept, because by the time that it is needed again another JobMon may be installed.
 """
 
 from __future__ import annotations
 
 import errno
 import gc
+import marshal
 import os
 import stat
 import sys
+from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import PathFinder
 
 from jobmon.errors import StartupError
+from jobmon.linux import globs
+from jobmon.linux.syscalls import trim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from jobmon.config import Check, Config
 
 MAX_CONFIG_BYTES = 16 << 20  # of one file; ten thousand jobs need a few
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_MODULES = ("jobmon.config", "jobmon.jsontext", "jobmon.plan")
+_MODULES = ("jobmon.config", "jobmon.jsontext")
 
 
 class Source:
@@ -35,11 +43,7 @@ class Source:
     """
 
     def __init__(self, name: str) -> None:
-        try:
-            self._here = os.getcwd()
-        except OSError as error:
-            text = f"the current directory: {error.strerror}: go to one that is there"
-            raise StartupError(text) from None
+        self._here = _here()
         self._tmp = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), "/tmp")
         self.path = os.path.join(self._here, name)
         config = self._load(name, Disk(patient_with=name))
@@ -49,12 +53,15 @@ class Source:
     def read(self, check: Check | None = None) -> Config:
         """What stands there now, with relative paths from the working-dir that is in force: another one is
         for the next daemon. Waits for nobody. Raises ConfigError, also with what `check` complains of."""
-        return self._load(self.path, Disk(), self.config.supervisor.working_dir, check)
+        base = self.config.supervisor.working_dir
+        return self._load(self.path, Disk(), base=base, check=check, old=self.config)
 
-    def _load(self, name: str, disk: Disk, base: str | None = None, check: Check | None = None) -> Config:
+    def _load(self, name: str, disk: Disk, **how: Any) -> Config:
+        if _kept not in sys.meta_path:
+            sys.meta_path.insert(0, _kept)
         from jobmon.config import load
 
-        return load(name, disk, os.environ, self._here, self._tmp, base=base, check=check)
+        return load(name, disk, os.environ, self._here, self._tmp, **how)
 
 
 class Disk:
@@ -74,20 +81,67 @@ class Disk:
 
     def glob(self, pattern: str) -> list[str]:
         """The paths that match a pattern."""
-        from glob import glob  # costs `re`, so only where there is something to include
+        return globs.find(pattern)
 
-        return glob(pattern)
+    def device(self, pattern: str) -> int:
+        """The file system that the directory of a pattern is on."""
+        return os.stat(globs.home(pattern)).st_dev
+
+
+class _Kept:
+    """Imports the modules that read configurations, whenever that is, from the code that they had first."""
+
+    def __init__(self) -> None:
+        self._code: dict[str, bytes] = {}
+
+    def find_spec(self, name: str, path: Any = None, _target: Any = None) -> ModuleSpec | None:
+        """How to import one of them (importlib.abc.MetaPathFinder)."""
+        if not name.startswith(_MODULES):
+            return None
+        if name not in self._code:
+            found: Any = PathFinder.find_spec(name, path)
+            self._code[name] = marshal.dumps(found.loader.get_code(name))
+        loader: Any = self
+        return ModuleSpec(name, loader, origin="kept")
+
+    def create_module(self, _spec: ModuleSpec) -> None:
+        """Have the usual one made."""
+
+    def exec_module(self, module: Any) -> None:
+        """Run its code (importlib.abc.Loader)."""
+        exec(marshal.loads(self._code[module.__name__]), module.__dict__)  # noqa: S102, S302
+
+
+_kept = _Kept()
 
 
 def forget() -> None:
     """Unload what reads configurations, once nothing of what it made but specs is in use."""
-    from jobmon.linux.syscalls import trim
-
     for name in [name for name in sys.modules if name.startswith(_MODULES)]:
         del sys.modules[name]
         sys.modules["jobmon"].__dict__.pop(name.rpartition(".")[2], None)
     gc.collect()  # modules refer to themselves
     trim()
+
+
+def _here() -> str:
+    """The directory of this process by the name that its caller knows: through a link, where he went through
+    one (as `pwd -L`), so that a new target of the link counts.
+
+    Raises:
+        StartupError: it has been removed.
+    """
+    name = os.environ.get("PWD", "")
+    try:
+        plain = name.startswith("/") and not {".", ".."}.intersection(name.split("/"))
+        if plain and os.path.samestat(os.stat(name), os.stat(".")):
+            return name
+    except (OSError, ValueError):
+        pass
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise StartupError(f"the current directory: {error.strerror}: go to one that is there") from None
 
 
 def _open_regular(path: str, _flags: int) -> int:

@@ -10,7 +10,7 @@ import resource
 import time
 
 from jobmon import protocol, waits
-from jobmon.errors import LocalProtocolError
+from jobmon.errors import LocalProtocolError, StartupError
 from jobmon.events import LEAVING, State
 from jobmon.lean import deque
 from jobmon.linux import answers, logfile, reactor, signals
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jobmon.events import JobResult, Reply
     from jobmon.linux.engine import Engine
     from jobmon.linux.peers import Access, Peer
+    from jobmon.linux.reload import Outcome
     from jobmon.linux.sockets import Listener, Stream
     from jobmon.protocol import Message
 
@@ -100,6 +101,22 @@ class Sessions:
                 self.engine.log.write(logfile.ERROR, "cannot change the mode", path=path, error=why)
         self.engine.timers.arm(self._send_away, 0, time.monotonic())
 
+    def renew(self) -> None:
+        """Make the files of sockets anew that somebody has removed; connections are not disturbed."""
+        for listener in [listener for listener in self._listeners if listener.lost]:
+            if self._is_open:
+                self.engine.reactor.unregister(listener.fileno())
+                while self._accept(listener):  # clients that came before it was removed
+                    pass
+            path = str(listener.address)
+            try:
+                listener.renew(self._access.is_shared)
+                self.engine.log.write(logfile.WARNING, "the file of a socket was gone: made anew", path=path)
+            except StartupError as error:
+                self.engine.log.write(logfile.ERROR, "cannot make a socket anew", error=str(error))
+            if self._is_open:
+                self._open(listener)
+
     def open(self) -> None:
         """Serve those who connect; who came earlier has been waiting in the kernel's queue."""
         if not self._is_open:
@@ -147,22 +164,26 @@ class Sessions:
     # ---- accepting ------------------------------------------------------------------------
 
     def _open(self, listener: Listener) -> None:
-        self.engine.reactor.register(
-            listener.fileno(), lambda _events: self._accept(listener), reactor.ACCEPT
-        )
+        def accept(_events: int) -> None:
+            self._accept(listener)
 
-    def _accept(self, listener: Listener) -> None:
+        self.engine.reactor.unregister(listener.fileno())  # a pause may have ended meanwhile
+        self.engine.reactor.register(listener.fileno(), accept, reactor.ACCEPT)
+
+    def _accept(self, listener: Listener) -> bool:
+        """Accept waiting clients, some in a turn. Return True if there may be more."""
         for _ in range(ACCEPTS_PER_TURN):
             taken = listener.accept(_TURNED_AWAY)
             if taken is None:
-                return
+                return False
             if isinstance(taken, Refused):
                 if not taken.dropped:
                     self._pause(listener)
-                    return
+                    return False
                 self.engine.log.write(logfile.WARNING, "no descriptor for a connection", errno=taken.errno)
             else:
                 self._admit(listener, taken[0])
+        return True
 
     def _pause(self, listener: Listener) -> None:
         def resume(_token: int) -> None:
@@ -441,14 +462,15 @@ class Session:
         engine.terminate(self._by("terminate", request.reason))
 
     def _reload(self, request: protocol.Request) -> None:
-        ticket, by = self._ticket(request.id), self._by("reload")
-        restart, dry_run = request.restart, request.dry_run
-        outcome = self._sessions.engine.reload(ticket, by, restart=restart, dry_run=dry_run)
-        if outcome.code or dry_run:
-            self.tickets.discard(ticket)
-            self.send(answers.reload(request.id, outcome.code, outcome.problems, outcome.body))
-        else:
+        ticket, by, dry_run = self._ticket(request.id), self._by("reload"), request.dry_run
+
+        def done(outcome: Outcome) -> None:
             ticket.rest = outcome.body
+            if outcome.code or dry_run:
+                self.tickets.discard(ticket)
+                self._late_answer(answers.reload(request.id, outcome.code, outcome.problems, outcome.body))
+
+        self._sessions.engine.reload(ticket, by, done, restart=request.restart, dry_run=dry_run)
 
     def _info(self, request: protocol.Request) -> None:
         self.send(protocol.ReplyMessage(request.id, True, self._sessions.engine.info()))
@@ -544,6 +566,11 @@ class Session:
         else:
             request_id = ticket.id
             self.guard(lambda: self._send_and_settle(self._answer(request_id, ticket, reply)))
+
+    def _late_answer(self, message: Message) -> None:
+        """Answer a client that may have left."""
+        if not (self._stream.closed or self._connection.broken):
+            self.guard(lambda: self._send_and_settle(message))
 
     def _answer(self, request_id: int, ticket: Ticket, reply: Reply) -> protocol.ReplyMessage:
         message = answers.answer(request_id, self._explained(reply))

@@ -263,6 +263,40 @@ class Listener:
         finally:
             os.close(fd)
 
+    @property
+    def lost(self) -> bool:
+        """Its file, or that of its lock, was made here and has been removed."""
+        if self._identity is None or self._lock is None:
+            return False
+        path = str(self.address)
+        return _identity_of(path) != self._identity or not _same_file(self._lock, path + ".lock")
+
+    def renew(self, public: bool) -> None:
+        """Make the lost files anew. It listens on another descriptor then: unregister the old one, and accept
+        all clients from it, before.
+
+        Raises:
+            StartupError: as `listen` does; nothing is changed.
+        """
+        path, lock = str(self.address), self._lock
+        if lock is None or not _same_file(lock, path + ".lock"):
+            lock = _lock(path)
+        try:
+            if _identity_of(path) != self._identity:
+                _clear(path)
+                listening, self._identity = _bind(path, PUBLIC_MODE if public else PRIVATE_MODE, BACKLOG)
+                listening.setblocking(False)
+                _take_no_descriptors(listening)
+                _close(self._socket)
+                self._socket = listening
+        except BaseException:
+            if lock != self._lock:
+                _unlock(path, lock, unlink=True)
+            raise
+        if self._lock is not None and lock != self._lock:
+            os.close(self._lock)
+        self._lock = lock
+
     def close(self, unlink: bool = True) -> None:
         """Stops listening and lets go of the path: only then may another daemon have it.
 
@@ -276,7 +310,8 @@ class Listener:
         _close(self._socket)
         self._release()
         if self._lock is not None:
-            _unlock(str(self.address), self._lock, unlink)
+            ours = _same_file(self._lock, str(self.address) + ".lock")
+            _unlock(str(self.address), self._lock, unlink and ours)
             self._lock = None
 
 
@@ -598,10 +633,17 @@ def _reserve() -> int | None:
         return None
 
 
-def _unlink_if_ours(path: str, identity: tuple[int, int]) -> None:
+def _identity_of(path: str) -> tuple[int, int] | None:
     try:
         there = os.lstat(path)
-        if (there.st_dev, there.st_ino) == identity:
+    except OSError:
+        return None
+    return there.st_dev, there.st_ino
+
+
+def _unlink_if_ours(path: str, identity: tuple[int, int]) -> None:
+    try:
+        if _identity_of(path) == identity:
             os.unlink(path)
     except OSError:
         pass
