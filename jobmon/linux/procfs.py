@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from errno import EACCES, ENOENT, ENOTDIR, EPERM, ESRCH
 
 from jobmon.records import Record
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _HIDDEN = frozenset((ENOENT, ESRCH, ENOTDIR, EACCES, EPERM))
 _CHUNK = 65536
+_TICKS = os.sysconf("SC_CLK_TCK")
 _SHOWN = 72  # characters of a command line in a message
 _COMMAND_BYTES = 4096  # of a command line in a tree
 
@@ -133,6 +135,33 @@ def parse_stat(line: bytes) -> Stat:
         int(field[3]),
         int(field[19]),
     )
+
+
+def ticks() -> int:
+    """The present time as start times have it."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS)
+
+
+def users(pid: int) -> set[int]:
+    """Its users: real, effective, saved and that of file systems. No user when it is gone. (The owner of
+    /proc/PID is root for everybody who makes himself undumpable.)"""
+    found = _head(f"/proc/{pid}/status", 4096).partition(b"\nUid:\t")[2].partition(b"\n")[0]
+    return set(map(int, found.split()))
+
+
+def brood(pid: int, until: float) -> list[int] | None:
+    """Its children as the kernel lists them, as many as can be had until then (CLOCK_MONOTONIC); None
+    where it does not list them (CONFIG_PROC_CHILDREN)."""
+    found: list[int] = []
+    for thread in _list(f"/proc/{pid}/task"):
+        path = f"/proc/{pid}/task/{thread}/children"
+        data = _read(path)
+        if data is None and os.path.isdir(f"/proc/{pid}/task/{thread}"):
+            return None
+        found += map(int, (data or b"").split())
+        if time.monotonic() > until:
+            break
+    return found
 
 
 def environ(pid: int) -> bytes | None:
