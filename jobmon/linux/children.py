@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 # Where only looking tells whether the rest is gone: look soon, then ever more rarely (seconds).
 FIRST_LOOK = 0.01
 LAST_LOOK = 1.0
+NEXT_LOOK = 0.001  # where a look goes on in the next turn of the loop
 REST = 3  # and after each look rest for so many times as long as it took, whoever dies meanwhile
 REAPS_PER_SWEEP = 1000
 SPARE_FDS = 32  # no pidfd takes these: without them nobody could be started, looked at or signalled
@@ -110,6 +111,7 @@ class Children:
         self._by_pid: dict[int, Child] = {}
         self._draining: dict[str, Child] = {}
         self._hunting: dict[str, Child] = {}
+        self._owing: dict[str, Child] = {}  # a signal to everybody has not reached all yet
         self._unclosed: list[Crowd] = []
         self._guests: dict[int, Callable[[os.waitid_result], None]] = {}
         self._hosts: dict[int, str] = {}  # guests that are there for a job
@@ -188,6 +190,7 @@ class Children:
         child.crowd.signal(number)
         if number not in (signal.SIGSTOP, signal.SIGTSTP):
             child.crowd.signal(signal.SIGCONT)
+        self._signal_rest(child)
 
     def kill(self, job: str, run: int) -> None:
         """SIGKILL to a run, and again to what is left of it whenever that is looked at."""
@@ -203,8 +206,11 @@ class Children:
     def deliver(self, job: str, run: int, number: int, *, every: bool) -> None:
         """Send a signal to the leader of a run, or to every process of it."""
         child = self._find(job, run)
-        if child is not None:
-            (child.crowd.signal if every else child.send)(number)
+        if child is not None and every:
+            child.crowd.signal(number)
+            self._signal_rest(child)
+        elif child is not None:
+            child.send(number)
 
     def sweep(self) -> None:
         """Reap whatever is dead: one SIGCHLD may stand for many deaths (signal(7)). Then look at
@@ -340,6 +346,7 @@ class Children:
         try:
             done = child.crowd.kill()
         except OSError:  # nobody could be looked for: not the moment to go on at once
+            child.send(signal.SIGKILL)  # its death brings the next look
             self._look_later(LAST_LOOK)
             done = True
         if done:
@@ -348,12 +355,21 @@ class Children:
             self._hunting[child.job] = child
             self._look_later(0.0)
 
+    def _signal_rest(self, child: Child) -> None:
+        if child.crowd.signal_rest():
+            self._owing.pop(child.job, None)
+        else:
+            self._owing[child.job] = child
+            self._look_later(NEXT_LOOK)
+
     def _look(self) -> None:
+        for child in list(self._owing.values()):
+            self._signal_rest(child)
         for child in [child for child in self._hunting.values() if not child.dead]:
             self._hunt(child)
         begin = time.monotonic()
         polled = self._polled()
-        if polled and begin < self._rest_until and not self._hunting:
+        if polled and begin < self._rest_until and not self._hunting and not self._owing:
             self._look_later(self._rest_until - begin)
             return
         for child in list(self._draining.values()):
@@ -362,8 +378,10 @@ class Children:
         self._rest_until = end + REST * (end - begin)
         if self._hunting:
             self._look_later(0.0)
+        elif self._owing:
+            self._look_later(NEXT_LOOK)
         elif self._polled():
-            self._look_later(self._interval)
+            self._look_later(FIRST_LOOK if self.tree.is_looking else self._interval)
             self._interval = min(self._interval * 2, LAST_LOOK)
 
     def _polled(self) -> bool:
@@ -381,6 +399,7 @@ class Children:
     def _gone(self, child: Child) -> None:
         self._draining.pop(child.job, None)
         self._hunting.pop(child.job, None)
+        self._owing.pop(child.job, None)
         del self._by_job[child.job]
         self._reap_orphans()  # no zombie of it either
         if child.watch >= 0:

@@ -127,6 +127,11 @@ class Crowd:
         """A signal to everybody, the leader first."""
         self.leader.send(number)
 
+    def signal_rest(self) -> bool:
+        """Send what was sent to everybody to those who could not be found yet; whether that was all. Else
+        call it again soon."""
+        return True
+
     def kill(self) -> bool:
         """SIGKILL to everybody; whether everybody was sent it. Else call it again soon."""
         self.signal(signal.SIGKILL)
@@ -282,13 +287,15 @@ class TreeCrowd(Crowd):
     """What the shared scan attributes to the run. Who was a member once stays one."""
 
     polls = True
-    __slots__ = ("_hunt", "_tree", "key")
+    __slots__ = ("_heard", "_hunt", "_owed", "_tree", "key")
 
     def __init__(self, leader: Leader, tree: Tree, key: bytes) -> None:
         super().__init__(leader)
         self.key = key
         self._tree = tree
         self._hunt = Hunt(tree, lambda: tree.members(self))
+        self._owed: tuple[int, ...] = ()  # signals for those whom the scan has not come to yet
+        self._heard: set[tuple[int, int]] = set()  # who needs them no more
         tree.add(self)
 
     def others(self) -> bool:
@@ -308,6 +315,21 @@ class TreeCrowd(Crowd):
         for fact in members:
             if fact.pid != self.leader.pid or self.leader.dead:
                 send_checked(fact.pid, number, fact.still_lives)
+        if not self._tree.has_looked_at_all():
+            self._owed += (number,)
+            self._heard |= {(fact.pid, fact.starttime) for fact in members}
+
+    def signal_rest(self) -> bool:
+        for fact in self._tree.members(self) if self._owed else ():
+            if (fact.pid, fact.starttime) not in self._heard and fact.pid != self.leader.pid:
+                self._heard.add((fact.pid, fact.starttime))
+                for number in self._owed:
+                    send_checked(fact.pid, number, fact.still_lives)
+        if self._owed and not self._tree.has_looked_at_all():
+            return False
+        self._owed = ()
+        self._heard.clear()
+        return True
 
     def kill(self) -> bool:
         if not self._hunt.is_on:
@@ -322,7 +344,7 @@ class TreeCrowd(Crowd):
 class Hunt:
     """SIGKILL for those who fork faster than one can look: first all are stopped, until nobody new is
     found, and then killed. Who is stopped has no more children, and keeps his place under a limit of
-    processes, so that nobody else can have a child there.
+    processes, so that nobody else can have a child there. Whoever was stopped is killed, found again or not.
 
     `prey` says who it is about, by the tree's present scan.
     """
@@ -332,7 +354,7 @@ class Hunt:
     def __init__(self, tree: Tree, prey: Callable[[], list[Stat]]) -> None:
         self._tree = tree
         self._prey = prey
-        self._stopped: set[tuple[int, int]] = set()
+        self._stopped: dict[tuple[int, int], Stat] = {}
         self._goes = 0
 
     @property
@@ -354,12 +376,16 @@ class Hunt:
         self._tree.look_at_nobody()
         while self._chase(until):
             self._tree.forget()
-            if not self._stop_known():
+            fresh = self._stop_known()
+            if not self._tree.has_looked_at_all():
+                return False
+            if not fresh:
                 return self._end()
         return False
 
     def _end(self) -> bool:
-        for fact in self._prey():
+        self._stop_known()
+        for fact in self._stopped.values():
             send_checked(fact.pid, signal.SIGKILL, fact.still_lives)
         self._stopped.clear()
         self._goes = 0
@@ -370,7 +396,7 @@ class Hunt:
         fresh = [fact for fact in self._prey() if (fact.pid, fact.starttime) not in self._stopped]
         for fact in fresh:
             send_checked(fact.pid, signal.SIGSTOP, fact.still_lives)
-            self._stopped.add((fact.pid, fact.starttime))
+            self._stopped[fact.pid, fact.starttime] = fact
         return bool(fresh)
 
     def _chase(self, until: float) -> bool:

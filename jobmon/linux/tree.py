@@ -132,6 +132,7 @@ class Tree:
         self.adopted = Adopted()
         self._orphans: frozenset[int] | None = None
         self._scan: Scan | None = None
+        self._unfinished: Scan | None = None  # goes on with the next look
         self._owners: dict[int, Family | None] = {}  # who is below us, in this scan
         self._members: dict[Family, list[Stat]] = {}
         self._strays: list[Stat] = []
@@ -167,8 +168,9 @@ class Tree:
         self._leaders.discard(pid)
         if pid in self._by_pid:
             self._outlived.add(self._by_pid[pid])
-        if self._scan is not None:
-            self._scan.table.pop(pid, None)
+        for scan in (self._scan, self._unfinished):
+            if scan is not None:
+                scan.table.pop(pid, None)
 
     def forget(self) -> None:
         """What was seen is old."""
@@ -228,6 +230,15 @@ class Tree:
     def knows(self, pid: int) -> bool:
         """Whether a number is somebody's, dead or alive."""
         return pid in self._looked().table
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether the next look goes on with a scan for which one turn was not enough."""
+        return self._unfinished is not None
+
+    def has_looked_at_all(self) -> bool:
+        """Whether the present scan has come to everybody who lived when it began."""
+        return self._looked().listed
 
     def members(self, family: Family) -> list[Stat]:
         """The living members of a run, its leader too."""
@@ -309,19 +320,33 @@ class Tree:
     def _looked(self) -> Scan:
         if self._scan is not None:
             return self._scan
-        begin = procfs.ticks()
-        scan = self._begin(Scan())
-        self._attribute(scan.table.values(), begin)
-        self._prune(scan.table)
+        scan = self._unfinished
+        if scan is None:
+            scan = Scan()
+        else:
+            scan.go_on()
+        self._unfinished = None if scan.over else scan
+        self._begin(scan)
+        self._attribute(scan.table.values(), scan.begin)
+        if scan.listed:
+            self._prune(scan.table)
+        else:
+            self._recall(scan)
         return scan
 
-    def _begin(self, scan: Scan) -> Scan:
+    def _recall(self, scan: Scan) -> None:
+        """Who was a member before is one, though the scan has not come to it, or to its parents, yet."""
+        for pid, start in list(self._seen):
+            fact = scan.table.get(pid) or procfs.stat(pid)
+            if pid not in self._owners and fact is not None and fact.starttime == start:
+                self._place(fact, self._me)
+
+    def _begin(self, scan: Scan) -> None:
         self._scan = scan
         self._owners = {self._me: None}
         self._members = {}
         self._strays = []
         self._is_sure = True
-        return scan
 
     def _attribute(self, fresh: Iterable[Stat], begin: int) -> None:
         """Attribute processes, parents first. They were looked at after `begin` (clock ticks since boot)."""
