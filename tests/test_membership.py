@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import kit
+import nasty
 import pytest
 from test_children import Ward
 
@@ -17,7 +18,7 @@ from jobmon.spec import KillScope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
 
@@ -156,6 +157,75 @@ def test_a_marker_alone_speaks_for_its_own_user_only(ward: Ward, user: int) -> N
     ward.until("web", Exited)
     assert forger not in kit.processes()
     up.destroy()
+
+
+CLAIMS = """import ctypes, os, signal, sys
+class Map(ctypes.Structure):  # struct prctl_mm_map
+    _fields_ = [(name, ctypes.c_uint64) for name in (
+        "start_code", "end_code", "start_data", "end_data", "start_brk", "brk", "start_stack",
+        "arg_start", "arg_end", "env_start", "env_end", "auxv")]
+    _fields_ += [("auxv_size", ctypes.c_uint32), ("exe_fd", ctypes.c_uint32)]
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = libc.sbrk.restype = ctypes.c_void_p
+size = int(sys.argv[1])
+NORESERVE, PRIVATE_ANONYMOUS = 0x4000, 0x22
+start = libc.mmap(None, ctypes.c_size_t(size), 3, PRIVATE_ANONYMOUS | NORESERVE, -1, ctypes.c_long(0))
+field = [0, 0, 0] + open("/proc/self/stat").read().rpartition(")")[2].split()
+field = [int(word) if str(word).isdigit() else 0 for word in field]
+claim = Map(field[26], field[27], field[45], field[46], field[47], libc.sbrk(0), field[28],
+            start, start + size, start, start + size, 0, 0, 0xFFFFFFFF)
+PR_SET_MM, PR_SET_MM_MAP = 35, 14
+if libc.prctl(PR_SET_MM, PR_SET_MM_MAP, ctypes.byref(claim), ctypes.c_ulong(ctypes.sizeof(claim)), 0):
+    sys.exit(os.strerror(ctypes.get_errno()))
+if os.fork() == 0:  # an orphan in a session of its own: nothing but its environment can tell whose it is
+    os.setsid()
+    if os.fork() == 0:
+        print("up", os.getpid(), file=open(sys.argv[2], "w"), flush=True)
+        signal.pause()
+    os._exit(0)
+signal.pause()
+"""
+
+
+def claimer(size: int, fifo: kit.Fifo) -> tuple[str, ...]:
+    """A program of which a descendant claims arguments and an environment of so many bytes."""
+    return sys.executable, "-c", CLAIMS, str(size), fifo.path
+
+
+def test_of_a_claimed_environment_a_beginning_is_read(ward: Ward) -> None:
+    """However long a process says that its environment and its arguments are, a read is bounded."""
+    up = ward.fifo("up")
+    ward.start("web", claimer(1 << 24, up), KillScope.JOB)
+    pid = int(up.line().split()[1])
+    assert len(procfs.environ(pid) or b"") == 1 << 17
+    assert len(procfs.cmdline(pid) or []) <= 1 << 17
+    assert procfs.has_arguments(pid)
+    assert procfs.describe(pid).startswith(f"pid {pid} (")
+    ward.children.kill("web", 1)
+    ward.until("web", Exited)
+    kit.end_orphan(pid)
+    up.destroy()
+
+
+@pytest.mark.slow
+def test_a_claimed_environment_keeps_nobody_waiting(daemon: Callable[..., kit.Daemon]) -> None:
+    """A daemon without cgroups answers while a stray claims an environment of eight gigabytes."""
+    one = daemon({"jobs": {"quick": {"command": "exit 0"}}}, wrapper=nasty.without_cgroups())
+    up = one.fifo("up")
+    one.configure({"jobs": {"quick": {"command": "exit 0"}, "it": {"command": list(claimer(1 << 33, up))}}})
+    assert one.run_cli("reload").code == 0
+    assert one.run_cli("start", "it").code == 0
+    pid = int(up.line().split()[1])
+    assert one.pipe().overview()[1] == [pid]
+    assert one.run_cli("stop", "it").code == 0
+    assert one.stop() == 0
+    assert pid not in kit.processes()
+
+
+def test_the_marker_comes_first(ward: Ward) -> None:
+    """An environment that begins with the marker says whose it is, however long it is."""
+    pid = kit.settled(ward.start("web", ("sleep", "1000000"), KillScope.JOB, env={"LONG": "x" * 100_000}))
+    assert (procfs.environ(pid) or b"").startswith(b"JOBMON_RUN=")
 
 
 # ---- scans that take longer than a turn -------------------------------------------------------------

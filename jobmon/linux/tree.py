@@ -453,6 +453,8 @@ class Tree:
         """What its environment says: "JOB:RUN", b"" for nothing (or for another daemon's)."""
         key = (fact.pid, fact.starttime)
         known = self._markers.get(key)
+        if known is None and fact.state == "D":
+            return b""  # who hangs in the kernel may hold what it takes to read that
         if known is None:
             environ = procfs.environ(fact.pid)
             known = _marker_in(environ or b"", self._prefix)
@@ -468,7 +470,7 @@ class Tree:
         key = (fact.pid, fact.starttime)
         if self._markers.get(key) is not None:
             return False
-        if procfs.cmdline(fact.pid):
+        if fact.state != "D" and procfs.has_arguments(fact.pid):
             return bool(procfs.environ(fact.pid))  # it has come about between
         if not fact.still_lives(fact.pid):
             return True
