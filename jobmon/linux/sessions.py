@@ -504,14 +504,11 @@ class Session:
         """For a command whose answer tells more than how each job fared."""
         ticket = self._ticket(request.id)
         supervisor = self._sessions.engine.supervisor
-        for name in request.jobs or ():
-            job = supervisor.jobs.get(name)
-            if job is None:
-                continue
-            ticket.runs[name] = job.run + (request.command != "stop")
-            if request.command != "start":
-                first = supervisor.turns.going_before(name)
-                ticket.first[name] = [other for other in first if other not in (request.jobs or ())]
+        names = [name for name in request.jobs or () if name in supervisor.jobs]
+        for name in names:
+            ticket.runs[name] = supervisor.jobs[name].run + (request.command != "stop")
+        if request.command != "start":
+            ticket.first = supervisor.turns.going_before(names)
         return ticket
 
     def _by(self, verb: str, reason: str = "") -> str:
