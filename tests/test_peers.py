@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import grp
 import os
@@ -274,12 +275,32 @@ def test_who_leaves_after_we_looked_was_known(found: peers.Peers, tcp: sockets.L
     stream.close()
 
 
-def test_only_a_whole_connection_counts(found: peers.Peers, tcp: sockets.Listener) -> None:
-    """A client that has half closed its end is not known any more, although it holds it open."""
-    with dial(tcp)() as connection:
-        connection.shutdown(socket.SHUT_WR)
+def test_half_closing_is_not_closing(found: peers.Peers, tcp: sockets.Listener) -> None:
+    """A client that has half closed its end is known while it holds it, and not when it has closed it."""
+    connection = dial(tcp)()
+    connection.shutdown(socket.SHUT_WR)
+    stream = accept(tcp)
 
-        assert peer(found, tcp) is None
+    assert found.peer_of(stream) == peers.Peer(os.geteuid())
+    connection.close()
+    assert found.peer_of(stream) is None
+    stream.close()
+
+
+def test_a_peer_whose_fin_was_not_acknowledged_is_known(found: peers.Peers, tcp: sockets.Listener) -> None:
+    """FIN_WAIT1, just before FIN_WAIT2, counts as half-closed too: our full queue keeps a client there."""
+    connection = dial(tcp)()
+    stream = accept(tcp)
+    connection.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            connection.send(b"x" * 65536)
+    connection.shutdown(socket.SHUT_WR)
+
+    assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 4  # FIN_WAIT1
+    assert found.peer_of(stream) == peers.Peer(os.geteuid())
+    connection.close()
+    stream.close()
 
 
 @as_root

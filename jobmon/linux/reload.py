@@ -16,6 +16,7 @@ from jobmon.linux.loading import forget
 from jobmon.linux.logfile import ERROR, INFO, WARNING, open_log
 from jobmon.linux.peers import Access
 from jobmon.records import Record
+from jobmon.spec import OF_ACCESS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ class _Check:
         path = new.log_file or self._log_path
         if path is not None and new.log_file != old.log_file and (trouble := _why_no_log(path)):
             found.append(("log-file", "", f"{path}: {trouble}"))
-        if (new.allow_users, new.allow_groups) != (old.allow_users, old.allow_groups):
-            self.access, unknown = Access.look_up(new.allow_users, new.allow_groups)
+        if any(getattr(new, key) != getattr(old, key) for key in OF_ACCESS):
+            users, groups = new.allow_users, new.allow_groups
+            self.access, unknown = Access.look_up(users, groups, unidentified=new.allow_unidentified)
             found += unknown
         return found
 
