@@ -39,7 +39,7 @@ EVENT_STARTJOB, EVENT_STOPJOB, EVENT_RESTARTJOB, EVENT_TERMINATE = range(4)
 CMD_START, CMD_STOP, CMD_STATUS, CMD_JOB_LIST, CMD_QUIT = range(3, 8)
 MSG_EVENT, MSG_COMMAND, MSG_SUCCESS, MSG_FAILURE, MSG_STATUS, MSG_JOB_LIST = range(6)
 ERR_NO_SUCH_JOB, ERR_JOB_STARTED, ERR_JOB_STOPPED = range(3)
-ERR_NOT_STARTED, ERR_NOT_PERMITTED, ERR_TERMINATING = range(3, 6)
+ERR_NOT_STARTED, ERR_NOT_PERMITTED, ERR_TERMINATING, ERR_BUSY = range(3, 7)
 
 CLIENT, CONTROL, EVENTS = "client", "control", "events"
 
@@ -377,6 +377,10 @@ class Connection:
             return self._break("bad-frame", str(error))
         except _Unreadable as error:
             return self._break(error.code, str(error))
+
+    def end(self, code: str, message: str) -> Broken:
+        """Take nothing more; as if the peer had broken the protocol."""
+        return self._break(code, message)
 
     def send(self, message: Message) -> bytes:
         """The bytes of a message.

@@ -59,6 +59,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.scan",
         "linux.tree",
         "linux.crowds",
+        "linux.quotas",
         "linux.peers",
         "linux.sockets",
         "linux.lastwords",

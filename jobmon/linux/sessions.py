@@ -10,7 +10,6 @@ request about ten thousand jobs, holds up a death, a timer or another client.
 
 from __future__ import annotations
 
-import resource
 import time
 
 from jobmon import protocol, waits
@@ -19,7 +18,8 @@ from jobmon.events import LEAVING, State
 from jobmon.linux import answers, logfile, reactor, signals
 from jobmon.linux.children import NAMED
 from jobmon.linux.peers import UNIDENTIFIED
-from jobmon.linux.sockets import Refused
+from jobmon.linux.quotas import NAME_BYTES, STATUS_BYTES, WAIT_BYTES, Quotas
+from jobmon.linux.sockets import RECEIVE_BYTES, Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,13 +36,11 @@ if TYPE_CHECKING:
 FRAME_SECONDS = 15.0  # a client that starts a frame has this long to finish it
 DRAIN_SECONDS = 15.0  # a reader that takes nothing for this long while output waits is dropped
 ACCEPTS_PER_TURN = 64
+IDLE_SECONDS = 1.0  # a connection that was silent for so long may have to go for one of an operator
 RETRY_ACCEPT_SECONDS = 0.5
 EVENT_BATCH_BYTES = 32_768
 SLICE_SECONDS = 0.002  # of one session before the others have their turn
 TURN_SECONDS = 0.005  # of all sessions in one turn of the loop: then deaths, signals and timers have theirs
-MIN_CONNECTIONS_PER_UID = 16
-MAX_CONNECTIONS_PER_UID = 1024
-RESERVED_FDS = 64  # for streams while spawning, the log, /proc, refusing politely
 MAX_REASON = 1000  # characters: what is kept 10,000 times is to be short
 MAX_UNANSWERED = 1000  # requests of one connection that wait: each costs memory, and a look at every change
 MAX_TREE = 2000  # processes of which one request is told what they run: some tens of milliseconds
@@ -54,15 +52,16 @@ class Ticket:
     """To whom an answer goes: the session and its request's id (None: a 0.7 command).
 
     `runs` are the first runs of jobs whose last words belong into the answer, `first` what a command
-    stops before what it names, `rest` what else the answer is to say.
+    stops before what it names, `rest` what else the answer is to say, `bytes` what it costs to keep.
     """
 
-    __slots__ = ("first", "id", "job", "rest", "runs", "session")
+    __slots__ = ("bytes", "first", "id", "job", "rest", "runs", "session")
 
-    def __init__(self, session: Session, request_id: int | None, job: str = "") -> None:
+    def __init__(self, session: Session, request_id: int | None, job: str = "", names: int = 1) -> None:
         self.session = session
         self.id = request_id
         self.job = job
+        self.bytes = WAIT_BYTES + NAME_BYTES * names
         self.runs: dict[str, int] = {}
         self.first: dict[str, list[str]] = {}
         self.rest: Mapping[str, Any] = {}
@@ -74,11 +73,10 @@ class Sessions:
     def __init__(self, engine: Engine, access: Access, jobs: int) -> None:
         self.engine = engine
         self._access = access
-        self.make_room(jobs)
+        self.quotas = Quotas(access.own, jobs)
         self._listeners: dict[Listener, str] = {}
         self._is_open = False
-        self._sessions: dict[int, Session] = {}
-        self._counts: dict[int, int] = {}
+        self._sessions: dict[int, Session] = {}  # by descriptor, those first that were silent for longest
         self._queue: dict[Session, None] = {}  # who has more to do, in the order of their turns
         self._turn = -1  # of the reactor, whose time for sessions ends at `_until`
         self._until = 0.0
@@ -93,8 +91,7 @@ class Sessions:
 
     def make_room(self, jobs: int) -> None:
         """Let nobody have so many connections that there would be no descriptors for so many jobs."""
-        room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 2 * jobs - RESERVED_FDS
-        self._per_uid = max(MIN_CONNECTIONS_PER_UID, min(MAX_CONNECTIONS_PER_UID, room // 2))
+        self.quotas.make_room(jobs)
 
     def permit(self, access: Access) -> None:
         """Serve these from now on. Who is here and may be no longer is sent away, once he has his answer."""
@@ -124,6 +121,9 @@ class Sessions:
 
     def serve(self, session: Session) -> None:
         """Let a session work: at once, or after those who wait for their turn already."""
+        fd = session.fileno()
+        if fd in self._sessions:
+            self._sessions[fd] = self._sessions.pop(fd)  # the idlest come first
         if self._queue or not self._has_time():
             self._enqueue(session)
         else:
@@ -156,10 +156,7 @@ class Sessions:
         del self._sessions[fd]
         self.listening.discard(session)
         self._queue.pop(session, None)
-        uid = session.peer.uid
-        self._counts[uid] -= 1
-        if not self._counts[uid]:
-            del self._counts[uid]
+        self.quotas.disconnect(session.peer.uid)
 
     # ---- turns ----------------------------------------------------------------------------
 
@@ -204,7 +201,7 @@ class Sessions:
 
     def _accept(self, listener: Listener) -> None:
         for _ in range(ACCEPTS_PER_TURN):
-            taken = listener.accept(_TURNED_AWAY)
+            taken = listener.accept(_BUSY)
             if taken is None:
                 return
             if isinstance(taken, Refused):
@@ -227,14 +224,16 @@ class Sessions:
         peer = self.engine.peer_of(stream)
         if peer is None and self._may_be_unidentified(listener):
             peer = UNIDENTIFIED
-        why = self._objection(peer)
+        why, farewell = self._objection(peer), _TURNED_AWAY
+        if peer is not None and not why:
+            why, farewell = self._refusal(peer, stream), _BUSY
         if peer is None or why:
             uid, pid = (peer.uid, peer.pid) if peer is not None else (None, None)
             self.engine.log.write(logfile.WARNING, "refused a connection", why=why, uid=uid, pid=pid)
-            stream.send(_TURNED_AWAY)
+            stream.send(farewell)
             stream.close()
             return
-        self._counts[peer.uid] = self._counts.get(peer.uid, 0) + 1
+        self.quotas.connect(peer.uid)
         session = Session(self, stream, peer, self._listeners[listener])
         self._sessions[stream.fileno()] = session
         session.guard(session.begin)
@@ -242,6 +241,18 @@ class Sessions:
     def _may_be_unidentified(self, listener: Listener) -> bool:
         """A UNIX socket knows everybody, and events are of no use to who has closed."""
         return listener.kind == "tcp" and self._listeners[listener] == protocol.CONTROL
+
+    def _refusal(self, peer: Peer, stream: Stream) -> str:
+        """Why there is no room for a connection. For root and our own user there is, as long as one of
+        theirs is idle: that one goes, so nobody can lock them out, be it in their own name."""
+        why = self.quotas.refusal(peer.uid, stream.fileno())
+        if why and peer.uid in (0, self._access.own):
+            before = time.monotonic() - IDLE_SECONDS
+            idle = next((one for one in self._sessions.values() if one.is_idle(peer.uid, before)), None)
+            if idle is not None:
+                idle.turn_away("is idle, and its user has too many connections")
+                return ""
+        return why
 
     def _send_away(self, _token: int) -> None:
         for session in list(self._sessions.values()):
@@ -251,11 +262,7 @@ class Sessions:
     def _objection(self, peer: Peer | None) -> str:
         if peer is None or (peer is UNIDENTIFIED and not self._access.unidentified):
             return _NOBODY
-        if not self._access.permits(peer):
-            return "not permitted"
-        if self._counts.get(peer.uid, 0) >= self._per_uid:
-            return f"more than {self._per_uid} connections of this user"
-        return ""
+        return "" if self._access.permits(peer) else "not permitted"
 
 
 class Session:
@@ -267,9 +274,12 @@ class Session:
         "_ended",
         "_ending",
         "_gone",
+        "_heard",
         "_interest",
         "_jobs",
+        "_kept",
         "_late",
+        "_reserved",
         "_rich",
         "_role",
         "_sent",
@@ -277,6 +287,7 @@ class Session:
         "_stalled",
         "_stream",
         "_task",
+        "_telling",
         "_unread",
         "peer",
         "tickets",
@@ -288,6 +299,9 @@ class Session:
         self._role = role
         self._connection = protocol.Connection(role)
         self._task: Iterator[None] | None = None  # a request that is being answered, step by step
+        self._telling = 0  # bytes that this is reckoned to cost
+        self._reserved = 0  # bytes that its tickets and its task cost
+        self._kept = 0  # bytes of it that its user's quota knows of
         self._unread = False  # whether what has come may hold more messages
         self._interest = reactor.READ
         self._cursor = sessions.engine.supervisor.log.last
@@ -296,6 +310,7 @@ class Session:
         self._ending = False  # it broke the protocol: only our last words go out
         self._ended = False  # it has said all that it will say
         self._gone = False  # it has closed, and hears nothing any more
+        self._heard = time.monotonic()
         self._sent = 0
         self._late = False  # whether the timer for an unfinished frame runs
         self._stalled = False  # whether the timer for unsent output runs
@@ -310,6 +325,22 @@ class Session:
     def has_work(self) -> bool:
         """Whether there is something to do for it that waits for nothing but its turn."""
         return (self._unread or self._task is not None) and not (self._stream.closed or self._stream.full)
+
+    def fileno(self) -> int:
+        """The descriptor, -1 when closed."""
+        return self._stream.fileno()
+
+    def is_idle(self, uid: int, before: float) -> bool:
+        """Whether it is this user's, has been silent since a moment, and waits for nothing."""
+        if self.peer.uid != uid or self._role != protocol.CONTROL or self._heard > before:
+            return False
+        waits = self.tickets or self._unread or self._task is not None or self._connection.unfinished
+        return not (waits or self._stream.pending)
+
+    def turn_away(self, why: str) -> None:
+        """Make room for another."""
+        self._stream.send(_BUSY)
+        self._drop(why)
 
     def begin(self) -> None:
         """Wait for what the client says; on the event port, also tell it what happens."""
@@ -337,6 +368,8 @@ class Session:
         for ticket in self.tickets:
             engine.supervisor.drop(ticket)
         self.tickets.clear()
+        self._sessions.quotas.keep(self.peer.uid, -self._kept)
+        self._kept = 0
         self._sessions.forget(self, fd)
         self._stream.close()
 
@@ -346,6 +379,7 @@ class Session:
         self.guard(lambda: self._serve(events))
 
     def _serve(self, events: int) -> None:
+        self._heard = time.monotonic()
         self._gone = self._gone or bool(events & reactor.HANGUP)
         if events & ~reactor.READ:
             self._stream.flush()
@@ -361,6 +395,8 @@ class Session:
         elif data is not None and not self._ending:
             self._connection.feed(data)
             self._unread = True
+            if self._connection.held > RECEIVE_BYTES and (why := self._excess()):
+                self._act(self._connection.end("busy", why))
 
     def _is_half_closed(self) -> bool:
         """It will say no more. Whether it may still listen: that a UNIX socket was closed comes as a hangup,
@@ -380,6 +416,7 @@ class Session:
             else:
                 acted = True
                 self._act(message)
+            self._account()
             if time.monotonic() >= until:
                 break
         self._push()
@@ -388,7 +425,31 @@ class Session:
     def _go_on(self, task: Iterator[None]) -> None:
         for _ in task:
             return
+        self._end_task()
+
+    def _begin_task(self, task: Iterator[None] | None, jobs: int) -> None:
+        """A request that is answered step by step: until then it costs what it tells of so many jobs."""
+        if task is not None:
+            self._task, self._telling = task, jobs * STATUS_BYTES
+            self._reserved += self._telling
+
+    def _end_task(self) -> None:
         self._task = None
+        self._reserved -= self._telling
+        self._telling = 0
+
+    def _excess(self) -> str:
+        """Why nothing more is kept for it, or nothing."""
+        self._account()
+        return self._sessions.quotas.excess(self.peer.uid, self._kept)
+
+    def _account(self) -> None:
+        """Tell its user's quota what is kept for it. A message that fits into one read is free."""
+        held = max(0, self._connection.held - RECEIVE_BYTES)
+        kept = held + self._stream.pending + self._reserved if not self._stream.closed else 0
+        if kept != self._kept:
+            self._sessions.quotas.keep(self.peer.uid, kept - self._kept)
+            self._kept = kept
 
     def _act(self, message: Any) -> None:
         kind = type(message)
@@ -399,7 +460,7 @@ class Session:
         elif kind is protocol.Request:
             self._request(message)
         elif kind is protocol.Subscribe:
-            self._task = self._subscribe(message)
+            self._take_subscription(message)
         elif kind is protocol.BadRequest:
             self.send(message.answer())
         else:
@@ -413,7 +474,9 @@ class Session:
         supervisor = self._sessions.engine.supervisor
         name = message.job or ""
         command = message.command
-        if command == protocol.CMD_STATUS:
+        if command != protocol.CMD_QUIT and self._excess():
+            self.send(protocol.Failure(name, protocol.ERR_BUSY))
+        elif command == protocol.CMD_STATUS:
             self.send(answers.status07(name, supervisor.jobs.get(name)))
         elif command == protocol.CMD_JOB_LIST:
             self.send(protocol.JobList({n: job.pid is not None for n, job in supervisor.jobs.items()}))
@@ -431,8 +494,15 @@ class Session:
         elif len(self.tickets) >= MAX_UNANSWERED:
             why = f"{MAX_UNANSWERED} requests of this connection wait already"
             self.send(protocol.failed(request.id, "failed", why))
+        elif request.command not in _SMALL and (why := self._excess()):
+            self.send(protocol.failed(request.id, "busy", why))
         else:
-            self._task = act(self, request)
+            jobs = self._sessions.engine.supervisor.jobs
+            names = request.jobs
+            if names is not None:  # theirs are kept already
+                names = tuple(jobs[name].spec.name if name in jobs else name for name in names)
+                request = request.replace(jobs=names)
+            self._begin_task(act(self, request), len(jobs if names is None else names))
 
     def _start(self, request: protocol.Request) -> None:
         supervisor = self._sessions.engine.supervisor
@@ -462,7 +532,7 @@ class Session:
     def _wait(self, request: protocol.Request) -> None:
         self._sessions.engine.supervisor.wait(
             request.jobs or (),
-            self._ticket(request.id),
+            self._ticket(request.id, names=len(request.jobs or ())),
             time.monotonic(),
             until=answers.until(request) or ("changed", waits.changed),
             any_of=request.any,
@@ -553,7 +623,7 @@ class Session:
         restart, dry_run = request.restart, request.dry_run
         outcome = self._sessions.engine.reload(ticket, by, restart=restart, dry_run=dry_run)
         if outcome.code or dry_run:
-            self.tickets.discard(ticket)
+            self._discard(ticket)
             self.send(answers.reload(request.id, outcome.code, outcome.problems, outcome.body))
         else:
             ticket.rest = outcome.body
@@ -581,6 +651,13 @@ class Session:
             yield
         self.send(protocol.ReplyMessage(request.id, True, {"jobs": told, "token": token}))
 
+    def _take_subscription(self, message: protocol.Subscribe) -> None:
+        if why := self._excess():
+            self._act(self._connection.end("busy", why))
+        else:
+            jobs = self._sessions.engine.supervisor.jobs if message.jobs is None else message.jobs
+            self._begin_task(self._subscribe(message), len(jobs))
+
     def _subscribe(self, message: protocol.Subscribe) -> Iterator[None]:
         supervisor = self._sessions.engine.supervisor
         log = supervisor.log
@@ -606,14 +683,20 @@ class Session:
         tree, gone = answers.tree(pids, job.leader, shown)
         return answers.status(job, wall, len(pids) - gone, says, tree)
 
-    def _ticket(self, request_id: int | None, job: str = "") -> Ticket:
-        ticket = Ticket(self, request_id, job)
+    def _ticket(self, request_id: int | None, job: str = "", names: int = 1) -> Ticket:
+        ticket = Ticket(self, request_id, job, names)
         self.tickets.add(ticket)
+        self._reserved += ticket.bytes
         return ticket
+
+    def _discard(self, ticket: Ticket) -> None:
+        if ticket in self.tickets:
+            self.tickets.remove(ticket)
+            self._reserved -= ticket.bytes
 
     def _order_ticket(self, request: protocol.Request) -> Ticket:
         """For a command whose answer tells more than how each job fared."""
-        ticket = self._ticket(request.id)
+        ticket = self._ticket(request.id, names=len(request.jobs or ()))
         supervisor = self._sessions.engine.supervisor
         names = [name for name in request.jobs or () if name in supervisor.jobs]
         for name in names:
@@ -643,7 +726,7 @@ class Session:
 
     def answer(self, ticket: Ticket, reply: Reply) -> None:
         """The supervisor has answered one of this session's commands."""
-        self.tickets.discard(ticket)
+        self._discard(ticket)
         if self._stream.closed or self._connection.broken:
             return
         if ticket.id is None:
@@ -734,6 +817,7 @@ class Session:
         """After any work: wait for the right events, let the right timers run. `anew`: messages were
         taken, so a frame that has begun is not the one that had begun before."""
         stream = self._stream
+        self._account()
         if stream.closed:
             return
         if self._is_over():
@@ -796,6 +880,8 @@ class Session:
         self.close()
 
 
+# Answered at once, and shortly: however much is kept for somebody, he may.
+_SMALL = frozenset(("terminate", "reload", "info", "signal"))
 # Those that tell of many jobs do it step by step.
 _VERBS: dict[str, Callable[[Session, protocol.Request], Iterator[None] | None]] = {
     "start": Session._start,
@@ -817,3 +903,4 @@ _NOBODY = (
     "it open until the answer comes, use a UNIX socket, or set allow-unidentified"
 )
 _TURNED_AWAY = protocol.encode(protocol.Failure("", protocol.ERR_NOT_PERMITTED))
+_BUSY = protocol.encode(protocol.Failure("", protocol.ERR_BUSY))
