@@ -113,9 +113,11 @@ class Reloader:
         finally:
             forget()
         if outcome.code and not dry_run:
+            # Who has asked by a request has them in the answer, and may ask for ever.
+            write = engine.log.write if to is None else engine.log.limited
             for problem in outcome.problems:
-                engine.log.write(ERROR, "reload: a mistake", at=problem)
-            engine.log.write(ERROR, "reload: nothing was changed", by=by, problems=len(outcome.problems))
+                write(ERROR, "reload: a mistake", at=problem)
+            write(ERROR, "reload: nothing was changed", by=by, problems=len(outcome.problems))
         return outcome
 
     def _try(self, engine: Engine, to: Hashable, by: str, restart: bool, dry_run: bool) -> Outcome:

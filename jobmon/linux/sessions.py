@@ -208,7 +208,7 @@ class Sessions:
                 if not taken.dropped:
                     self._pause(listener)
                     return
-                self.engine.log.write(logfile.WARNING, "no descriptor for a connection", errno=taken.errno)
+                self.engine.log.limited(logfile.WARNING, "no descriptor for a connection", errno=taken.errno)
             else:
                 self._admit(listener, taken[0])
 
@@ -229,7 +229,7 @@ class Sessions:
             why, farewell = self._refusal(peer, stream), _BUSY
         if peer is None or why:
             uid, pid = (peer.uid, peer.pid) if peer is not None else (None, None)
-            self.engine.log.write(logfile.WARNING, "refused a connection", why=why, uid=uid, pid=pid)
+            self.engine.log.limited(logfile.WARNING, "refused a connection", why=why, uid=uid, pid=pid)
             stream.send(farewell)
             stream.close()
             return
@@ -465,7 +465,7 @@ class Session:
             self.send(message.answer())
         else:
             self._ending = True
-            self._sessions.engine.log.write(
+            self._sessions.engine.log.limited(
                 logfile.INFO, "dropped a client", why=message.message, uid=self.peer.uid, pid=self.peer.pid
             )
             self._stream.send(protocol.encode(message.answer()))
@@ -874,7 +874,7 @@ class Session:
         self._drop("does not read what it is sent")
 
     def _drop(self, why: str) -> None:
-        self._sessions.engine.log.write(
+        self._sessions.engine.log.limited(
             logfile.WARNING, "dropped a client", why=why, uid=self.peer.uid, pid=self.peer.pid
         )
         self.close()
