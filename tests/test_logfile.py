@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import signal
 import socket
 import sys
 import time
@@ -349,9 +350,11 @@ def test_the_count_is_told_without_another_line(daemon: Callable[..., kit.Daemon
     """When the flood has ended the daemon tells by itself how many lines were left out, and once."""
     one = daemon({"supervisor": {"log-level": "INFO"}}, wrapper=[sys.executable, "-c", HASTY])
     for _ in range(2):
-        crowd = [Raw(one.control) for _ in range(5)]
+        os.kill(one.pid, signal.SIGSTOP)  # or it might be so slow that there is no flood
+        crowd = [Raw(one.control) for _ in range(20)]
         for bad in crowd:
             bad.send(b"\xff" * 8)
+        os.kill(one.pid, signal.SIGCONT)
         for bad in crowd:
             assert bad.receive()["type"] == "error"
             bad.destroy()

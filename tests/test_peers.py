@@ -352,6 +352,30 @@ def test_our_own_end_is_looked_at_last(found: peers.Peers, tcp: sockets.Listener
     stream.close()
 
 
+@as_root
+def test_an_answer_that_is_not_the_kernels_counts_for_nothing(tcp: sockets.Listener) -> None:
+    """An answer with the right numbers that another process has sent before we ask is skipped."""
+    connection = dial(tcp)()
+    stream = accept(tcp)
+    here = peers._end(socket.AF_INET, connection.getsockname())
+    server = peers._end(socket.AF_INET, ("127.0.0.1", int(tcp.address)))
+    diag = peers.SockDiag()
+    ends = (end[1].to_bytes(2, "big") for end in (here, server))
+    addresses = (end[0].ljust(16, b"\0") for end in (here, server))
+    body = diag._ANSWER.pack(socket.AF_INET, procfs.TCP_ESTABLISHED, *ends, *addresses, 12_345, 99)
+    size = diag._HEADER.size + len(body)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, peers.NETLINK_SOCK_DIAG) as forger:
+        head = diag._HEADER.pack(size, peers.SOCK_DIAG_BY_FAMILY, 0, diag._sequence + 1, diag._port)
+        forger.sendto(head + body, (diag._port, 0))
+
+    found = diag.find(here, server)
+    assert found is not None
+    assert (found.uid, found.state) == (os.geteuid(), procfs.TCP_ESTABLISHED)
+    diag.close()
+    connection.close()
+    stream.close()
+
+
 def test_a_listener_on_that_port_is_not_the_peer(tcp: sockets.Listener) -> None:
     """The kernel offers a listener where no connection fits; it is no answer, but a sign of life."""
     with socket.create_server(("127.0.0.1", 0)) as other:
