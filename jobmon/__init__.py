@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from jobmon.client import CommandPipe, EventStream
     from jobmon.errors import (
+        BusyError,
         ConfigError,
         ConnectionLost,
         DaemonUnreachable,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "1.0.0"
 
 __all__ = (
+    "BusyError",
     "CommandPipe",
     "ConfigError",
     "ConnectionLost",

@@ -13,6 +13,7 @@ from time import monotonic
 
 from jobmon.errors import (
     AddressError,
+    BusyError,
     ConfigError,
     ConnectionLost,
     DaemonUnreachable,
@@ -24,6 +25,7 @@ from jobmon.errors import (
 )
 from jobmon.protocol import (
     CLIENT,
+    ERR_BUSY,
     ERR_NOT_PERMITTED,
     EVENT_TERMINATE,
     Broken,
@@ -126,7 +128,7 @@ class _Link:
 
         Raises:
             ConnectionLost: it ended, or was silent for too long.
-            NotPermittedError: the daemon turned us away.
+            NotPermittedError, BusyError: the daemon turned us away.
             RemoteProtocolError: what came is not JobMon's protocol.
         """
         while not self._waiting:
@@ -134,6 +136,8 @@ class _Link:
         message: Message | Broken = self._waiting.pop(0)
         if isinstance(message, Failure) and message.reason == ERR_NOT_PERMITTED:
             raise NotPermittedError(f"the daemon at {self._where} does not serve this user", "not-permitted")
+        if isinstance(message, Failure) and message.reason == ERR_BUSY:
+            raise BusyError(f"the daemon at {self._where} has too many connections: try again", "busy")
         if isinstance(message, Broken):
             raise RemoteProtocolError(f"what answers at {self._where} is no JobMon daemon: {message.message}")
         if isinstance(message, ErrorMessage):
@@ -504,6 +508,7 @@ def patience_for(command: str, arguments: Mapping[str, Any]) -> float | None:
 
 _ERRORS: dict[str, type[JobError]] = {
     "no-such-job": NoSuchJobError,
+    "busy": BusyError,
     "not-permitted": NotPermittedError,
     "timeout": WaitTimeout,
 }

@@ -147,6 +147,15 @@ SUPERVISOR = (
         "The same by group, primary or supplementary.",
         also=("groups",),
     ),
+    Key(
+        "allow-unidentified",
+        FLAG,
+        False,
+        "Over TCP the kernel names nobody whose connection was closed before the daemon accepted it, and "
+        "some programs written for JobMon 0.7 send a command and close at once. True takes the commands of "
+        "0.7 (no requests, no subscriptions) from such connections: the level of 0.7, where any local user "
+        "may start, stop and terminate.",
+    ),
 )
 
 JOB = (

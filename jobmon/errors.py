@@ -16,6 +16,7 @@ CODES = (
     "failed",
     "could-not-start",
     "terminating",
+    "busy",
     "not-permitted",
     "no-such-job",
     "invalid",
@@ -108,6 +109,10 @@ class NoSuchJobError(JobError, NameError):
 
 class NotPermittedError(JobError):
     """The daemon does not take commands from this user."""
+
+
+class BusyError(JobError):
+    """The daemon has no room for more of this user: too many connections, or too much that waits."""
 
 
 class DaemonUnreachable(JobMonError):

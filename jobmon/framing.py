@@ -50,6 +50,11 @@ class FrameReader:
             return HEADER - have
         return HEADER + self._length() - have
 
+    @property
+    def held(self) -> int:
+        """How many bytes wait in here."""
+        return len(self._buffer) - self._start
+
     def feed(self, data: bytes) -> None:
         """Take bytes as they came from the peer."""
         if self._start:

@@ -3,7 +3,8 @@
 docs/protocol.md describes the protocols. A server (the daemon) uses this module so:
 
     connection = Connection(CONTROL)            # or EVENTS, for a connection on the event port
-    for message in connection.receive(data):    # whatever recv() gave; [] when more is needed
+    connection.feed(data)                       # whatever recv() gave
+    while (message := connection.next()) is not None:   # None: more bytes are needed
         ...                                     # Command07, Request, Subscribe: checked, act on it
         ...                                     # BadRequest: send(message.answer()), carry on
         ...                                     # Broken: send(message.answer()), flush, close
@@ -12,9 +13,10 @@ docs/protocol.md describes the protocols. A server (the daemon) uses this module
     data = connection.send(failed(request.id, "no-such-job", "there is no job 'x'", job="x"))
     data = connection.send(Failure("", ERR_NOT_PERMITTED))          # refused at accept
 
-`receive` raises nothing the first time something is wrong: what came before it is returned, and
-the last of the list is a `Broken`. From then on the connection is broken for ever: `receive` and
-`send` of anything but an `ErrorMessage` raise. A client uses `Connection(CLIENT)` in the same way.
+`next` raises nothing when something is wrong: after what came before it follows a `Broken`, and then
+None. From then on the connection is broken for ever: `feed`, and `send` of anything but an
+`ErrorMessage`, raise. A client uses `Connection(CLIENT)` in the same way; `receive` is `feed` and all
+that `next` gives. A message is decoded when it is asked for: until then it costs no more than its bytes.
 A `Subscribe` whose bytes came along with others says nothing about time: order counts.
 
 `encode(message)` is `send` without a connection: what goes to many is encoded once.
@@ -37,7 +39,7 @@ EVENT_STARTJOB, EVENT_STOPJOB, EVENT_RESTARTJOB, EVENT_TERMINATE = range(4)
 CMD_START, CMD_STOP, CMD_STATUS, CMD_JOB_LIST, CMD_QUIT = range(3, 8)
 MSG_EVENT, MSG_COMMAND, MSG_SUCCESS, MSG_FAILURE, MSG_STATUS, MSG_JOB_LIST = range(6)
 ERR_NO_SUCH_JOB, ERR_JOB_STARTED, ERR_JOB_STOPPED = range(3)
-ERR_NOT_STARTED, ERR_NOT_PERMITTED, ERR_TERMINATING = range(3, 6)
+ERR_NOT_STARTED, ERR_NOT_PERMITTED, ERR_TERMINATING, ERR_BUSY = range(3, 7)
 
 CLIENT, CONTROL, EVENTS = "client", "control", "events"
 
@@ -334,6 +336,11 @@ class Connection:
         return self._frames.wanted
 
     @property
+    def held(self) -> int:
+        """How many bytes have come and were not asked for."""
+        return self._frames.held
+
+    @property
     def broken(self) -> bool:
         """Whether the peer broke the protocol."""
         return self._broken is not None
@@ -344,17 +351,36 @@ class Connection:
         Raises:
             RemoteProtocolError: the connection was broken before; a `Broken` has said so.
         """
-        self._refuse_if_broken()
+        self.feed(data)
         messages: list[Message | BadRequest | Broken] = []
-        try:
-            self._frames.feed(data)
-            while (payload := self._frames.next()) is not None:
-                messages.append(self._decode(payload))
-        except RemoteProtocolError as error:
-            messages.append(self._break("bad-frame", str(error)))
-        except _Unreadable as error:
-            messages.append(self._break(error.code, str(error)))
+        while (message := self.next()) is not None:
+            messages.append(message)
         return messages
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes as they came.
+
+        Raises:
+            RemoteProtocolError: the connection was broken before; a `Broken` has said so.
+        """
+        self._refuse_if_broken()
+        self._frames.feed(data)
+
+    def next(self) -> Message | BadRequest | Broken | None:
+        """The next message; None when more bytes are needed, or nothing comes any more."""
+        if self._broken is not None:
+            return None
+        try:
+            payload = self._frames.next()
+            return None if payload is None else self._decode(payload)
+        except RemoteProtocolError as error:
+            return self._break("bad-frame", str(error))
+        except _Unreadable as error:
+            return self._break(error.code, str(error))
+
+    def end(self, code: str, message: str) -> Broken:
+        """Take nothing more; as if the peer had broken the protocol."""
+        return self._break(code, message)
 
     def send(self, message: Message) -> bytes:
         """The bytes of a message.

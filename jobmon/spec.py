@@ -115,6 +115,10 @@ OF_A_RUN = (
 OF_A_DAEMON = ("working_dir", "control_port", "event_port")
 
 
+# Who may give it commands.
+OF_ACCESS = ("allow_users", "allow_groups", "allow_unidentified")
+
+
 class SupervisorSpec(Record):
     """The daemon itself, as configured. Paths are absolute and expanded already."""
 
@@ -126,6 +130,7 @@ class SupervisorSpec(Record):
     log_level: str = "WARNING"
     allow_users: tuple[str | int, ...] = ()
     allow_groups: tuple[str | int, ...] = ()
+    allow_unidentified: bool = False
 
 
 def canonical_signal(name: str) -> str | None:

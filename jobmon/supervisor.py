@@ -28,6 +28,7 @@ from jobmon.events import (
     Stop,
     Timer,
 )
+from jobmon.lean import deque
 from jobmon.machine import Job
 from jobmon.spec import Essential, JobType
 from jobmon.turns import Turns
@@ -70,7 +71,7 @@ class Supervisor:
         self._exit_code: int | str = 0
         self._unannounced: set[str] | None = None
         self._unready: set[str] | None = None
-        self._changed: list[tuple[Job, State]] = []  # what others do not know yet
+        self._changed: deque[tuple[Job, State]] = deque()  # what others do not know yet
         self._passing_on = False
 
     @property
@@ -173,7 +174,8 @@ class Supervisor:
         self.waiters.register(waiter, timeout, now)
         (self.turns.restart if again else self.turns.start)(wanted, by, now)
         if not wait and until is None:
-            waiter.settle(JobResult(name) for name in self.turns.leaving)  # it waits for its turn: queued too
+            queued = [name for name in waiter.marks if name in self.turns.leaving]
+            waiter.settle(map(JobResult, queued))  # it waits for its turn: queued too
         self._see(waiter, now)
 
     def restart(
@@ -314,7 +316,7 @@ class Supervisor:
         self._passing_on = True
         try:
             while self._changed:
-                self._pass_on(*self._changed.pop(0), now)
+                self._pass_on(*self._changed.popleft(), now)
         finally:
             self._passing_on = False
 
@@ -370,11 +372,11 @@ class Supervisor:
         marks = {name: waits.mark(self.jobs[name], fresh=fresh, at=at) for name in names}
         if since is None:
             return marks
-        for _, _, name, kind, state, _, _, _ in self.log.after(since):
-            if name in marks:
-                oneshot = self.jobs[name].ran.type is JobType.ONESHOT
-                marks[name] = waits.before(marks[name], kind, state, oneshot=oneshot)
-        return {name: mark.replace(run=0) for name, mark in marks.items()}  # the launches tell
+        for name, mark in marks.items():
+            oneshot = self.jobs[name].ran.type is JobType.ONESHOT
+            since_then = ((event[3], event[4]) for event in self.log.back(name, since))
+            marks[name] = waits.before(mark, since_then, oneshot=oneshot)
+        return marks
 
     def _unknown(self, names: Sequence[str], to: Hashable) -> bool:
         unknown = [name for name in dict.fromkeys(names) if name not in self.jobs]

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 COMING = frozenset((State.WAITING, State.STARTING, State.BACKOFF))
 # Nothing of it lives, but it would come up by itself.
 PENDING = frozenset((State.WAITING, State.BACKOFF))
+MAX_LOSS = 2000  # characters
 # It may be launched without anybody asking again, so it has to know whether it may.
 UNASKED = PENDING | LEAVING
 
@@ -59,8 +60,8 @@ class Turns:
 
     def start(self, names: Iterable[str], by: str, now: float) -> None:
         """Start jobs, after what they require."""
-        for name in self._with_requirements(names, now):
-            self._stay(name, now)
+        for name, restarted in self._with_requirements(names, now):
+            self._stay(name, restarted, now)
             self._refresh(name, now)
             self._feed(name, Start(by), now)
 
@@ -68,9 +69,8 @@ class Turns:
         """Give jobs a new run, and what requires them."""
         names = tuple(names)
         self._let_go([name for name in names if self._jobs[name].alive], RestartJob(by), now)
-        for name in self._with_requirements(names, now):
-            if not self._jobs[name].alive:
-                self._let_go((name,), RestartJob(by), now)
+        down = [name for name, _ in self._with_requirements(names, now) if not self._jobs[name].alive]
+        self._let_go(down, RestartJob(by), now)
 
     def stop(self, names: Iterable[str], what: Stop | Remove, now: float) -> None:
         """Stop jobs, after what requires them."""
@@ -116,9 +116,19 @@ class Turns:
         """Whether a job is up, and nothing is to change that."""
         return _is_up(self._jobs[name]) and name not in self.leaving
 
-    def going_before(self, name: str) -> list[str]:
-        """What requires a job and is up, or comes up by itself: it has to go before it, in this order."""
-        return self.order.needed_by(name, self._is_wanted)
+    def going_before(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """What is up, or comes up by itself, and has to go before some jobs because it requires them: in
+        this order, each under the nearest of the names that it requires."""
+        found = self.order.with_dependents(names, self._is_wanted)
+        first: dict[str, list[str]] = {}
+        owner: dict[str, str] = {}
+        for name, need in reversed(found.items()):
+            owner[name] = name if need is None else owner[need]
+            if need is not None:
+                first.setdefault(owner[name], []).append(name)
+        for others in first.values():
+            others.reverse()
+        return first
 
     def pass_on(self, job: Job, now: float) -> None:
         """A job is in another state: tell what comes after it, what requires it, what it requires."""
@@ -137,26 +147,36 @@ class Turns:
 
     # ---- coming up --------------------------------------------------------------------------
 
-    def _with_requirements(self, names: Iterable[str], now: float) -> Iterator[str]:
-        """The names in their order; what they require is started on the way."""
+    def _with_requirements(self, names: Iterable[str], now: float) -> Iterator[tuple[str, str]]:
+        """The names in their order, each with what it requires and is to go; what they require is started
+        on the way."""
         names = tuple(names)
         needs = self.order.needs(*names)
+        going: dict[str, str] = {}  # of what requires something that is to go: that
         for name in self.order.sort((*needs, *names)):
+            if restarted := self._going_of(name, going):
+                going[name] = restarted
             if name not in needs:
-                yield name
+                yield name, restarted
             elif name in self._jobs:
-                self._stay(name, now)
+                self._stay(name, restarted, now)
                 if not self._jobs[name].ready and self._jobs[name].state not in COMING:
                     self._refresh(name, now)
                     self._feed(name, Start(f"required by {needs[name]}"), now)
 
-    def _stay(self, name: str, now: float) -> None:
+    def _going_of(self, name: str, going: Mapping[str, str]) -> str:
+        """What a job requires, directly or by what `going` knows, and is to go; the nearest."""
+        for need in reversed(self.order.requires.get(name, ())):
+            if restarted := need if need in self.leaving else going.get(need, ""):
+                return restarted
+        return ""
+
+    def _stay(self, name: str, restarted: str, now: float) -> None:
         """A stop that waits for its turn is called off: it is wanted up again."""
         if type(self.leaving.get(name)) is not Stop:
             return
-        restarted = [need for need in self.order.needs(name) if need in self.leaving]
         if restarted:  # it has to go for that, and comes back with it
-            self.leaving[name] = RestartJob(f"restart of {restarted[-1]}")
+            self.leaving[name] = RestartJob(f"restart of {restarted}")
         else:
             del self.leaving[name]
         self._give_up(name, "failed", "was started meanwhile", lambda waiter: waiter.has_stopped(name))
@@ -289,5 +309,7 @@ def _is_up(job: Job) -> bool:
 
 
 def _loss(job: Job) -> str:
-    """What the end of a job is for what requires it."""
-    return f"requires {job.spec.name}, which is {job.state.value}" + (f": {job.cause}" if job.cause else "")
+    """What the end of a job is for what requires it. Along a chain each tells of all before it: of a long
+    one the nearest are enough."""
+    text = f"requires {job.spec.name}, which is {job.state.value}" + (f": {job.cause}" if job.cause else "")
+    return text if len(text) <= MAX_LOSS else f"{text[:MAX_LOSS]}..."

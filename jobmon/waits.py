@@ -51,19 +51,17 @@ def mark(job: Job, *, command: str = "", fresh: bool = False, at: float = 0.0) -
     return Mark(*counts, command, int(replaces), fresh, at)
 
 
-def before(mark: Mark, kind: str, state: State, *, oneshot: bool) -> Mark:
-    """The mark before an event that led to `state`: what it has counted is taken back."""
-    launched, died = kind == "launched", kind == "died"
-    lost = died and (state in (State.BACKOFF, State.FAILED) or (state is State.EXITED and not oneshot))
-    ended = state in ENDED and (died or kind == "state")
-    if not (launched or died or ended):
-        return mark
-    return mark.replace(
-        launches=mark.launches - launched,
-        deaths=mark.deaths - died,
-        losses=mark.losses - lost,
-        endings=mark.endings - ended,
-    )
+def before(mark: Mark, events: Iterable[tuple[str, State]], *, oneshot: bool) -> Mark:
+    """The mark before some events, each a kind and the state that it led to: what they have counted is
+    taken back. The launches tell the runs apart."""
+    launches, deaths, losses, endings = mark.launches, mark.deaths, mark.losses, mark.endings
+    for kind, state in events:
+        died = kind == "died"
+        launches -= kind == "launched"
+        deaths -= died
+        losses -= died and (state in (State.BACKOFF, State.FAILED) or (state is State.EXITED and not oneshot))
+        endings -= state in ENDED and (died or kind == "state")
+    return mark.replace(run=0, launches=launches, deaths=deaths, losses=losses, endings=endings)
 
 
 # ---- the answers of commands ----------------------------------------------------------------

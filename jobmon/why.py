@@ -26,6 +26,7 @@ _FAULTS = frozenset(
 )
 # How the causes begin that are no person's, machine.py and supervisor.py.
 _REQUIRES, _REQUIRED, _WITH, _WAITS = "requires ", "required by ", "restart of ", "waiting for "
+_WHICH = ", which is "
 _AGAIN = ("restart", "penalty over")  # the daemon starts it again by itself
 
 
@@ -87,11 +88,8 @@ class _View:
             return list(_named(job.held.removeprefix(_WAITS), earlier))
         up, queued = job.state in (State.STARTING, State.RUNNING), self._supervisor.going(name)
         told = str(getattr(queued, "by", "")) if up else self._order()
-        needs = dict.fromkeys((*earlier, *order.needs(name)))
-        due = [
-            each for each in needs if told == _WITH + each or told.startswith(f"{_REQUIRES}{each}, which is ")
-        ]
-        return [*(each for each in due if each in self._supervisor.jobs), *self._in_its_way()]
+        due = [each for each in _blamed(told) if each in self._supervisor.jobs]
+        return [*due, *self._in_its_way()]
 
     # ---- state by state ---------------------------------------------------------------------
 
@@ -302,12 +300,26 @@ def _is_restart(by: str) -> bool:
     return by.startswith(("restart by ", _WITH)) or by == "reload"
 
 
+def _blamed(cause: str) -> Iterator[str]:
+    """The names that a cause may mean, which says that a job is due to another. (A name may have such words
+    itself.)"""
+    if cause.startswith(_WITH):
+        yield cause.removeprefix(_WITH)
+    elif cause.startswith(_REQUIRES):
+        at = cause.find(_WHICH)
+        while at >= 0:
+            yield cause[len(_REQUIRES) : at]
+            at = cause.find(_WHICH, at + 1)
+
+
 def _named(listed: str, names: Sequence[str]) -> Iterator[str]:
     """Those of the names that a list has, which is in their order. (A name may have a comma itself.)"""
+    at = 0
     for name in names:
-        if listed == name or listed.startswith(f"{name}, "):
+        end = at + len(name)
+        if listed.startswith(name, at) and (end == len(listed) or listed.startswith(", ", end)):
             yield name
-            listed = listed[len(name) + 2 :]
+            at = end + 2
 
 
 def _stop_at_the_end_of(events: Sequence[Event]) -> list[Event]:

@@ -45,6 +45,7 @@ FOR_EVER = ["sleep", "1000000"]  # a command that ends only when it is told to
 STUBBORN = ["sh", "-c", "trap '' TERM; while :; do sleep 1000000; done"]  # one that only SIGKILL ends
 
 _PIPE_BYTES = 1 << 20
+_ENVIRON_BYTES = 1 << 20  # of another process: it may claim any length, and somebody may be testing that
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -217,7 +218,7 @@ def marked(mark: str) -> dict[int, str]:
     for pid, one in processes().items():
         try:
             with open(f"/proc/{pid}/environ", "rb") as file:
-                if mark.encode() in file.read():
+                if mark.encode() in file.read(_ENVIRON_BYTES):
                     found[pid] = f"{one.name} ({one.state})"
         except OSError:
             continue

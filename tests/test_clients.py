@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import resource
 import select
 import socket
@@ -258,16 +257,125 @@ def test_one_connection_cannot_wait_a_million_times(served: kit.Daemon, client: 
     assert one.receive()["ok"]
 
 
-def test_half_closed_is_closed(served: kit.Daemon, client: Callable[..., Raw]) -> None:
-    """A client that has said all gets the answers to what it said at once, then the end."""
-    one = client()
-    one.send(frame(STATUS))
-    assert one.receive()["id"] == 1  # so it was accepted: who is gone before that is nobody
-    one.send(frame({**STATUS, "id": 2}) + frame({**STATUS, "id": 3}))
-    one.socket.shutdown(socket.SHUT_WR)
+# ---- who closes, and who half-closes ------------------------------------------------------------
 
-    assert [one.receive()["id"], one.receive()["id"]] == [2, 3]
+
+def test_who_half_closes_is_answered(served: kit.Daemon, client: Callable[..., Raw]) -> None:
+    """A client that sends all and half-closes at once gets every answer, late ones too, and then the end."""
+    one = client()
+    one.send(
+        frame({"type": "request", "id": 1, "command": "restart", "jobs": ["web"]})
+        + frame({**STATUS, "id": 2})
+        + frame({"type": "request", "id": 3, "command": "stop", "jobs": ["web"]})
+    )
+    one.socket.shutdown(socket.SHUT_WR)
+    told = [one.receive() for _ in range(3)]
+
+    assert [each["id"] for each in told] == [2, 1, 3]
+    assert (told[0]["ok"], told[2]["ok"]) == (True, True)
     assert one.ends()
+
+
+def test_a_listener_that_half_closes_hears_on(served: kit.Daemon, client: Callable[..., Raw]) -> None:
+    """A subscriber that has said all is told what happens until it closes, and is then forgotten."""
+    one = client(served.event)
+    one.send(frame({"type": "subscribe"}))
+    one.socket.shutdown(socket.SHUT_WR)
+    assert one.receive()["type"] == "snapshot"
+    before = connections_of(served.pid) + 1
+    pipe = served.pipe()
+    for _ in range(2):
+        pipe.restart("one")
+        while one.receive()["event"] != "died":
+            pass
+    one.destroy()
+    limit = time.monotonic() + kit.DEADLINE
+    while connections_of(served.pid) >= before:  # the pipe came, the listener has gone
+        assert time.monotonic() < limit, "it is still listened for"
+        pipe.restart("one")  # over TCP the next events find that nobody is there
+
+
+def test_half_closed_costs_nothing(served: kit.Daemon, client: Callable[..., Raw]) -> None:
+    """While a client that has half-closed waits, the daemon sleeps."""
+    one = client()
+    one.send(frame({"type": "request", "id": 1, "command": "wait", "jobs": ["web"], "timeout": 1}))
+    one.socket.shutdown(socket.SHUT_WR)
+    pipe = served.pipe()
+    assert pipe.is_running("web")
+    before = wake_ups(served.pid)
+    told = one.receive()
+
+    assert told["error"]["code"] == "timeout"
+    assert wake_ups(served.pid) - before < 20
+    assert one.ends()
+
+
+def wake_ups(pid: int) -> int:
+    facts = kit.status_of(pid)
+    return int(facts["voluntary_ctxt_switches"]) + int(facts["nonvoluntary_ctxt_switches"])
+
+
+def test_who_half_closes_and_then_closes_is_forgotten(daemon: Factory) -> None:
+    """That a half-closed UNIX connection is closed is seen at once, and nobody waits there any more."""
+    served = daemon({"jobs": JOBS})
+    pipe = served.pipe()
+    assert pipe.is_running("web")
+    before = kit.fds_of(served.pid)
+    one = Raw(served.control)
+    one.send(frame({"type": "request", "id": 1, "command": "wait", "jobs": ["web"]}))
+    one.socket.shutdown(socket.SHUT_WR)
+    assert pipe.is_running("web")
+    assert len(kit.fds_of(served.pid)) == len(before) + 1
+    one.destroy()
+
+    settle(served, before)
+
+
+def test_who_half_closes_over_tcp_and_vanishes_is_asked_for(daemon: Factory) -> None:
+    """Over TCP nothing tells that a half-closed client closes: the kernel asks, and then it is forgotten."""
+    control, event = free_ports(2)
+    supervisor = {"control-port": control, "event-port": event}
+    served = daemon({"supervisor": supervisor, "jobs": JOBS}, wrapper=[sys.executable, "-c", CURIOUS])
+    pipe = served.pipe()
+    assert pipe.is_running("web")
+    before = kit.fds_of(served.pid)
+    one = Raw(control)
+    one.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)  # seconds that the kernel keeps its end
+    one.send(frame(STATUS))
+    assert one.receive()["ok"]
+    one.send(frame({"type": "request", "id": 2, "command": "wait", "jobs": ["web"]}))
+    one.socket.shutdown(socket.SHUT_WR)
+    assert pipe.is_running("web")
+    assert len(kit.fds_of(served.pid)) == len(before) + 1
+    one.destroy()
+
+    settle(served, before)
+
+
+CURIOUS = (
+    "import sys\n"
+    "from jobmon.linux import sockets\n"
+    "sockets.KEEPALIVE_SECONDS = 1\n"
+    "del sys.argv[1:4]\n"  # python -m jobmon: that is us
+    "from jobmon.cli import main\n"
+    "sys.exit(main())\n"
+)
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["closed", "half-closed"])
+def test_07_terminates_and_leaves(daemon: Factory, half: bool) -> None:
+    """The terminate of 0.7 is connect, send, close: it is done each time, whatever else waits."""
+    for _ in range(3):
+        served = daemon({"jobs": JOBS})
+        one = Raw(served.control)
+        start, terminate = {"type": 1, "job": "one", "command": 3}, {"type": 1, "job": None, "command": 7}
+        one.send(frame(start) * 100 + frame(terminate))
+        if half:
+            one.socket.shutdown(socket.SHUT_WR)
+        else:
+            one.destroy()
+        assert served.wait() == 0
+        one.destroy()
 
 
 # ---- half a frame, and silence ------------------------------------------------------------------
@@ -463,10 +571,10 @@ def test_one_user_cannot_take_all_descriptors(daemon: Factory) -> None:
 
     assert answers[0]["ok"]
     assert refused
-    assert {json.dumps(told) for told in refused} <= {'{"type": 3, "job": "", "reason": 4}', "null"}
+    assert {json.dumps(told) for told in refused} <= {'{"type": 3, "job": "", "reason": 6}', "null"}
     crowd[0].send(frame({"type": "request", "id": 2, "command": "start", "jobs": ["one"], "wait": False}))
     assert crowd[0].receive()["ok"]
-    assert re.search("connections of this user|no descriptor", served.log)
+    assert "too many connections: 30 of this user" in served.log
     for one in crowd:
         one.destroy()
 

@@ -123,6 +123,7 @@ EVERY_SUPERVISOR_KEY = {
     "log-level": "Debug",
     "allow-users": ["bob", 0],
     "allow-groups": [4294967294],
+    "allow-unidentified": True,
 }
 EVERY_JOB_KEY = {
     "command": ["prog", "", "$HOME"],
@@ -188,7 +189,7 @@ def test_every_key_of_a_job() -> None:
 def test_every_key_of_the_supervisor() -> None:
     """Each key of the supervisor reaches its field."""
     assert read({"supervisor": EVERY_SUPERVISOR_KEY}).supervisor == SupervisorSpec(
-        "/data/run", "/tmp/c.sock", 65535, (), "/data/run/log", "DEBUG", ("bob", 0), (4294967294,)
+        "/data/run", "/tmp/c.sock", 65535, (), "/data/run/log", "DEBUG", ("bob", 0), (4294967294,), True
     )
     assert set(EVERY_SUPERVISOR_KEY) == {row.name for row in config_keys.SUPERVISOR}
 

@@ -59,6 +59,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.tree",
         "linux.migrants",
         "linux.crowds",
+        "linux.quotas",
         "linux.peers",
         "linux.sockets",
         "linux.lastwords",

@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import re
 import select
+import signal
 import socket
+import sys
+import time
 import tty
 
 import pytest
+from test_clients import Raw
 
 from jobmon.linux.logfile import DEBUG, ERROR, INFO, LEVELS, WARNING, Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    import kit
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
 
@@ -247,3 +253,109 @@ def test_the_descriptor_is_not_for_children(tmp_path: Path, stderr: None) -> Non
         log.close()
     os.close(reader)
     os.close(writer)
+
+
+# ---- what somebody outside can cause -----------------------------------------------------------
+
+
+def test_of_lines_that_others_cause_a_few_are_written_and_the_rest_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flood of one kind costs twenty lines and a count; other kinds are written as ever. When the time is
+    over it begins anew, and somebody is asked once to tell the count then."""
+    asked: list[float] = []
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    log = Log(str(tmp_path / "log"), "INFO")
+    log.call_later = asked.append
+    for number in range(1000):
+        log.limited(WARNING, "refused", uid=number)
+        log.limited(DEBUG, "not wanted")
+        log.write(INFO, "mine")
+    log.limited(INFO, "dropped")
+    written = lines(tmp_path / "log")
+
+    assert [line for line in written if "refused" in line] == [
+        f"WARNING refused uid={number}" for number in range(20)
+    ]
+    assert sum("INFO mine" in line for line in written) == 1000
+    assert sum("dropped" in line for line in written) == 1
+    assert asked == [60.0]
+    now += 60.0
+    log.tell_left_out(now=now)
+    assert lines(tmp_path / "log")[-1].endswith("WARNING refused: 980 more like these seconds=60")
+    log.limited(WARNING, "refused", uid=7)
+    assert lines(tmp_path / "log")[-1].endswith("refused uid=7")
+    assert asked == [60.0]
+    log.close()
+
+
+def test_two_kinds_are_counted_apart_and_told_each_in_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While lines of several kinds are left out, the count of each is told when its time is over, at the next
+    line of the kind, or when the log is closed."""
+    asked: list[float] = []
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    log = Log(str(tmp_path / "log"), "INFO")
+    log.call_later = asked.append
+    for kind in ("one", "two", "three"):
+        for _ in range(25):
+            log.limited(WARNING, kind)
+        now += 10.0
+    assert asked == [60.0]
+    now = 60.0
+    log.tell_left_out(now=now)
+    now = 75.0
+    log.limited(WARNING, "two")
+    log.close()
+
+    assert asked == [60.0, 10.0]
+    told = [line.removeprefix("WARNING ") for line in lines(tmp_path / "log") if "more" in line]
+    assert told == [
+        "one: 5 more like these seconds=60",
+        "two: 5 more like these seconds=65",
+        "three: 5 more like these seconds=55",
+    ]
+
+
+def test_a_flood_of_refused_clients_costs_few_lines(daemon: Callable[..., kit.Daemon]) -> None:
+    """A daemon that hundreds of bad clients come to writes of a few of them, and the count when it is told to
+    end, if that is before the minute is over."""
+    one = daemon({"supervisor": {"log-level": "INFO"}})
+    for _ in range(200):
+        bad = Raw(one.control)
+        bad.send(b"\xff" * 8)
+        assert bad.receive()["type"] == "error"
+        bad.destroy()
+    one.stop()
+    told = [line for line in one.log.splitlines() if "dropped a client" in line]
+
+    assert len(told) == 21
+    assert "dropped a client: 180 more like these" in told[-1]
+
+
+HASTY = (
+    "import sys\n"
+    "from jobmon.linux import logfile\n"
+    "logfile.LIMIT_LINES, logfile.LIMIT_SECONDS = 1, 0.3\n"
+    "del sys.argv[1:4]\n"  # python -m jobmon: that is us
+    "from jobmon.cli import main\n"
+    "sys.exit(main())\n"
+)
+
+
+def test_the_count_is_told_without_another_line(daemon: Callable[..., kit.Daemon]) -> None:
+    """When the flood has ended the daemon tells by itself how many lines were left out, and once."""
+    one = daemon({"supervisor": {"log-level": "INFO"}}, wrapper=[sys.executable, "-c", HASTY])
+    for _ in range(2):
+        os.kill(one.pid, signal.SIGSTOP)  # or it might be so slow that there is no flood
+        crowd = [Raw(one.control) for _ in range(20)]
+        for bad in crowd:
+            bad.send(b"\xff" * 8)
+        os.kill(one.pid, signal.SIGCONT)
+        for bad in crowd:
+            assert bad.receive()["type"] == "error"
+            bad.destroy()
+        one.wait_log(" more like these")

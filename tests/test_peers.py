@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import grp
 import os
@@ -274,12 +275,32 @@ def test_who_leaves_after_we_looked_was_known(found: peers.Peers, tcp: sockets.L
     stream.close()
 
 
-def test_only_a_whole_connection_counts(found: peers.Peers, tcp: sockets.Listener) -> None:
-    """A client that has half closed its end is not known any more, although it holds it open."""
-    with dial(tcp)() as connection:
-        connection.shutdown(socket.SHUT_WR)
+def test_half_closing_is_not_closing(found: peers.Peers, tcp: sockets.Listener) -> None:
+    """A client that has half closed its end is known while it holds it, and not when it has closed it."""
+    connection = dial(tcp)()
+    connection.shutdown(socket.SHUT_WR)
+    stream = accept(tcp)
 
-        assert peer(found, tcp) is None
+    assert found.peer_of(stream) == peers.Peer(os.geteuid())
+    connection.close()
+    assert found.peer_of(stream) is None
+    stream.close()
+
+
+def test_a_peer_whose_fin_was_not_acknowledged_is_known(found: peers.Peers, tcp: sockets.Listener) -> None:
+    """FIN_WAIT1, just before FIN_WAIT2, counts as half-closed too: our full queue keeps a client there."""
+    connection = dial(tcp)()
+    stream = accept(tcp)
+    connection.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            connection.send(b"x" * 65536)
+    connection.shutdown(socket.SHUT_WR)
+
+    assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 4  # FIN_WAIT1
+    assert found.peer_of(stream) == peers.Peer(os.geteuid())
+    connection.close()
+    stream.close()
 
 
 @as_root
@@ -328,6 +349,30 @@ def test_our_own_end_is_looked_at_last(found: peers.Peers, tcp: sockets.Listener
 
     assert found.peer_of(stream) == peers.Peer(0)
     assert Slow().peer_of(stream) is None
+    stream.close()
+
+
+@as_root
+def test_an_answer_that_is_not_the_kernels_counts_for_nothing(tcp: sockets.Listener) -> None:
+    """An answer with the right numbers that another process has sent before we ask is skipped."""
+    connection = dial(tcp)()
+    stream = accept(tcp)
+    here = peers._end(socket.AF_INET, connection.getsockname())
+    server = peers._end(socket.AF_INET, ("127.0.0.1", int(tcp.address)))
+    diag = peers.SockDiag()
+    ends = (end[1].to_bytes(2, "big") for end in (here, server))
+    addresses = (end[0].ljust(16, b"\0") for end in (here, server))
+    body = diag._ANSWER.pack(socket.AF_INET, procfs.TCP_ESTABLISHED, *ends, *addresses, 12_345, 99)
+    size = diag._HEADER.size + len(body)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, peers.NETLINK_SOCK_DIAG) as forger:
+        head = diag._HEADER.pack(size, peers.SOCK_DIAG_BY_FAMILY, 0, diag._sequence + 1, diag._port)
+        forger.sendto(head + body, (diag._port, 0))
+
+    found = diag.find(here, server)
+    assert found is not None
+    assert (found.uid, found.state) == (os.geteuid(), procfs.TCP_ESTABLISHED)
+    diag.close()
+    connection.close()
     stream.close()
 
 

@@ -117,6 +117,70 @@ def broken(role: str, payload: bytes) -> Broken:
     return only
 
 
+# ---- bounds ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("0", True),
+        ("9223372036854775807", True),
+        ("9223372036854775808", False),
+        ("-1", False),
+        ("1.0", False),
+        ("true", False),
+        ('"1"', False),
+        ("null", False),
+    ],
+)
+def test_a_number_is_whole_and_has_63_bits(text: str, right: bool) -> None:
+    """An id, and so every count, is a whole number from 0 to 2**63-1; anything else is no message."""
+    payload = b'{"type":"request","command":"list","id":%s}' % text.encode()
+
+    (only,) = received(CONTROL, frame(payload))
+    assert isinstance(only, Request) == right
+    assert isinstance(only, Request | Broken)
+    if isinstance(only, Request):
+        assert only.id == int(text)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "right"),
+    [
+        ("timeout", "0", True),
+        ("timeout", "315360000", True),
+        ("timeout", "315360000.5", False),
+        ("timeout", "-0.001", False),
+        ("timeout", "true", False),
+        ("since", "9223372036854775807", True),
+        ("since", "9223372036854775808", False),
+        ("signal", "1000", True),
+        ("signal", "1001", False),
+        ("signal", "-1", False),
+    ],
+)
+def test_the_bounds_of_arguments(key: str, text: str, right: bool) -> None:
+    """The last value that is allowed is, and the first beyond it is refused by a word about the key."""
+    command = b"signal" if key == "signal" else b"wait"
+    payload = b'{"type":"request","id":1,"command":"%s","jobs":["a"],"%s":%s}'
+
+    (only,) = received(CONTROL, frame(payload % (command, key.encode(), text.encode())))
+    assert isinstance(only, Request) == right
+    if not right:
+        assert isinstance(only, BadRequest)
+        assert f'"{key}" is to be' in only.message
+
+
+@pytest.mark.parametrize(("text", "right"), [(str(2**63 - 1), True), ("-9.3e18", False), ("9.3e18", False)])
+def test_a_time_has_bounds(text: str, right: bool) -> None:
+    """The time of an event is a number that a clock can show, before or after 1970."""
+    event = b'{"type":"event","seq":1,"time":%s,"job":"a",' % text.encode()
+    event += b'"event":"died","state":"failed","run":1,"pid":1,"cause":""}'
+
+    (only,) = received(CLIENT, frame(event))
+    assert isinstance(only, EventMessage if right else Broken)
+
+
 # ---- golden frames ---------------------------------------------------------------------------
 
 GOLDEN: list[tuple[Message, bytes]] = [

@@ -408,6 +408,72 @@ def test_the_lock_of_another_user() -> None:
         run_in_child(work)
 
 
+@as_root
+def test_a_live_socket_that_may_not_be_asked_is_left_alone() -> None:
+    """That one may not connect to a socket does not say that nobody listens: it stays, and is named."""
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as other:
+        os.chmod(directory, 0o777)
+        path = f"{directory}/x"
+        other.bind(path)
+        os.chmod(path, 0o600)
+        other.listen()
+
+        def work() -> None:
+            os.setuid(NOBODY)
+            assert "another program's socket is there" in refusal(path)
+
+        run_in_child(work)
+        with connect(path):  # it listens as before
+            pass
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_lock_file_that_was_removed_is_no_lock(
+    path: str, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    """The last holder removes the lock file between our open and our lock: what is locked is the file that is
+    at the path in the end, or two daemons would have it."""
+    flock, removed = fcntl.flock, list[int]()
+
+    def remove_it_first(fd: int, operation: int) -> None:
+        if not removed:
+            removed.append(os.fstat(fd).st_ino)
+            os.unlink(f"{path}.lock")
+            if replaced:  # by that of the next one, who has not locked it yet
+                os.close(os.open(f"{path}.lock", os.O_CREAT | os.O_WRONLY, 0o600))
+        flock(fd, operation)
+
+    monkeypatch.setattr(sockets, "flock", remove_it_first)
+    listener = sockets.listen(path, public=False)
+
+    assert removed
+    with open(f"{path}.lock", "rb") as there, pytest.raises(BlockingIOError):
+        fcntl.flock(there, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    listener.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "socket", "link"])
+def test_the_mode_of_another_is_not_changed(path: str, kind: str) -> None:
+    """What somebody else has put in the place of the socket keeps its mode when ours is opened to all."""
+    listener = sockets.listen(path, public=False)
+    os.rename(path, f"{path}.moved")
+    with socket.socket(socket.AF_UNIX) as other:
+        if kind == "socket":
+            other.bind(path)
+        else:
+            os.close(os.open(f"{path}.target", os.O_CREAT | os.O_WRONLY, 0o600))
+            (os.symlink if kind == "link" else os.rename)(f"{path}.target", path)
+        os.chmod(path, 0o600)
+        listener.share(True)
+
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        os.unlink(path)
+        os.rename(f"{path}.moved", path)
+        listener.share(True)
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o666
+    listener.close()
+
+
 # ---- TCP listeners -------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jobmon import events, waits
+from jobmon import eventlog, events, waits
 from jobmon.eventlog import EventLog
 from jobmon.events import Reply, State
 from jobmon.spec import JobSpec, JobType, Readiness, Restart
@@ -678,14 +678,14 @@ def test_who_has_gone_leaves_nothing(name: str) -> None:
     assert world.is_forgotten()
 
 
-def test_an_event_that_is_not_known() -> None:
+def test_an_event_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """A token of the future, or one that is too old, is refused: what one has missed cannot be told."""
+    monkeypatch.setattr(eventlog, "KEPT_EVENTS", 3)
     world = World()
     world.wait("future", "changed", since=1)
     assert world.verdict("future") == "bad-request"
     assert world.answers["future"].message == "event 1 has not happened yet"
 
-    world.supervisor.log._ring = type(world.supervisor.log._ring)(maxlen=3)
     world.tell("up down")
     world.wait("past", "changed", since=0)
     world.wait("known", "changed", since=1)

@@ -144,6 +144,7 @@ def _explain(error: Exception) -> int:
         (errors.AddressError, USAGE),
         (errors.NoSuchJobError, NO_SUCH_JOB),
         (errors.NotPermittedError, NOT_PERMITTED),
+        (errors.BusyError, LOST),
         (errors.WaitTimeout, TIMED_OUT),
         (errors.DaemonUnreachable, UNREACHABLE),
         (errors.RemoteProtocolError, UNREACHABLE),

@@ -20,7 +20,8 @@ $JOBMON_PORT says where the daemon is: CONTROL,EVENT, each a TCP port or the pat
 socket. Unset means 6666,6667. `export JOBMON_PORT=$(jobmon daemon CONFIG)` sets it.
 
 exit codes: 0 done, 1 failed, 2 wrong usage, 4 no such job, 5 not permitted, 69 no daemon there,
-75 the daemon went away meanwhile, 124 timed out. `status JOB` and `pid` differ: see their help."""
+75 the daemon went away meanwhile or is too busy, 124 timed out. `status JOB` and `pid` differ: see
+their help."""
 
 
 def run(verb: Verb, arguments: Arguments) -> int:

@@ -125,17 +125,13 @@ def status(
     )
 
 
-def graph(supervisor: Supervisor) -> dict[str, dict[str, Any]]:
-    """Each job with its state and the jobs that it comes after, as far as there are such."""
-    jobs = supervisor.jobs
+def place(job: Job, jobs: Mapping[str, Job]) -> dict[str, Any]:
+    """A job's place in the graph: its state and the jobs that it comes after, as far as there are such."""
     return {
-        name: {
-            "state": job.state.value,
-            "ready": job.ready,
-            "requires": [other for other in job.spec.requires if other in jobs],
-            "after": [other for other in job.spec.after if other in jobs],
-        }
-        for name, job in jobs.items()
+        "state": job.state.value,
+        "ready": job.ready,
+        "requires": [other for other in job.spec.requires if other in jobs],
+        "after": [other for other in job.spec.after if other in jobs],
     }
 
 

@@ -320,7 +320,7 @@ def _engine(source: Source, setting: Setting, log: Log, listeners: list[Listener
     from jobmon.supervisor import Supervisor
 
     spec, jobs = source.config.supervisor, source.config.jobs
-    access = Access.resolve(spec.allow_users, spec.allow_groups)
+    access = Access.resolve(spec.allow_users, spec.allow_groups, unidentified=spec.allow_unidentified)
     before = _raise_nofile()
     now = time.monotonic()
     wall = time.time() - now

@@ -85,6 +85,7 @@ class Engine:
         self.reactor = Reactor(self._source_failed)
         self.timers = Timers()
         self.sessions = Sessions(self, access, len(supervisor.jobs))
+        log.call_later = self._tell_left_out_later
         self._reloader = reloader
         self._spawner = spawner
         self._announce = announce
@@ -167,7 +168,7 @@ class Engine:
 
     def terminate(self, by: str) -> None:
         """Begin the ordered shutdown; again: without patience."""
-        self.log.write(logfile.INFO, "shutdown", by=by, again=self.supervisor.terminating or None)
+        self.log.limited(logfile.INFO, "shutdown", by=by, again=self.supervisor.terminating or None)
         self._ordered = self._ordered or not self.supervisor.terminating
         self.supervisor.terminate(time.monotonic(), by)
 
@@ -248,7 +249,7 @@ class Engine:
             self.reload(None, f"SIGHUP from pid {sender}")
         elif number in HARMLESS:
             name = signals.name_of(number)
-            self.log.write(logfile.WARNING, "a signal that means nothing", signal=name, sender=sender)
+            self.log.limited(logfile.WARNING, "a signal that means nothing", signal=name, sender=sender)
 
     def _hang_up(self) -> None:
         """Our terminal was closed. The companion decides whether it ends; without one, the daemon ends."""
@@ -275,6 +276,12 @@ class Engine:
 
     def _source_failed(self, fd: int, error: Exception) -> None:
         self.bug(f"descriptor {fd}", error)
+
+    def _tell_left_out_later(self, seconds: float) -> None:
+        self.timers.arm(self._tell_left_out, 0, time.monotonic() + seconds)
+
+    def _tell_left_out(self, _token: int) -> None:
+        self.log.tell_left_out(now=time.monotonic())
 
     def _look_later(self, delay: float) -> None:
         self.timers.arm(self._look, 0, time.monotonic() + delay)

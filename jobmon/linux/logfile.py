@@ -2,7 +2,8 @@
 
 Names and texts from outside are quoted as JSON strings, so that no job's name can begin a line.
 A line that cannot be written (a full disk, a full pipe) is counted, and the count is written when
-there is room again.
+there is room again. Of lines that somebody outside can cause a few of each kind are written in a
+minute; the others are counted too.
 """
 
 from __future__ import annotations
@@ -14,12 +15,29 @@ import time
 
 from jobmon.fastjson import dumps
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 LEVELS = {"DEBUG": 10, "INFO": 20, "WARN": 30, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 _PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 DEBUG, INFO, WARNING, ERROR, CRITICAL = "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"
 
+LIMIT_LINES, LIMIT_SECONDS = 20, 60.0  # so many lines of a kind in so long, where others cause them
+
 _PIPE_BUF = 4096  # what a pipe or socket that polls as writable takes without blocking, pipe(7)
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class _Window:
+    """The lines of a kind in a time: how many were written, and how many left out."""
+
+    __slots__ = ("begin", "left_out", "level", "written")
+
+    def __init__(self, begin: float, level: str) -> None:
+        self.begin = begin
+        self.level = level
+        self.written = self.left_out = 0
 
 
 class Log:
@@ -31,6 +49,8 @@ class Log:
         self._journal = journal
         self._lost = 0
         self._torn = False  # whether the last line was written in part
+        self._windows: dict[str, _Window] = {}
+        self.call_later: Callable[[float], None] | None = None  # to call `tell_left_out` in so many seconds
         self._owns_stderr = False
         self.keep_to(level)
         self._fd = open_log(path)
@@ -78,6 +98,38 @@ class Log:
         if not self._put(level, what, facts):
             self._lost += 1
 
+    def limited(self, level: str, what: str, **facts: object) -> None:
+        """Write a line that somebody outside can cause, unless there were too many with this text lately."""
+        if LEVELS[level] < self._threshold:
+            return
+        now = time.monotonic()
+        window = self._windows.get(what)
+        if window is None or now - window.begin >= LIMIT_SECONDS:
+            self._tell(what)
+            window = self._windows[what] = _Window(now, level)
+        if window.written < LIMIT_LINES:
+            window.written += 1
+            self.write(level, what, **facts)
+            return
+        if self.call_later is not None and not any(each.left_out for each in self._windows.values()):
+            self.call_later(window.begin + LIMIT_SECONDS - now)
+        window.left_out += 1
+
+    def tell_left_out(self, *, now: float | None = None) -> None:
+        """Say how many lines were left out of the times that are over. `now` None: of all."""
+        for what, window in list(self._windows.items()):
+            if now is None or now - window.begin >= LIMIT_SECONDS:
+                self._tell(what)
+        begins = [window.begin for window in self._windows.values() if window.left_out]
+        if begins and self.call_later is not None and now is not None:
+            self.call_later(min(begins) + LIMIT_SECONDS - now)
+
+    def _tell(self, what: str) -> None:
+        window = self._windows.pop(what, None)
+        if window is not None and window.left_out:
+            text = f"{what}: {window.left_out} more like these"
+            self.write(window.level, text, seconds=round(time.monotonic() - window.begin))
+
     def _put(self, level: str, what: str, facts: dict[str, object]) -> bool:
         """Write a line; whether all of it was taken. It begins anew after one that was cut off."""
         words = [f"{key}={_shown(value)}" for key, value in facts.items() if value is not None]
@@ -92,6 +144,7 @@ class Log:
 
     def close(self) -> None:
         """Close the log."""
+        self.tell_left_out()
         os.close(self._fd)
 
 

@@ -49,7 +49,9 @@ SOCK_DIAG_BY_FAMILY = 20  # linux/sock_diag.h
 NLMSG_ERROR = 2
 NLM_F_REQUEST = 1
 
-_CLOSE_WAIT = 8  # net/tcp_states.h
+_FIN_WAIT1, _FIN_WAIT2, _CLOSE_WAIT = 4, 5, 8  # net/tcp_states.h
+# The client's end while somebody holds it: as it was made, or half-closed. A closed one has no inode.
+_HELD = (procfs.TCP_ESTABLISHED, _FIN_WAIT1, _FIN_WAIT2)
 _MAPPED = b"\0" * 10 + b"\xff\xff"  # ::ffff:a.b.c.d
 _PASSING = frozenset((EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM))
 
@@ -61,37 +63,53 @@ class Peer(Record):
     gids: frozenset[int] | None = None
     pid: int | None = None
 
+    @property
+    def name(self) -> str:
+        """For causes and the log."""
+        who = f"uid {self.uid}" if self.uid >= 0 else "uid unknown"
+        return who if self.pid is None else f"{who} pid {self.pid}"
+
+
+# Of a TCP connection that was closed before it was accepted the kernel names nobody.
+UNIDENTIFIED = Peer(-1)
+
 
 class Access(Record):
     """Who may control and listen besides root and the daemon's own user.
 
     `gids` judges a peer whose groups the kernel tells, `members` (uids) one whose groups it does not.
+    `unidentified`: anybody on this machine may give the commands of 0.7 over TCP, if he closes at once.
     """
 
     own: int
     uids: frozenset[int] = frozenset()
     gids: frozenset[int] = frozenset()
     members: frozenset[int] = frozenset()
+    unidentified: bool = False
 
     @staticmethod
-    def resolve(users: Sequence[str | int], groups: Sequence[str | int]) -> Access:
+    def resolve(
+        users: Sequence[str | int], groups: Sequence[str | int], *, unidentified: bool = False
+    ) -> Access:
         """Turns the names of the configuration into numbers. Asks the name service, which may take its time.
 
         Raises:
             StartupError: names that this machine does not know, all of them.
         """
-        access, unknown = Access.look_up(users, groups)
+        access, unknown = Access.look_up(users, groups, unidentified=unidentified)
         if unknown:
             raise StartupError("\n".join(f"{key}: {message}" for key, _, message in unknown))
         return access
 
     @staticmethod
-    def look_up(users: Sequence[str | int], groups: Sequence[str | int]) -> tuple[Access, list[Unknown]]:
+    def look_up(
+        users: Sequence[str | int], groups: Sequence[str | int], *, unidentified: bool = False
+    ) -> tuple[Access, list[Unknown]]:
         """The same, but with the names that this machine does not know: key, name, message."""
         unknown: list[Unknown] = []
         uids = _numbers(users, "user", unknown)
         gids = _numbers(groups, "group", unknown)
-        return Access(os.geteuid(), uids, gids, _members(gids)), unknown
+        return Access(os.geteuid(), uids, gids, _members(gids), unidentified), unknown
 
     @property
     def is_shared(self) -> bool:
@@ -102,6 +120,8 @@ class Access(Record):
         """Whether this peer may; nobody (None) may not."""
         if peer is None:
             return False
+        if peer is UNIDENTIFIED:
+            return self.unidentified
         if peer.uid in (0, self.own) or peer.uid in self.uids:
             return True
         if peer.gids is None:
@@ -193,7 +213,7 @@ class Peers:
         client = _end(accepted.family, accepted.getpeername())
         server = _end(accepted.family, accepted.getsockname())
         entry = self._find(client, server)
-        if entry is None or entry.state != procfs.TCP_ESTABLISHED or not entry.inode:
+        if entry is None or entry.state not in _HELD or not entry.inode:
             return None
         if accepted.getsockopt(IPPROTO_TCP, TCP_INFO, 1)[0] not in (procfs.TCP_ESTABLISHED, _CLOSE_WAIT):
             return None

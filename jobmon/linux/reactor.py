@@ -28,12 +28,13 @@ _BATCH = 256
 
 
 class Reactor:
-    """Descriptors and who handles them. `failed` is told of a handler that raised."""
+    """Descriptors and who handles them. `failed` is told of a handler that raised. `turns` counts."""
 
     def __init__(self, failed: Callable[[int, Exception], None]) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, tuple[int, Handler]] = {}
         self._failed = failed
+        self.turns = 0
 
     def register(self, fd: int, handler: Handler, priority: int, events: int = READ) -> None:
         """Call `handler(events)` whenever `fd` is ready. Raises OSError (ENOSPC: too many watches)."""
@@ -52,6 +53,7 @@ class Reactor:
     def turn(self, *, block: bool) -> None:
         """Wait until something is ready (with `block`) and dispatch all of it."""
         ready = self._epoll.poll(None if block else 0, _BATCH)
+        self.turns += 1
         if len(ready) > 1:
             ready.sort(key=self._priority)
         for fd, events in ready:

@@ -20,6 +20,7 @@ from jobmon.linux.logfile import ERROR, INFO, WARNING, open_log
 from jobmon.linux.peers import Access
 from jobmon.plan import Change, Keys, Plan, plan
 from jobmon.records import Record
+from jobmon.spec import OF_ACCESS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,8 +90,9 @@ class _Check:
         path = new.log_file or self._log_path
         if path is not None and new.log_file != old.log_file and (trouble := _why_no_log(path)):
             found.append(("log-file", "", f"{path}: {trouble}"))
-        if (new.allow_users, new.allow_groups) != (old.allow_users, old.allow_groups):
-            self.access, unknown = Access.look_up(new.allow_users, new.allow_groups)
+        if any(getattr(new, key) != getattr(old, key) for key in OF_ACCESS):
+            users, groups = new.allow_users, new.allow_groups
+            self.access, unknown = Access.look_up(users, groups, unidentified=new.allow_unidentified)
             found += unknown
         return found
 
@@ -192,10 +194,11 @@ class Reloader:
 
     def _end(self, engine: Engine, wish: Wish, outcome: Outcome) -> None:
         if outcome.code and not wish.dry_run:
+            # A client that asked by a request has them in its answer, and may ask for ever.
+            write = engine.log.write if wish.to is None else engine.log.limited
             for problem in outcome.problems:
-                engine.log.write(ERROR, "reload: a mistake", at=problem)
-            problems = len(outcome.problems)
-            engine.log.write(ERROR, "reload: nothing was changed", by=wish.by, problems=problems)
+                write(ERROR, "reload: a mistake", at=problem)
+            write(ERROR, "reload: nothing was changed", by=wish.by, problems=len(outcome.problems))
         engine.reloaded(outcome.problems, dry_run=wish.dry_run)
         wish.done(outcome)
 

@@ -2,24 +2,28 @@
 
 Translates between messages and the supervisor's methods; decides nothing about jobs. A session
 that misbehaves, or whose reader is too slow, ends alone.
+
+What clients ask for is done in slices of a few milliseconds. Sessions that have more to do wait in a
+queue, each for its next slice, while the loop goes on turning: no number of requests in one write, and no
+request about ten thousand jobs, holds up a death, a timer or another client.
 """
 
 from __future__ import annotations
 
-import resource
 import time
 
 from jobmon import protocol, waits
 from jobmon.errors import LocalProtocolError, StartupError
 from jobmon.events import LEAVING, State
-from jobmon.lean import deque
 from jobmon.linux import answers, logfile, reactor, signals
 from jobmon.linux.children import NAMED
-from jobmon.linux.sockets import Refused
+from jobmon.linux.peers import UNIDENTIFIED
+from jobmon.linux.quotas import NAME_BYTES, STATUS_BYTES, WAIT_BYTES, Quotas
+from jobmon.linux.sockets import RECEIVE_BYTES, Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from typing import Any
 
     from jobmon.eventlog import Event
@@ -33,11 +37,11 @@ if TYPE_CHECKING:
 FRAME_SECONDS = 15.0  # a client that starts a frame has this long to finish it
 DRAIN_SECONDS = 15.0  # a reader that takes nothing for this long while output waits is dropped
 ACCEPTS_PER_TURN = 64
+IDLE_SECONDS = 1.0  # a connection that was silent for so long may have to go for one of an operator
 RETRY_ACCEPT_SECONDS = 0.5
 EVENT_BATCH_BYTES = 32_768
-MIN_CONNECTIONS_PER_UID = 16
-MAX_CONNECTIONS_PER_UID = 1024
-RESERVED_FDS = 64  # for streams while spawning, the log, /proc, refusing politely
+SLICE_SECONDS = 0.002  # of one session before the others have their turn
+TURN_SECONDS = 0.005  # of all sessions in one turn of the loop: then deaths, signals and timers have theirs
 MAX_REASON = 1000  # characters: what is kept 10,000 times is to be short
 MAX_UNANSWERED = 1000  # requests of one connection that wait: each costs memory, and a look at every change
 MAX_TREE = 2000  # processes of which one request is told what they run: some tens of milliseconds
@@ -49,15 +53,16 @@ class Ticket:
     """To whom an answer goes: the session and its request's id (None: a 0.7 command).
 
     `runs` are the first runs of jobs whose last words belong into the answer, `first` what a command
-    stops before what it names, `rest` what else the answer is to say.
+    stops before what it names, `rest` what else the answer is to say, `bytes` what it costs to keep.
     """
 
-    __slots__ = ("first", "id", "job", "rest", "runs", "session")
+    __slots__ = ("bytes", "first", "id", "job", "rest", "runs", "session")
 
-    def __init__(self, session: Session, request_id: int | None, job: str = "") -> None:
+    def __init__(self, session: Session, request_id: int | None, job: str = "", names: int = 1) -> None:
         self.session = session
         self.id = request_id
         self.job = job
+        self.bytes = WAIT_BYTES + NAME_BYTES * names
         self.runs: dict[str, int] = {}
         self.first: dict[str, list[str]] = {}
         self.rest: Mapping[str, Any] = {}
@@ -69,11 +74,13 @@ class Sessions:
     def __init__(self, engine: Engine, access: Access, jobs: int) -> None:
         self.engine = engine
         self._access = access
-        self.make_room(jobs)
+        self.quotas = Quotas(access.own, jobs)
         self._listeners: dict[Listener, str] = {}
         self._is_open = False
-        self._sessions: dict[int, Session] = {}
-        self._counts: dict[int, int] = {}
+        self._sessions: dict[int, Session] = {}  # by descriptor, those first that were silent for longest
+        self._queue: dict[Session, None] = {}  # who has more to do, in the order of their turns
+        self._turn = -1  # of the reactor, whose time for sessions ends at `_until`
+        self._until = 0.0
         self.listening: set[Session] = set()
 
     def __len__(self) -> int:
@@ -85,8 +92,7 @@ class Sessions:
 
     def make_room(self, jobs: int) -> None:
         """Let nobody have so many connections that there would be no descriptors for so many jobs."""
-        room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 2 * jobs - RESERVED_FDS
-        self._per_uid = max(MIN_CONNECTIONS_PER_UID, min(MAX_CONNECTIONS_PER_UID, room // 2))
+        self.quotas.make_room(jobs)
 
     def permit(self, access: Access) -> None:
         """Serve these from now on. Who is here and may be no longer is sent away, once he has his answer."""
@@ -130,6 +136,16 @@ class Sessions:
         if isinstance(ticket, Ticket):
             ticket.session.answer(ticket, reply)
 
+    def serve(self, session: Session) -> None:
+        """Let a session work: at once, or after those who wait for their turn already."""
+        fd = session.fileno()
+        if fd in self._sessions:
+            self._sessions[fd] = self._sessions.pop(fd)  # the idlest come first
+        if self._queue or not self._has_time():
+            self._enqueue(session)
+        else:
+            self._give_slice(session)
+
     def publish(self) -> None:
         """There are new events: bring everybody who listens up to date."""
         for session in list(self.listening):
@@ -156,10 +172,42 @@ class Sessions:
         """A session has ended."""
         del self._sessions[fd]
         self.listening.discard(session)
-        uid = session.peer.uid
-        self._counts[uid] -= 1
-        if not self._counts[uid]:
-            del self._counts[uid]
+        self._queue.pop(session, None)
+        self.quotas.disconnect(session.peer.uid)
+
+    # ---- turns ----------------------------------------------------------------------------
+
+    def _has_time(self) -> bool:
+        """Whether sessions may still work in this turn of the loop."""
+        now = time.monotonic()
+        if self._turn != self.engine.reactor.turns:
+            self._turn, self._until = self.engine.reactor.turns, now + TURN_SECONDS
+        return now < self._until
+
+    def _give_slice(self, session: Session) -> None:
+        until = min(self._until, time.monotonic() + SLICE_SECONDS)
+        session.guard(lambda: session.work(until))
+        if session.has_work():
+            self._enqueue(session)
+
+    def _enqueue(self, session: Session) -> None:
+        if not self._queue:
+            self.engine.timers.arm(self._go_round, 0, time.monotonic())  # for the next turn
+        self._queue.setdefault(session)
+
+    def _go_round(self, _token: int) -> None:
+        """A slice for each in the queue, as far as the time of this turn goes, and for one at least."""
+        queue, self._queue = self._queue, {}
+        while queue:
+            session = next(iter(queue))
+            del queue[session]
+            self._give_slice(session)
+            if not self._has_time():
+                break
+        queue.update(self._queue)
+        self._queue = queue
+        if queue:
+            self.engine.timers.arm(self._go_round, 0, time.monotonic())
 
     # ---- accepting ------------------------------------------------------------------------
 
@@ -173,14 +221,14 @@ class Sessions:
     def _accept(self, listener: Listener) -> bool:
         """Accept waiting clients, some in a turn. Return True if there may be more."""
         for _ in range(ACCEPTS_PER_TURN):
-            taken = listener.accept(_TURNED_AWAY)
+            taken = listener.accept(_BUSY)
             if taken is None:
                 return False
             if isinstance(taken, Refused):
                 if not taken.dropped:
                     self._pause(listener)
                     return False
-                self.engine.log.write(logfile.WARNING, "no descriptor for a connection", errno=taken.errno)
+                self.engine.log.limited(logfile.WARNING, "no descriptor for a connection", errno=taken.errno)
             else:
                 self._admit(listener, taken[0])
         return True
@@ -195,17 +243,37 @@ class Sessions:
 
     def _admit(self, listener: Listener, stream: Stream) -> None:
         peer = self.engine.peer_of(stream)
-        why = self._objection(peer)
+        if peer is None and self._may_be_unidentified(listener):
+            peer = UNIDENTIFIED
+        why, farewell = self._objection(peer), _TURNED_AWAY
+        if peer is not None and not why:
+            why, farewell = self._refusal(peer, stream), _BUSY
         if peer is None or why:
             uid, pid = (peer.uid, peer.pid) if peer is not None else (None, None)
-            self.engine.log.write(logfile.WARNING, "refused a connection", why=why, uid=uid, pid=pid)
-            stream.send(_TURNED_AWAY)
+            self.engine.log.limited(logfile.WARNING, "refused a connection", why=why, uid=uid, pid=pid)
+            stream.send(farewell)
             stream.close()
             return
-        self._counts[peer.uid] = self._counts.get(peer.uid, 0) + 1
+        self.quotas.connect(peer.uid)
         session = Session(self, stream, peer, self._listeners[listener])
         self._sessions[stream.fileno()] = session
         session.guard(session.begin)
+
+    def _may_be_unidentified(self, listener: Listener) -> bool:
+        """A UNIX socket knows everybody, and events are of no use to who has closed."""
+        return listener.kind == "tcp" and self._listeners[listener] == protocol.CONTROL
+
+    def _refusal(self, peer: Peer, stream: Stream) -> str:
+        """Why there is no room for a connection. For root and our own user there is, as long as one of
+        theirs is idle: that one goes, so nobody can lock them out, be it in their own name."""
+        why = self.quotas.refusal(peer.uid, stream.fileno())
+        if why and peer.uid in (0, self._access.own):
+            before = time.monotonic() - IDLE_SECONDS
+            idle = next((one for one in self._sessions.values() if one.is_idle(peer.uid, before)), None)
+            if idle is not None:
+                idle.turn_away("is idle, and its user has too many connections")
+                return ""
+        return why
 
     def _send_away(self, _token: int) -> None:
         for session in list(self._sessions.values()):
@@ -213,13 +281,9 @@ class Sessions:
                 session._drop("is not permitted any more")
 
     def _objection(self, peer: Peer | None) -> str:
-        if peer is None:
-            return "nobody knows whose it is"
-        if not self._access.permits(peer):
-            return "not permitted"
-        if self._counts.get(peer.uid, 0) >= self._per_uid:
-            return f"more than {self._per_uid} connections of this user"
-        return ""
+        if peer is None or (peer is UNIDENTIFIED and not self._access.unidentified):
+            return _NOBODY
+        return "" if self._access.permits(peer) else "not permitted"
 
 
 class Session:
@@ -228,17 +292,24 @@ class Session:
     __slots__ = (
         "_connection",
         "_cursor",
+        "_ended",
         "_ending",
-        "_inbox",
+        "_gone",
+        "_heard",
         "_interest",
         "_jobs",
+        "_kept",
         "_late",
+        "_reserved",
         "_rich",
         "_role",
         "_sent",
         "_sessions",
         "_stalled",
         "_stream",
+        "_task",
+        "_telling",
+        "_unread",
         "peer",
         "tickets",
     )
@@ -248,12 +319,19 @@ class Session:
         self._stream = stream
         self._role = role
         self._connection = protocol.Connection(role)
-        self._inbox: deque[Any] | None = None
+        self._task: Iterator[None] | None = None  # a request that is being answered, step by step
+        self._telling = 0  # bytes that this is reckoned to cost
+        self._reserved = 0  # bytes that its tickets and its task cost
+        self._kept = 0  # bytes of it that its user's quota knows of
+        self._unread = False  # whether what has come may hold more messages
         self._interest = reactor.READ
         self._cursor = sessions.engine.supervisor.log.last
         self._rich = False
         self._jobs: frozenset[str] | None = None
-        self._ending = False
+        self._ending = False  # it broke the protocol: only our last words go out
+        self._ended = False  # it has said all that it will say
+        self._gone = False  # it has closed, and hears nothing any more
+        self._heard = time.monotonic()
         self._sent = 0
         self._late = False  # whether the timer for an unfinished frame runs
         self._stalled = False  # whether the timer for unsent output runs
@@ -262,8 +340,28 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """Whether output waits."""
-        return self._stream.pending > 0
+        """Whether output waits, or is to be made of what has happened."""
+        return self._stream.pending > 0 or self._behind()
+
+    def has_work(self) -> bool:
+        """Whether there is something to do for it that waits for nothing but its turn."""
+        return (self._unread or self._task is not None) and not (self._stream.closed or self._stream.full)
+
+    def fileno(self) -> int:
+        """The descriptor, -1 when closed."""
+        return self._stream.fileno()
+
+    def is_idle(self, uid: int, before: float) -> bool:
+        """Whether it is this user's, has been silent since a moment, and waits for nothing."""
+        if self.peer.uid != uid or self._role != protocol.CONTROL or self._heard > before:
+            return False
+        waits = self.tickets or self._unread or self._task is not None or self._connection.unfinished
+        return not (waits or self._stream.pending)
+
+    def turn_away(self, why: str) -> None:
+        """Make room for another."""
+        self._stream.send(_BUSY)
+        self._drop(why)
 
     def begin(self) -> None:
         """Wait for what the client says; on the event port, also tell it what happens."""
@@ -291,6 +389,8 @@ class Session:
         for ticket in self.tickets:
             engine.supervisor.drop(ticket)
         self.tickets.clear()
+        self._sessions.quotas.keep(self.peer.uid, -self._kept)
+        self._kept = 0
         self._sessions.forget(self, fd)
         self._stream.close()
 
@@ -300,52 +400,93 @@ class Session:
         self.guard(lambda: self._serve(events))
 
     def _serve(self, events: int) -> None:
-        if events & reactor.WRITE:
+        self._heard = time.monotonic()
+        self._gone = self._gone or bool(events & reactor.HANGUP)
+        if events & ~reactor.READ:
             self._stream.flush()
-            self.push_events()
-        if events & ~reactor.WRITE and not self._receive():
-            return
-        self._work()
+        if events & ~reactor.WRITE and not self._unread and self._task is None:
+            self._receive()
+        self._sessions.serve(self)
 
-    def _receive(self) -> bool:
+    def _receive(self) -> None:
         data = self._stream.receive()
-        if data is None:
-            return True
-        if not data:
-            self.close()
-            return False
-        if self._ending:
-            return True
-        messages = self._connection.receive(data)
-        if messages:
-            if self._inbox is None:
-                self._inbox = deque(messages)
-            else:
-                self._inbox.extend(messages)
-        self._mind_frame(anew=bool(messages))
-        return True
+        if data == b"":
+            self._ended = True
+            self._gone = self._gone or not self._is_half_closed()
+        elif data is not None and not self._ending:
+            self._connection.feed(data)
+            self._unread = True
+            if self._connection.held > RECEIVE_BYTES and (why := self._excess()):
+                self._act(self._connection.end("busy", why))
 
-    def _work(self) -> None:
-        """Act on what came, as long as the answers are read."""
-        inbox = self._inbox
-        while inbox and not self._stream.full and not self._stream.closed:
-            self._act(inbox.popleft())
-        if not self._stream.closed:
-            self._settle()
+    def _is_half_closed(self) -> bool:
+        """It will say no more. Whether it may still listen: that a UNIX socket was closed comes as a hangup,
+        of TCP only the kernel's table tells whether somebody still holds the other end."""
+        if not (self.tickets or self._stream.pending or self._role == protocol.EVENTS):
+            return True  # and nothing is left to be said
+        return self._stream.outlives_its_input() and self._sessions.engine.peer_of(self._stream) is not None
+
+    def work(self, until: float) -> None:
+        """Act on what came, as long as the answers are read and the time has not come."""
+        acted = False
+        while self.has_work():
+            if self._task is not None:
+                self._go_on(self._task)
+            elif (message := self._connection.next()) is None:
+                self._unread = False
+            else:
+                acted = True
+                self._act(message)
+            self._account()
+            if time.monotonic() >= until:
+                break
+        self._push()
+        self._settle(anew=acted)
+
+    def _go_on(self, task: Iterator[None]) -> None:
+        for _ in task:
+            return
+        self._end_task()
+
+    def _begin_task(self, task: Iterator[None] | None, jobs: int) -> None:
+        """A request that is answered step by step: until then it costs what it tells of so many jobs."""
+        if task is not None:
+            self._task, self._telling = task, jobs * STATUS_BYTES
+            self._reserved += self._telling
+
+    def _end_task(self) -> None:
+        self._task = None
+        self._reserved -= self._telling
+        self._telling = 0
+
+    def _excess(self) -> str:
+        """Why nothing more is kept for it, or nothing."""
+        self._account()
+        return self._sessions.quotas.excess(self.peer.uid, self._kept)
+
+    def _account(self) -> None:
+        """Tell its user's quota what is kept for it. A message that fits into one read is free."""
+        held = max(0, self._connection.held - RECEIVE_BYTES)
+        kept = held + self._stream.pending + self._reserved if not self._stream.closed else 0
+        if kept != self._kept:
+            self._sessions.quotas.keep(self.peer.uid, kept - self._kept)
+            self._kept = kept
 
     def _act(self, message: Any) -> None:
         kind = type(message)
-        if kind is protocol.Command07:
+        if self.peer is UNIDENTIFIED and kind is not protocol.Command07:
+            self._drop("the kernel does not say whose it is, and it is no command of JobMon 0.7")
+        elif kind is protocol.Command07:
             self._command07(message)
         elif kind is protocol.Request:
             self._request(message)
         elif kind is protocol.Subscribe:
-            self._subscribe(message)
+            self._take_subscription(message)
         elif kind is protocol.BadRequest:
             self.send(message.answer())
         else:
             self._ending = True
-            self._sessions.engine.log.write(
+            self._sessions.engine.log.limited(
                 logfile.INFO, "dropped a client", why=message.message, uid=self.peer.uid, pid=self.peer.pid
             )
             self._stream.send(protocol.encode(message.answer()))
@@ -354,7 +495,9 @@ class Session:
         supervisor = self._sessions.engine.supervisor
         name = message.job or ""
         command = message.command
-        if command == protocol.CMD_STATUS:
+        if command != protocol.CMD_QUIT and self._excess():
+            self.send(protocol.Failure(name, protocol.ERR_BUSY))
+        elif command == protocol.CMD_STATUS:
             self.send(answers.status07(name, supervisor.jobs.get(name)))
         elif command == protocol.CMD_JOB_LIST:
             self.send(protocol.JobList({n: job.pid is not None for n, job in supervisor.jobs.items()}))
@@ -372,8 +515,15 @@ class Session:
         elif len(self.tickets) >= MAX_UNANSWERED:
             why = f"{MAX_UNANSWERED} requests of this connection wait already"
             self.send(protocol.failed(request.id, "failed", why))
+        elif request.command not in _SMALL and (why := self._excess()):
+            self.send(protocol.failed(request.id, "busy", why))
         else:
-            act(self, request)
+            jobs = self._sessions.engine.supervisor.jobs
+            names = request.jobs
+            if names is not None:  # theirs are kept already
+                names = tuple(jobs[name].spec.name if name in jobs else name for name in names)
+                request = request.replace(jobs=names)
+            self._begin_task(act(self, request), len(jobs if names is None else names))
 
     def _start(self, request: protocol.Request) -> None:
         supervisor = self._sessions.engine.supervisor
@@ -403,7 +553,7 @@ class Session:
     def _wait(self, request: protocol.Request) -> None:
         self._sessions.engine.supervisor.wait(
             request.jobs or (),
-            self._ticket(request.id),
+            self._ticket(request.id, names=len(request.jobs or ())),
             time.monotonic(),
             until=answers.until(request) or ("changed", waits.changed),
             any_of=request.any,
@@ -427,24 +577,52 @@ class Session:
             by=self._by("signal", request.reason),
         )
 
-    def _show(self, request: protocol.Request) -> None:
+    def _show(self, request: protocol.Request) -> Iterator[None]:
         supervisor = self._sessions.engine.supervisor
-        names = supervisor.jobs if request.jobs is None else request.jobs
-        for name in names:
-            if name not in supervisor.jobs:
-                self.send(protocol.failed(request.id, "no-such-job", "no such job", job=name))
-                return
         room = MAX_TREE
-        jobs = []
-        for name in names:
-            shown = self._shown(name)
-            status = self._job_status(name, room if request.tree else shown)
+
+        def look(name: str) -> protocol.JobStatus:
+            nonlocal room
+            status = self._job_status(name, room if request.tree else self._shown(name))
             room -= len(status.tree or ())
-            jobs.append(status.body())
-        rest: dict[str, Any] = {"jobs": jobs, "token": supervisor.log.last}
-        if request.jobs is None:
-            rest["strays"] = self._sessions.engine.strays()
-        self.send(protocol.ReplyMessage(request.id, True, rest))
+            return status
+
+        if self._knows_all(request):
+            found = yield from self._statuses(request.jobs, look)
+            rest: dict[str, Any] = {"jobs": [one.body() for one in found], "token": supervisor.log.last}
+            if request.jobs is None:
+                rest["strays"] = self._sessions.engine.strays()
+            if self._knows_all(request):
+                self.send(protocol.ReplyMessage(request.id, True, rest))
+
+    def _knows_all(self, request: protocol.Request) -> bool:
+        """Whether there are all jobs that a request names; else that is its answer."""
+        jobs = self._sessions.engine.supervisor.jobs
+        unknown = next((name for name in request.jobs or () if name not in jobs), None)
+        if unknown is not None:
+            self.send(protocol.failed(request.id, "no-such-job", "no such job", job=unknown))
+        return unknown is None
+
+    def _statuses(
+        self, names: Sequence[str] | None, look: Callable[[str], protocol.JobStatus]
+    ) -> Generator[None, None, list[protocol.JobStatus]]:
+        """How jobs (None: all) are, job by job, and yet all at the moment in which it ends: those to which
+        something has happened meanwhile are looked at again."""
+        supervisor = self._sessions.engine.supervisor
+        log, jobs = supervisor.log, supervisor.jobs
+        found: dict[str, protocol.JobStatus] = {}
+        todo = list(jobs if names is None else names)
+        while todo:
+            seen = log.last
+            for name in todo:
+                if name in jobs:
+                    found[name] = look(name)
+                    yield
+            news = {event[2] for event in log.after(seen)}
+            complete = log.holds(seen)
+            wanted = [name for name in (jobs if names is None else names) if name in jobs]
+            todo = [name for name in wanted if name not in found or name in news or not complete]
+        return [status for name, status in found.items() if name in jobs]
 
     def _shown(self, name: str) -> int | None:
         """What does not die of SIGKILL is named without being asked for."""
@@ -467,7 +645,7 @@ class Session:
         def done(outcome: Outcome) -> None:
             ticket.rest = outcome.body
             if outcome.code or dry_run:
-                self.tickets.discard(ticket)
+                self._discard(ticket)
                 self._late_answer(answers.reload(request.id, outcome.code, outcome.problems, outcome.body))
 
         self._sessions.engine.reload(ticket, by, done, restart=request.restart, dry_run=dry_run)
@@ -475,37 +653,47 @@ class Session:
     def _info(self, request: protocol.Request) -> None:
         self.send(protocol.ReplyMessage(request.id, True, self._sessions.engine.info()))
 
-    def _graph(self, request: protocol.Request) -> None:
+    def _graph(self, request: protocol.Request) -> Iterator[None]:
         supervisor = self._sessions.engine.supervisor
-        rest = {"jobs": answers.graph(supervisor), "token": supervisor.log.last}
-        self.send(protocol.ReplyMessage(request.id, True, rest))
+        token = supervisor.log.last
+        told = {}
+        for name, job in list(supervisor.jobs.items()):
+            told[name] = answers.place(job, supervisor.jobs)
+            yield
+        self.send(protocol.ReplyMessage(request.id, True, {"jobs": told, "token": token}))
 
-    def _why(self, request: protocol.Request) -> None:
+    def _why(self, request: protocol.Request) -> Iterator[None]:
         engine = self._sessions.engine
+        token = engine.supervisor.log.last
         told = []
         for name in request.jobs or ():
-            if name not in engine.supervisor.jobs:
-                self.send(protocol.failed(request.id, "no-such-job", "no such job", job=name))
+            if not self._knows_all(request.replace(jobs=(name,))):
                 return
             told.append(answers.why(engine.supervisor, name, time.monotonic(), engine.attendants.why_not))
-        rest = {"jobs": told, "token": engine.supervisor.log.last}
-        self.send(protocol.ReplyMessage(request.id, True, rest))
+            yield
+        self.send(protocol.ReplyMessage(request.id, True, {"jobs": told, "token": token}))
 
-    def _subscribe(self, message: protocol.Subscribe) -> None:
+    def _take_subscription(self, message: protocol.Subscribe) -> None:
+        if why := self._excess():
+            self._act(self._connection.end("busy", why))
+        else:
+            jobs = self._sessions.engine.supervisor.jobs if message.jobs is None else message.jobs
+            self._begin_task(self._subscribe(message), len(jobs))
+
+    def _subscribe(self, message: protocol.Subscribe) -> Iterator[None]:
         supervisor = self._sessions.engine.supervisor
         log = supervisor.log
-        self._rich = True
-        self._jobs = None if message.jobs is None else frozenset(message.jobs)
-        kept = message.since is not None and log.holds(message.since)
-        if kept and message.since is not None:
+        if message.since is not None and log.holds(message.since):
             self._cursor = max(message.since, log.first - 1)  # 0 is from the first on
             self.send(protocol.Snapshot(message.since, None))
         else:
+            asked = None if message.jobs is None else frozenset(message.jobs)
+            names = None if asked is None else [name for name in supervisor.jobs if name in asked]
+            jobs = yield from self._statuses(names, self._job_status)
             self._cursor = log.last
-            names = [name for name in supervisor.jobs if self._jobs is None or name in self._jobs]
-            jobs = tuple(self._job_status(name) for name in names)
-            self.send(protocol.Snapshot(log.last, jobs, missed=message.since is not None))
-        self.push_events()
+            self.send(protocol.Snapshot(log.last, tuple(jobs), missed=message.since is not None))
+        self._rich = True
+        self._jobs = None if message.jobs is None else frozenset(message.jobs)
 
     def _job_status(self, name: str, shown: int | None = None) -> protocol.JobStatus:
         """How a job is; `shown` is how many of its processes are to be told apart."""
@@ -517,29 +705,31 @@ class Session:
         tree, gone = answers.tree(pids, job.leader, shown)
         return answers.status(job, wall, len(pids) - gone, says, tree)
 
-    def _ticket(self, request_id: int | None, job: str = "") -> Ticket:
-        ticket = Ticket(self, request_id, job)
+    def _ticket(self, request_id: int | None, job: str = "", names: int = 1) -> Ticket:
+        ticket = Ticket(self, request_id, job, names)
         self.tickets.add(ticket)
+        self._reserved += ticket.bytes
         return ticket
+
+    def _discard(self, ticket: Ticket) -> None:
+        if ticket in self.tickets:
+            self.tickets.remove(ticket)
+            self._reserved -= ticket.bytes
 
     def _order_ticket(self, request: protocol.Request) -> Ticket:
         """For a command whose answer tells more than how each job fared."""
-        ticket = self._ticket(request.id)
+        ticket = self._ticket(request.id, names=len(request.jobs or ()))
         supervisor = self._sessions.engine.supervisor
-        for name in request.jobs or ():
-            job = supervisor.jobs.get(name)
-            if job is None:
-                continue
-            ticket.runs[name] = job.run + (request.command != "stop")
-            if request.command != "start":
-                first = supervisor.turns.going_before(name)
-                ticket.first[name] = [other for other in first if other not in (request.jobs or ())]
+        names = [name for name in request.jobs or () if name in supervisor.jobs]
+        for name in names:
+            ticket.runs[name] = supervisor.jobs[name].run + (request.command != "stop")
+        if request.command != "start":
+            ticket.first = supervisor.turns.going_before(names)
         return ticket
 
     def _by(self, verb: str, reason: str = "") -> str:
         reason = reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}..."
-        who = f"{verb} by uid {self.peer.uid}"
-        who += f" pid {self.peer.pid}" if self.peer.pid is not None else ""
+        who = f"{verb} by {self.peer.name}"
         return f"{who}: {reason}" if reason else who
 
     # ---- out ------------------------------------------------------------------------------
@@ -558,7 +748,7 @@ class Session:
 
     def answer(self, ticket: Ticket, reply: Reply) -> None:
         """The supervisor has answered one of this session's commands."""
-        self.tickets.discard(ticket)
+        self._discard(ticket)
         if self._stream.closed or self._connection.broken:
             return
         if ticket.id is None:
@@ -610,16 +800,25 @@ class Session:
         self._settle()
 
     def push_events(self) -> None:
-        """Send the events that the reader has not seen, as far as it takes them now."""
-        if self._role != protocol.EVENTS or self._ending or self._stream.closed:
+        """Send a batch of the events that the reader has not seen, if it takes them now; the next when it
+        takes more."""
+        self._push()
+        self._settle()
+
+    def _push(self) -> None:
+        if not self._behind():
             return
         log = self._sessions.engine.supervisor.log
         if not log.holds(self._cursor):
             self._drop("has fallen too many events behind")
-            return
-        while self._cursor < log.last and not self._stream.pending:
+        elif not self._stream.pending:
             self._stream.send(b"".join(self._batch(log.after(self._cursor))))
-        self._settle()
+
+    def _behind(self) -> bool:
+        """Whether there are events for it. (While it is told how things stand, the events are not due.)"""
+        if self._role != protocol.EVENTS or self._ending or self._stream.closed or self._task is not None:
+            return False
+        return self._cursor < self._sessions.engine.supervisor.log.last
 
     def _batch(self, events: Iterator[Event]) -> Iterator[bytes]:
         size = 0
@@ -641,27 +840,38 @@ class Session:
             return b""
         return protocol.encode(protocol.EventMessage(seq, when, job, kind, state.value, run, pid, cause))
 
-    def _settle(self) -> None:
-        """After any work: wait for the right events, let the right timers run."""
+    def _settle(self, *, anew: bool = False) -> None:
+        """After any work: wait for the right events, let the right timers run. `anew`: messages were
+        taken, so a frame that has begun is not the one that had begun before."""
         stream = self._stream
-        if self._ending and not stream.pending:
-            self.close()
-            return
+        self._account()
         if stream.closed:
             return
-        behind = self._role == protocol.EVENTS and self._cursor < self._sessions.engine.supervisor.log.last
-        interest = 0 if stream.full or self._inbox else reactor.READ
-        if stream.pending or (behind and not self._ending):
+        if self._is_over():
+            self.close()
+            return
+        busy = stream.full or self._unread or self._task is not None
+        interest = 0 if busy or self._ended else reactor.READ  # at its end it would be ready for ever
+        if stream.pending or self._behind():
             interest |= reactor.WRITE
         if interest != self._interest:
             self._sessions.engine.reactor.modify(stream.fileno(), interest)
             self._interest = interest
-            self._mind_frame()
+        self._mind_frame(anew=anew)
         self._mind_output()
 
-    def _mind_frame(self, *, anew: bool = False) -> None:
+    def _is_over(self) -> bool:
+        """Whether all is said. Who has half-closed is answered first; a listener hears what happens until
+        it closes."""
+        if self._ending and not self._stream.pending:
+            return True
+        if not self._ended or self._unread or self._task is not None:
+            return False
+        return self._gone or not (self.tickets or self._stream.pending or self._role == protocol.EVENTS)
+
+    def _mind_frame(self, *, anew: bool) -> None:
         """The clock for a frame runs from its first byte to its last, however many come between, and
-        only while we read. `anew`: the frame that has begun is not the one that had begun before."""
+        only while we read."""
         reads = self._interest & reactor.READ and not self._connection.broken
         unfinished = bool(reads and self._connection.unfinished)
         if unfinished == self._late and not (unfinished and anew):
@@ -691,13 +901,16 @@ class Session:
         self._drop("does not read what it is sent")
 
     def _drop(self, why: str) -> None:
-        self._sessions.engine.log.write(
+        self._sessions.engine.log.limited(
             logfile.WARNING, "dropped a client", why=why, uid=self.peer.uid, pid=self.peer.pid
         )
         self.close()
 
 
-_VERBS: dict[str, Callable[[Session, protocol.Request], None]] = {
+# Answered at once, and shortly: however much is kept for somebody, he may.
+_SMALL = frozenset(("terminate", "reload", "info", "signal"))
+# Those that tell of many jobs do it step by step.
+_VERBS: dict[str, Callable[[Session, protocol.Request], Iterator[None] | None]] = {
     "start": Session._start,
     "restart": Session._start,
     "stop": Session._stop,
@@ -712,4 +925,9 @@ _VERBS: dict[str, Callable[[Session, protocol.Request], None]] = {
     "why": Session._why,
 }
 
+_NOBODY = (
+    "it was closed before it was accepted, and over TCP the kernel does not say any more whose it was: keep "
+    "it open until the answer comes, use a UNIX socket, or set allow-unidentified"
+)
 _TURNED_AWAY = protocol.encode(protocol.Failure("", protocol.ERR_NOT_PERMITTED))
+_BUSY = protocol.encode(protocol.Failure("", protocol.ERR_BUSY))

@@ -20,11 +20,15 @@ from _socket import (
     IPPROTO_TCP,
     MSG_NOSIGNAL,
     SO_ACCEPTCONN,
+    SO_KEEPALIVE,
     SO_PEERCRED,
     SO_REUSEADDR,
     SO_TYPE,
     SOCK_STREAM,
     SOL_SOCKET,
+    TCP_KEEPCNT,
+    TCP_KEEPIDLE,
+    TCP_KEEPINTVL,
     TCP_NODELAY,
     socket,
 )
@@ -63,7 +67,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 BACKLOG = 1024  # connections that may wait for one turn of the loop; the kernel caps it by net.core.somaxconn
-RECEIVE_BYTES = 65536
+RECEIVE_BYTES = 16384
+KEEPALIVE_SECONDS = 60  # how long a TCP peer that has half-closed is silent before it is asked for
 SO_PASSRIGHTS = 83  # Linux 6.16, asm-generic/socket.h; not in Python
 HIGH_WATER = 262144  # a stream with this much unsent is `full`: whoever produces should wait until it drains
 
@@ -122,6 +127,19 @@ class Stream:
             return None
         except OSError:
             return b""
+
+    def outlives_its_input(self) -> bool:
+        """To be called after b"": lets the kernel find out when the peer closes entirely, which shows as a
+        hangup. Of a UNIX socket it knows; TCP has to ask, as nothing comes after a FIN. False: it is gone."""
+        if self._socket.family == AF_UNIX:
+            return True
+        try:
+            self._socket.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
+            for option, value in ((TCP_KEEPIDLE, KEEPALIVE_SECONDS), (TCP_KEEPINTVL, 15), (TCP_KEEPCNT, 4)):
+                self._socket.setsockopt(IPPROTO_TCP, option, value)
+        except OSError:
+            return False
+        return True
 
     def send(self, data: bytes) -> None:
         """Hands `data` to the kernel as far as it takes it now, and keeps the rest for `flush`, in order."""
