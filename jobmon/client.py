@@ -6,9 +6,7 @@ module `_socket` instead of `socket`, and nothing of the policy or the engine.
 
 from __future__ import annotations
 
-import _socket
 import os
-import sys
 from time import monotonic
 
 from jobmon.errors import (
@@ -16,24 +14,17 @@ from jobmon.errors import (
     BusyError,
     ConfigError,
     ConnectionLost,
-    DaemonUnreachable,
     JobError,
     NoSuchJobError,
     NotPermittedError,
     RemoteProtocolError,
     WaitTimeout,
 )
+from jobmon.link import DEFAULT_PORTS, Link, place_of, readable
 from jobmon.protocol import (
-    CLIENT,
-    ERR_BUSY,
-    ERR_NOT_PERMITTED,
     EVENT_TERMINATE,
-    Broken,
-    Connection,
-    ErrorMessage,
     Event07,
     EventMessage,
-    Failure,
     ReplyMessage,
     Request,
     Snapshot,
@@ -47,16 +38,16 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-    from jobmon.protocol import JobStatus, Message
+    from jobmon.errors import JobMonError
+    from jobmon.link import HasFileno, Port
+    from jobmon.protocol import JobStatus
 
-    Port = int | str
-
-DEFAULT_PORTS = "6666,6667"
 # An answer that waits for nothing is there at once; a daemon that is silent so long is stuck.
 PATIENCE = 30.0
+# The daemon keeps a timeout itself, and says what is missing. One that does not is given up so much later.
+GRACE = 0.5
 # From the end of its connections to the end of the daemon's process it is milliseconds.
 LAST_BREATH = 10.0
-_READ_SIZE = 1 << 16
 _SOCKET_PATH_BYTES = 107  # sun_path is 108 bytes with its final NUL, unix(7)
 
 
@@ -96,137 +87,28 @@ def ports_from(environ: Mapping[str, str]) -> tuple[Port, Port]:
         ) from None
 
 
-class _Link:
-    """A connected socket that speaks messages."""
-
-    def __init__(self, port: Port, *, exact: bool = False) -> None:
-        self._where = port if isinstance(port, str) else f"127.0.0.1:{port}"
-        self._exact = exact
-        self._connection = Connection(CLIENT)
-        self._waiting: list[Any] = []
-        self._patience: float | None = None
-        self._socket = _connect(port, self._where)
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def send(self, message: Message) -> None:
-        """Send all of it. A peer that has hung up may have said why, so reading tells."""
-        data = self._connection.send(message)
-        try:
-            self._socket.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
-        except OSError as error:
-            raise ConnectionLost(f"the connection to {self._where} is closed") from error
-
-    def receive(self, patience: float | None = None) -> Message:
-        """The next message; `patience` is how many seconds of silence are borne.
-
-        Raises:
-            ConnectionLost: it ended, or was silent for too long.
-            NotPermittedError, BusyError: the daemon turned us away.
-            RemoteProtocolError: what came is not JobMon's protocol.
-        """
-        while not self._waiting:
-            self._waiting = self._connection.receive(self._read(patience))
-        message: Message | Broken = self._waiting.pop(0)
-        if isinstance(message, Failure) and message.reason == ERR_NOT_PERMITTED:
-            raise NotPermittedError(f"the daemon at {self._where} does not serve this user", "not-permitted")
-        if isinstance(message, Failure) and message.reason == ERR_BUSY:
-            raise BusyError(f"the daemon at {self._where} has too many connections: try again", "busy")
-        if isinstance(message, Broken):
-            raise RemoteProtocolError(f"what answers at {self._where} is no JobMon daemon: {message.message}")
-        if isinstance(message, ErrorMessage):
-            raise RemoteProtocolError(f"the daemon at {self._where} says: {message.message}")
-        return message
-
-    def drain(self, until: float | None = None) -> bool:
-        """Wait for the end of the connection, whatever comes before it; False when time.monotonic() has
-        reached `until` and it has not come."""
-        try:
-            while until is None or _wait_readable(self.fileno(), until - monotonic()):
-                self._read(None)
-        except ConnectionLost:
-            return True
-        return False
-
-    def seen_from_here(self, pid: object) -> object:
-        """The daemon's pid in our PID namespace, where it may be another than it has in its own: that of
-        who listens on the UNIX socket, unless that is a manager who has handed it over (unix(7)); 0 for
-        none."""
-        if self._socket.family != _socket.AF_UNIX:
-            return pid
-        credentials = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
-        listener = int.from_bytes(credentials[:4], sys.byteorder)
-        try:
-            with open(f"/proc/{listener}/status", encoding="utf-8", errors="replace") as file:
-                inner = [line.split()[-1] for line in file if line.startswith("NSpid:")]
-        except OSError:
-            inner = []
-        return listener if listener == 0 or inner == [str(pid)] else pid
-
-    def _read(self, patience: float | None) -> bytes:
-        try:
-            if patience != self._patience:
-                self._socket.settimeout(patience)
-                self._patience = patience
-            data = self._socket.recv(self._connection.wanted if self._exact else _READ_SIZE)
-        except TimeoutError:
-            self.close()  # an answer that came after all would be taken for that of the next request
-            raise ConnectionLost(f"the daemon at {self._where} does not answer") from None
-        except OSError as error:
-            raise ConnectionLost(f"the connection to {self._where} broke: {error.strerror}") from None
-        if not data:
-            raise ConnectionLost(f"the daemon at {self._where} closed the connection")
-        return data
-
-
-def _connect(port: Port, where: str) -> _socket.socket:
-    family = _socket.AF_UNIX if isinstance(port, str) else _socket.AF_INET
-    connected = _socket.socket(family, _socket.SOCK_STREAM)
-    try:
-        connected.connect(port if isinstance(port, str) else ("127.0.0.1", port))
-        if family == _socket.AF_INET:
-            connected.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-    except OSError as error:
-        connected.close()
-        raise _unreachable(where, error) from None
-    except BaseException:
-        connected.close()
-        raise
-    return connected
-
-
-def _unreachable(where: str, error: OSError) -> DaemonUnreachable | NotPermittedError:
-    if isinstance(error, PermissionError):
-        return NotPermittedError(f"this user may not connect to {where}", "not-permitted")
-    port = os.environ.get("JOBMON_PORT")
-    told = "is not set, which means " + DEFAULT_PORTS if port is None else f"is {port}"
-    return DaemonUnreachable(f"no daemon answers at {where} ({error.strerror}); JOBMON_PORT {told}")
-
-
 class CommandPipe:
     """Commands for a daemon, over one connection.
 
     `port` is the daemon's control port, a TCP port or the path of a socket; None means what
-    JOBMON_PORT says. Job names are any strings. Methods that name a job raise NoSuchJobError
-    when there is none of that name, and JobError when the command was refused or failed; all
-    raise ConnectionLost when the daemon goes away meanwhile.
+    JOBMON_PORT says. It connects when it is used, and again when the daemon has been started anew since;
+    a command that may have been done is never sent twice. Job names are any strings. Methods that name
+    a job raise NoSuchJobError when there is none of that name, and JobError when the command was refused
+    or failed; all raise DaemonUnreachable when nobody answers there, NotPermittedError when this user may
+    not, and ConnectionLost when the daemon goes away meanwhile.
 
     Raises:
-        DaemonUnreachable: nobody answers there.
-        NotPermittedError: this user may not.
         AddressError: `port`, or JOBMON_PORT, is no address.
     """
 
     def __init__(self, port: Port | None = None) -> None:
         self._port = ports_from(os.environ)[0] if port is None else parse_port(port)
-        self._link = _Link(self._port)
+        self._where = place_of(self._port)
+        self._link: Link | None = None
+        self._destroyed = False
         self._last = 0
+        # Of each request that is not answered: when it is given up, and whether a timeout was asked for.
+        self._asked: dict[int, tuple[float | None, bool]] = {}
         self._replies: dict[int, ReplyMessage] = {}
 
     def __enter__(self) -> Self:
@@ -240,12 +122,16 @@ class CommandPipe:
     def reconnect(self) -> None:
         """Leave this connection and make another to the same port."""
         self.destroy()
+        self._asked.clear()
         self._replies.clear()
-        self._link = _Link(self._port)
+        self._link, self._destroyed = None, False
+        self._be_connected()
 
     def destroy(self) -> None:
         """Close the connection."""
-        self._link.close()
+        self._destroyed = True
+        if self._link is not None:
+            self._link.close()
 
     # ---- as in JobMon 0.7
 
@@ -275,21 +161,26 @@ class CommandPipe:
         Raises:
             WaitTimeout: it was not within `timeout` seconds; it goes on ending.
         """
-        began = monotonic()
-        pid = self.request("terminate", reason=reason).get("pid")
-        if wait and not self._see_the_end(pid, None if timeout is None else began + timeout):
+        until = None if timeout is None else monotonic() + timeout
+        keeps_time = timeout is not None and timeout + GRACE < PATIENCE
+        patience = timeout + GRACE if timeout is not None and keeps_time else PATIENCE
+        number = self._submit(patience, keeps_time, "terminate", None, {"reason": reason})
+        pid = self.collect(number).get("pid")
+        if wait and not self._see_the_end(pid, until):
             raise WaitTimeout(f"timed out: the daemon, pid {pid}, goes on ending", "timeout")
 
     def _see_the_end(self, pid: object, until: float | None) -> bool:
         """Whether the daemon is gone; its process is by a moment after its connections."""
+        assert self._link is not None
         process = _pidfd_of(self._link.seen_from_here(pid))
         try:
             if not self._link.drain(until):
                 return False
             if process is None:
                 return True
-            left = LAST_BREATH if until is None else min(until - monotonic(), LAST_BREATH)
-            return _wait_readable(process, left) or left == LAST_BREATH
+            soon = monotonic() + LAST_BREATH
+            cut_short = until is not None and until < soon
+            return bool(readable(until if cut_short else soon, process)) or not cut_short
         finally:
             if process is not None:
                 os.close(process)
@@ -422,10 +313,7 @@ class CommandPipe:
 
     def graph(self) -> dict[str, dict[str, Any]]:
         """Each job with "state", "ready", and the jobs that it "requires" or comes "after"."""
-        jobs = self.request("graph").get("jobs")
-        if type(jobs) is not dict or not all(type(job) is dict for job in jobs.values()):
-            raise RemoteProtocolError('a reply to graph has no "jobs"')
-        return jobs
+        return graph_of(self.request("graph"))
 
     def why(self, job: str) -> dict[str, Any]:
         """Why a job is as it is: "causes", the nearest first, and the last "events" of it."""
@@ -442,23 +330,9 @@ class CommandPipe:
     # ---- requests
 
     def fileno(self) -> int:
-        """A descriptor for select and poll: readable when a reply, or the end, may have come."""
-        return self._link.fileno()
-
-    def answered(self, number: int) -> bool:
-        """Whether the reply to an earlier request has come."""
-        return number in self._replies
-
-    def refused(self, number: int) -> bool:
-        """Whether it has come and says no."""
-        return number in self._replies and not self._replies[number].ok
-
-    def receive(self, patience: float | None = None) -> None:
-        """Wait for the next reply, and keep it for `collect`."""
-        message = self._link.receive(patience)
-        if not isinstance(message, ReplyMessage):
-            raise RemoteProtocolError(f"the daemon sent a {type(message).__name__} instead of a reply")
-        self._replies[message.id] = message
+        """A descriptor for select and poll: readable when more of a reply, or the end, may have come. Look
+        at `answered` before you wait for it, and `receive` then: a reply may have been read already."""
+        return self._be_connected().fileno()
 
     def request(
         self, command: str, jobs: tuple[str, ...] | None = None, **arguments: Any
@@ -467,27 +341,157 @@ class CommandPipe:
 
         Raises:
             JobError: it says no. (ConfigError, when that is what is wrong.)
+            WaitTimeout: the daemon has not kept the `timeout` that was asked for.
         """
-        return self.collect(self.submit(command, jobs, **arguments), patience_for(command, arguments))
+        return self.collect(self.submit(command, jobs, **arguments))
 
     def submit(self, command: str, jobs: tuple[str, ...] | None = None, **arguments: Any) -> int:
         """Send a request and do not wait for its reply: `collect` the number that this returns."""
-        self._last += 1
-        self._link.send(Request(self._last, command, jobs, **arguments))
-        return self._last
+        timed = arguments.get("timeout") is not None
+        return self._submit(patience_for(command, arguments), timed, command, jobs, arguments)
+
+    def deadline(self, number: int) -> float | None:
+        """When an earlier request is given up if it is not answered, by time.monotonic(); None for never."""
+        return self._asked[number][0] if number in self._asked else None
+
+    def receive(self) -> None:
+        """Take the replies that have arrived, without waiting. Then look at `answered` before you wait."""
+        if self._link is None:
+            return
+        self._link.read()
+        for message in self._link.messages:
+            if self._asked.pop(message.id, None) is not None:  # else it answers what was given up
+                self._replies[message.id] = message
+        self._link.messages.clear()
+
+    def answered(self, number: int) -> bool:
+        """Whether `collect` need not wait: the reply to an earlier request was read, or can come no more."""
+        ended = self._link is None or self._link.end is not None
+        return ended or number in self._replies or number not in self._asked
+
+    def refused(self, number: int) -> bool:
+        """Whether `collect` would raise at once: the reply has come and says no, or can come no more."""
+        return self.answered(number) and not (number in self._replies and self._replies[number].ok)
+
+    def await_reply(
+        self, *numbers: int, until: float | None = None, beside: tuple[HasFileno | int, ...] = ()
+    ) -> bool:
+        """Wait until one of these requests is answered, one of `beside` is readable, or time.monotonic()
+        has reached `until`. Whether one is answered."""
+        self.receive()
+        while not any(map(self.answered, numbers)):
+            found = readable(until, self, *beside)
+            if not found or found != [self.fileno()]:
+                return False
+            self.receive()
+        return True
+
+    def ask_beside(
+        self, number: int, command: str, jobs: tuple[str, ...] | None = None
+    ) -> Mapping[str, Any] | None:
+        """Ask something while an earlier request waits for its reply: the answer; None when the earlier one
+        was answered first.
+
+        Raises:
+            ConnectionLost, WaitTimeout: as `collect` would of the one whose time is over first.
+        """
+        question = self.submit(command, jobs)
+        both = self.deadline(number), self.deadline(question)
+        until = min(time for time in both if time is not None)
+        if not self.await_reply(number, question, until=until):
+            raise self._give_up(number if until == both[0] else question)
+        if self.answered(number):
+            self._asked.pop(question, None)
+            self._replies.pop(question, None)
+            return None
+        return self.collect(question)
+
+    def catch_up(self, number: int) -> bool:
+        """Whether an earlier request is answered by now: what the daemon could say at once it has said when
+        this returns. A reply leaves after the turn in which it was decided, and each question takes a turn.
+        """
+        return self.ask_beside(number, "info") is None or self.ask_beside(number, "info") is None
 
     def collect(self, number: int, patience: float | None = None) -> Mapping[str, Any]:
-        """What the reply to an earlier request says; replies may be collected in any order.
+        """What the reply to an earlier request says; replies may be collected in any order. It is given up
+        after `patience` seconds, or at its own deadline.
 
         Raises:
             JobError: it says no.
+            ConnectionLost: it does not come.
         """
-        while number not in self._replies:
-            self.receive(patience)
-        reply = self._replies.pop(number)
+        until = self.deadline(number)
+        if patience is not None:
+            soon = monotonic() + patience
+            until = soon if until is None else min(until, soon)
+        if not self.await_reply(number, until=until):
+            error = self._give_up(number)
+            del self._asked[number]
+            raise error
+        reply = self._replies.pop(number, None)
+        if reply is None:
+            raise self._lost()
         if not reply.ok:
             raise refusal(reply.rest)
         return reply.rest
+
+    def _submit(
+        self,
+        patience: float | None,
+        timed: bool,
+        command: str,
+        jobs: tuple[str, ...] | None,
+        arguments: Mapping[str, Any],
+    ) -> int:
+        until = None if patience is None else monotonic() + patience
+        self._last += 1
+        try:
+            self._send(Request(self._last, command, jobs, **arguments), until)
+        except TimeoutError:
+            raise _late(self._where, timed) from None
+        self._asked[self._last] = until, timed
+        return self._last
+
+    def _send(self, request: Request, until: float | None) -> None:
+        """Send it over the connection that there is, or, if that has ended before all of it was taken, over
+        a new one: what the daemon has not got whole it cannot have done."""
+        if self._destroyed:
+            raise self._lost()
+        if self._link is not None:
+            self.receive()
+            if self._link.end is None and self._link.send(request, until):
+                return
+            self.receive()
+        self._connect(until)
+        assert self._link is not None
+        self._link.send(request, until)  # one who has hung up already may have said why: reading tells
+
+    def _be_connected(self) -> Link:
+        try:
+            if self._link is None:
+                self._connect()
+        except TimeoutError:
+            raise _late(self._where, timed=False) from None
+        assert self._link is not None
+        return self._link
+
+    def _connect(self, until: float | None = None) -> None:
+        """Connect anew; what was asked before can be answered no more."""
+        self._asked.clear()
+        if self._link is not None:
+            self._link.close()
+        self._link = Link(self._port, (ReplyMessage,), monotonic() + PATIENCE if until is None else until)
+
+    def _give_up(self, number: int) -> JobMonError:
+        """The error of a request whose time is over. A daemon that owes what it can say at once is lost."""
+        _, timed = self._asked[number]
+        if not timed and self._link is not None:
+            self._link.close()
+        return _late(self._where, timed)
+
+    def _lost(self) -> JobMonError:
+        end = None if self._link is None else self._link.end
+        return end or ConnectionLost(f"the connection to {self._where} is closed")
 
     def _command(self, command: str, jobs: tuple[str, ...], **arguments: Any) -> int:
         if not jobs:
@@ -498,12 +502,18 @@ class CommandPipe:
 
 def patience_for(command: str, arguments: Mapping[str, Any]) -> float | None:
     """How many seconds an answer may take before the daemon counts as stuck; None for ever."""
+    timeout: float | None = arguments.get("timeout")
+    if timeout is not None:
+        return timeout + GRACE
     waits = command == "wait" or (command in ("start", "stop", "restart") and arguments.get("wait", True))
     waits = waits or (command == "reload" and arguments.get("restart", False))
-    if not waits:
-        return PATIENCE
-    timeout = arguments.get("timeout")
-    return None if timeout is None else timeout + PATIENCE
+    return None if waits else PATIENCE
+
+
+def _late(where: str, timed: bool) -> JobMonError:
+    """The error of what has not come in time."""
+    text = f"the daemon at {where} does not answer"
+    return WaitTimeout(f"timed out: {text}", "timeout") if timed else ConnectionLost(text)
 
 
 _ERRORS: dict[str, type[JobError]] = {
@@ -545,6 +555,14 @@ def _result(one: Mapping[str, Any]) -> tuple[str, str, str]:
     return str(one["job"]), str(one["error"]["code"]), str(one["error"]["message"])
 
 
+def graph_of(reply: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The jobs of a reply to graph."""
+    jobs = reply.get("jobs")
+    if type(jobs) is not dict or not all(type(job) is dict for job in jobs.values()):
+        raise RemoteProtocolError('a reply to graph has no "jobs"')
+    return jobs
+
+
 def ends_of(reply: Mapping[str, Any]) -> dict[str, int | str | None]:
     """The jobs of a reply to wait, each with how its run ended, if that was asked for."""
     try:
@@ -563,24 +581,18 @@ def _pidfd_of(pid: object) -> int | None:
         return None
 
 
-def _wait_readable(fd: int, seconds: float) -> bool:
-    from select import POLLIN, poll
-
-    poller = poll()
-    poller.register(fd, POLLIN)
-    return bool(poller.poll(max(0.0, seconds * 1000)))
-
-
 class EventStream:
     """The events of a daemon as they come. Iterates until the daemon ends, closes as a context.
 
     `port` is the daemon's event port; None means what JOBMON_PORT says. Events are those of
     JobMon 0.7, `Event07`. With `rich`, or with `since` or `jobs`, they are `EventMessage`s of
     all jobs or of `jobs`: after the event number `since` if that is given, else from now on;
-    then `snapshot` says how things stood before the first.
+    then `snapshot` says how things stood before the first. `timeout` is how many seconds it may take to
+    connect and to subscribe; without `wait` the snapshot comes later, when `pending_event` finds it.
 
     Raises:
         DaemonUnreachable, NotPermittedError, AddressError: as CommandPipe.
+        WaitTimeout: the daemon has not answered within `timeout`.
         ConnectionLost: the daemon went away (also from next_event and while iterating).
     """
 
@@ -593,15 +605,18 @@ class EventStream:
         rich: bool = False,
         since: int | None = None,
         jobs: tuple[str, ...] | None = None,
+        timeout: float | None = None,
+        wait: bool = True,
     ) -> None:
         address = ports_from(os.environ)[1] if port is None else parse_port(port)
-        self._link = _Link(address, exact=True)
-        if rich or since is not None or jobs is not None:
-            try:
-                self._subscribe(Subscribe(since, jobs))
-            except BaseException:
-                self.destroy()
-                raise
+        self._subscribed = rich or since is not None or jobs is not None
+        until = monotonic() + (PATIENCE if timeout is None else timeout)
+        try:
+            self._link = Link(address, (Event07, EventMessage, Snapshot), until, exact=True)
+            if self._subscribed:
+                self._subscribe(Subscribe(since, jobs), until, wait=wait)
+        except TimeoutError:
+            raise _late(place_of(address), timed=timeout is not None) from None
 
     def __enter__(self) -> Self:
         return self
@@ -620,25 +635,45 @@ class EventStream:
 
     def next_event(self) -> Event07 | EventMessage:
         """Wait for the next event."""
-        message = self._link.receive()
-        if not isinstance(message, (Event07, EventMessage)):
-            raise RemoteProtocolError(f"the daemon sent a {type(message).__name__} instead of an event")
-        return message
+        while True:
+            self._link.wait(None)
+            event = self.pending_event()
+            if event is not None:
+                return event
+
+    def pending_event(self) -> Event07 | EventMessage | None:
+        """The next event, or None if it has not come: nothing is waited for."""
+        if not self._link.messages:
+            self._link.read()
+            if not self._link.messages and self._link.end is None:
+                return None
+        message = self._link.next()
+        if isinstance(message, Snapshot):
+            self.snapshot = message
+            return None
+        if self._subscribed and self.snapshot is None:
+            return None  # an event of JobMon 0.7, from before the daemon has read the wish
+        event: Event07 | EventMessage = message
+        return event
 
     def fileno(self) -> int:
-        """A descriptor for select and poll: readable when next_event need not wait (long)."""
+        """A descriptor for select and poll: readable when an event, a part of one, or the end has come."""
         return self._link.fileno()
 
     def destroy(self) -> None:
         """Close the connection."""
         self._link.close()
 
-    def _subscribe(self, wish: Subscribe) -> None:
-        self._link.send(wish)
-        message = self._link.receive(PATIENCE)
-        while not isinstance(message, Snapshot):
-            message = self._link.receive(PATIENCE)
-        self.snapshot = message
+    def _subscribe(self, wish: Subscribe, until: float, *, wait: bool) -> None:
+        try:
+            self._link.send(wish, until)
+            while wait and self.snapshot is None:
+                if not self._link.wait(until):
+                    raise TimeoutError
+                self.pending_event()
+        except BaseException:
+            self.destroy()
+            raise
 
 
 def ends(event: Event07 | EventMessage) -> bool:

@@ -164,6 +164,12 @@ def _cut_off(found: list[tuple[int, Problem]], path: str) -> tuple[Problem, ...]
     return _in_order(found)[:MAX_PROBLEMS] + more
 
 
+_GROUPS_OVER_TCP = (
+    "over a TCP port only the user of a peer can be seen: a member that is listed counts, whatever groups "
+    "the process has; over a UNIX socket the groups of the process count"
+)
+
+
 class _Loader:
     """One loading. Collects problems; nothing is raised before everything has been looked at."""
 
@@ -366,6 +372,8 @@ class _Loader:
             written = raw.get(key) if isinstance(raw, dict) else None
             index = (written.index(element),) if isinstance(written, list) and element in written else ()
             self._wrong(source, ("supervisor", key, *index), message)
+        if supervisor.allow_groups and int in map(type, (supervisor.control_port, supervisor.event_port)):
+            self._doubt(source, ("supervisor", "allow-groups"), _GROUPS_OVER_TCP)
         if "jobs" in top:
             self._jobs_of(source, top["jobs"])
         return supervisor

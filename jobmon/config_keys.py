@@ -144,7 +144,8 @@ SUPERVISOR = (
         "allow-groups",
         Names("group", "deploy"),
         [],
-        "The same by group, primary or supplementary.",
+        "The same by group, primary or supplementary. Over a UNIX socket the groups of the process count; "
+        "over a TCP port only its user can be seen, and the group's listed members count.",
         also=("groups",),
     ),
     Key(

@@ -115,12 +115,16 @@ class BusyError(JobError):
     """The daemon has no room for more of this user: too many connections, or too much that waits."""
 
 
-class DaemonUnreachable(JobMonError):
-    """No daemon answers where it was looked for."""
+class DaemonUnreachable(JobMonError, ConnectionError):
+    """No daemon answers where it was looked for. An OSError, as in JobMon 0.7; `errno` says which."""
+
+    def __init__(self, text: str, errno: int | None = None) -> None:
+        super().__init__(text)
+        self.errno = errno
 
 
-class ConnectionLost(JobMonError, ValueError):
-    """The daemon went away while somebody waited for its answer."""
+class ConnectionLost(JobMonError, ConnectionError, ValueError):
+    """The daemon went away, or fell silent, while somebody waited for its answer."""
 
 
 class WaitTimeout(JobError):

@@ -55,11 +55,11 @@ def _c_scanner(pairs: Pairs) -> Scan:
     return make_scanner(settings)
 
 
-def _c_encoder(ascii_only: bool) -> Encode:
+def _c_encoder(ascii_only: bool, space: str = "") -> Encode:
     import _json
 
     text = _json.encode_basestring_ascii if ascii_only else _json.encode_basestring
-    chunks = _json.make_encoder(None, _no_default, text, None, ":", ",", False, False, False)
+    chunks = _json.make_encoder(None, _no_default, text, None, f":{space}", f",{space}", False, False, False)
     join = "".join
 
     def encode(value: object) -> str:
@@ -76,11 +76,12 @@ def _plain_scanner(pairs: Pairs) -> Scan:
     return scan
 
 
-def _plain_encoder(ascii_only: bool) -> Encode:
+def _plain_encoder(ascii_only: bool, space: str = "") -> Encode:
     from json import JSONEncoder
 
+    separators = f",{space}", f":{space}"
     return JSONEncoder(
-        ensure_ascii=ascii_only, check_circular=False, allow_nan=False, separators=(",", ":")
+        ensure_ascii=ascii_only, check_circular=False, allow_nan=False, separators=separators
     ).encode
 
 
@@ -105,18 +106,19 @@ FAST = _c_works()
 _scanner = _c_scanner if FAST else _plain_scanner
 _encoder = _c_encoder if FAST else _plain_encoder
 _ascii = _encoder(True)
+_spaced = _encoder(True, " ")
 _unicode = _encoder(False)
 
 
-def dumps(value: object) -> str:
-    """The compact JSON of `value`, all ASCII; keys stay in their order.
+def dumps(value: object, *, spaced: bool = False) -> str:
+    """The JSON of `value`, all ASCII, compact if not `spaced`; keys stay in their order.
 
     Raises:
         ValueError: NaN, an infinity, or a nesting (or a circle) too deep.
         TypeError: something that JSON cannot hold.
     """
     try:
-        return _ascii(value)
+        return _spaced(value) if spaced else _ascii(value)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

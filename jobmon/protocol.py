@@ -31,8 +31,12 @@ from jobmon.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from typing import Any
+    from collections.abc import Callable, Mapping
+    from typing import Any, Self
+
+    _Parts = tuple[Any, ...]
+else:
+    _Parts = tuple
 
 # The numbers of JobMon 0.7. They are never used for anything else.
 EVENT_STARTJOB, EVENT_STOPJOB, EVENT_RESTARTJOB, EVENT_TERMINATE = range(4)
@@ -49,26 +53,127 @@ MAX_TIMEOUT = 10 * 365 * 86400.0
 CONDITIONS = ("changed", "running", "ready", "restarted", "stable", "stopped", "exited", "settled")
 
 
-class Message(Record):
+class Message:
     """Something that travels in a frame of its own."""
+
+    __slots__ = ()
 
     def body(self) -> dict[str, Any]:
         """The JSON object of it."""
         kind, names = _FORMS[type(self)]
         return {"type": kind, **dict(zip(names, self._values(), strict=True))}
 
+    def _values(self) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+
+# ---- JobMon 0.7: tuples whose parts have names, as they were there ---------------------------
+
+
+def _part(index: int) -> Any:
+    return property(lambda message: message[index])
+
+
+class Message07(_Parts, Message):
+    """A message of JobMon 0.7. Unpacks and compares as a tuple."""
+
+    __slots__ = ()
+    _parts: tuple[str, ...] = ()
+
+    def __new__(cls, *parts: Any) -> Self:
+        """Make one of its parts, in their order."""
+        if len(parts) != len(cls._parts):
+            raise TypeError(f"{cls.__name__} has {len(cls._parts)} parts: {', '.join(cls._parts)}")
+        return super().__new__(cls, parts)
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self)
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{name}={part!r}" for name, part in zip(self._parts, self, strict=True))
+        return f"{type(self).__name__}({inner})"
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(self)
+
+
+class Event07(Message07):
+    """An event as JobMon 0.7 knows it: `event_code` is one of EVENT_*."""
+
+    __slots__ = ()
+    _parts = ("job_name", "event_code")
+    job_name: str = _part(0)
+    event_code: int = _part(1)
+
+
+class Command07(Message07):
+    """A command as JobMon 0.7 sends it: one of CMD_*, `job_name` where the command needs one."""
+
+    __slots__ = ()
+    _parts = ("job_name", "command_code")
+    job: str | None = _part(0)
+    command: int = _part(1)
+    job_name, command_code = job, command
+
+
+class Success(Message07):
+    """A 0.7 command was done."""
+
+    __slots__ = ()
+    _parts = ("job_name",)
+    job_name: str = _part(0)
+
+
+class Failure(Message07):
+    """A 0.7 command was not done; `reason` is one of ERR_*. Also how anybody is turned away."""
+
+    __slots__ = ()
+    _parts = ("job_name", "reason")
+    job_name: str = _part(0)
+    reason: int = _part(1)
+
+
+class Status(Message07):
+    """The answer to CMD_STATUS."""
+
+    __slots__ = ()
+    _parts = ("job_name", "is_running", "pid")
+    job_name: str = _part(0)
+    is_running: bool = _part(1)
+    pid: int | None = _part(2)
+
+
+class JobList(Message07):
+    """The answer to CMD_JOB_LIST: names, and whether a process lives."""
+
+    __slots__ = ()
+    _parts = ("all_jobs",)
+    all_jobs: Mapping[str, bool] = _part(0)
+
+
+# What they were called there.
+Event, Command = Event07, Command07
+SuccessResponse, FailureResponse, StatusResponse, JobListResponse = Success, Failure, Status, JobList
+
+_REASONS = {
+    ERR_NO_SUCH_JOB: "there is no such job",
+    ERR_JOB_STARTED: "the job is already running",
+    ERR_JOB_STOPPED: "the job is already stopped",
+    ERR_NOT_STARTED: "the job could not be started",
+    ERR_NOT_PERMITTED: "this user is not permitted to do that",
+    ERR_TERMINATING: "the daemon is terminating",
+}
+
+
+def reason_to_str(reason: int) -> str:
+    """The `reason` of a failure in words."""
+    return _REASONS.get(reason, f"unknown reason {reason}")
+
 
 # ---- from the client ----------------------------------------------------------------------
 
 
-class Command07(Message):
-    """A command as JobMon 0.7 sends it: one of CMD_*, `job` where the command needs one."""
-
-    job: str | None
-    command: int
-
-
-class Request(Message):
+class Request(Record, Message):
     """A request. `jobs` is None where all are meant, `timeout` is seconds, None for ever.
 
     `condition` travels as "for". `signal` is a name or a number in digits, unchecked.
@@ -103,7 +208,7 @@ class Request(Message):
         return body
 
 
-class Subscribe(Message):
+class Subscribe(Record, Message):
     """Asks for rich events: those after `since` (None: from now), of `jobs` (None: of all)."""
 
     since: int | None = None
@@ -113,44 +218,7 @@ class Subscribe(Message):
 # ---- from the daemon ----------------------------------------------------------------------
 
 
-class Event07(Message):
-    """An event as JobMon 0.7 knows it: `event_code` is one of EVENT_*. Unpacks as a pair."""
-
-    job_name: str
-    event_code: int
-
-    def __iter__(self) -> Iterator[str | int]:
-        return iter((self.job_name, self.event_code))
-
-
-class Success(Message):
-    """A 0.7 command was done."""
-
-    job: str
-
-
-class Failure(Message):
-    """A 0.7 command was not done; `reason` is one of ERR_*. Also how anybody is turned away."""
-
-    job: str
-    reason: int
-
-
-class Status(Message):
-    """The answer to CMD_STATUS."""
-
-    job: str
-    is_running: bool
-    pid: int | None
-
-
-class JobList(Message):
-    """The answer to CMD_JOB_LIST: names, and whether a process lives."""
-
-    all_jobs: Mapping[str, bool]
-
-
-class ReplyMessage(Message):
+class ReplyMessage(Record, Message):
     """The answer to the request `id`; `rest` is what else it says."""
 
     id: int
@@ -193,7 +261,7 @@ class JobStatus(Record):
         return dict(zip(self._fields, self._values(), strict=True))
 
 
-class Snapshot(Message):
+class Snapshot(Record, Message):
     """How things stood at event `seq`. `jobs` None: as they stood at the `since` asked for.
 
     `missed`: events after that `since` are lost, and the jobs are told in full instead.
@@ -209,7 +277,7 @@ class Snapshot(Message):
         return {"type": "snapshot", "seq": self.seq, "jobs": jobs, "missed": self.missed}
 
 
-class EventMessage(Message):
+class EventMessage(Record, Message):
     """A rich event: number `seq`, at the UNIX time `time`; `event` is what happened to `job`."""
 
     seq: int
@@ -222,7 +290,7 @@ class EventMessage(Message):
     cause: str
 
 
-class ErrorMessage(Message):
+class ErrorMessage(Record, Message):
     """The last words to a peer who broke the protocol: code bad-frame, bad-json, bad-message."""
 
     code: str
@@ -308,7 +376,7 @@ def encode(message: Message, limit: int = MAX_REPLY) -> bytes:
         LocalProtocolError: it holds half a surrogate pair, NaN or Infinity, or is too long.
     """
     try:
-        payload = wire.dumps(message.body())
+        payload = wire.dumps(message.body(), spaced=isinstance(message, Message07))
     except ValueError as error:
         raise LocalProtocolError(f"cannot be sent: {error}") from None
     return frame(payload, limit)

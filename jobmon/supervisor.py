@@ -164,7 +164,7 @@ class Supervisor:
         launched (or queued), with `wait` when they are ready, with `until` when that condition holds."""
         if self._unknown(names, to):
             return
-        waiter = self._waiter(to, until or (waits.START, waits.up if wait else waits.launched))
+        waiter = self._waiter(to, until, (waits.START, waits.up if wait else waits.launched))
         wanted = []
         for name in self.order.sort(names):
             refused = self._refuse_up(self.jobs[name]) or (None if again else _refuse_start(self.jobs[name]))
@@ -200,7 +200,7 @@ class Supervisor:
         `wait` when nothing of the run is left, with `until` when that condition holds."""
         if self._unknown(names, to):
             return
-        waiter = self._waiter(to, until or (waits.STOP, waits.gone if wait else waits.at_once))
+        waiter = self._waiter(to, until, (waits.STOP, waits.gone if wait else waits.at_once))
         wanted = []
         for name in dict.fromkeys(names):
             refused = _refuse_stop(self.jobs[name])
@@ -237,7 +237,7 @@ class Supervisor:
             message = f"event {since} {why}"
             self._actions.append(Reply(to, False, (), "bad-request", message, self.log.last))
             return
-        waiter = self._waiter(to, until, Quorum.ANY if any_of else Quorum.ALL)
+        waiter = self.waiters.new(to, *until, Quorum.ANY if any_of else Quorum.ALL, self.log.last)
         waiter.marks = self._marks(names, now, since, fresh=fresh and since is None)
         self.waiters.register(waiter, timeout, now)
         self._see(waiter, now)
@@ -351,12 +351,16 @@ class Supervisor:
         self.turns.keep(spec.name)
         self.feed(spec.name, SpecChanged(spec), now)
 
-    def _waiter(self, to: Hashable, until: tuple[str, Condition], quorum: Quorum = Quorum.EACH) -> Waiter:
-        return self.waiters.new(to, *until, quorum, self.log.last)
+    def _waiter(
+        self, to: Hashable, until: tuple[str, Condition] | None, usual: tuple[str, Condition]
+    ) -> Waiter:
+        """Who waits for a command: for each job to be as `usual`, or for `until` to hold for every one."""
+        quorum = Quorum.EVERY if until else Quorum.EACH
+        return self.waiters.new(to, *(until or usual), quorum, self.log.last)
 
     def _expect(self, waiter: Waiter, name: str, refused: JobResult | None, command: str) -> None:
         if refused is not None:
-            waiter.results[name] = refused
+            waiter.know(refused)
         else:
             waiter.marks[name] = waits.mark(self.jobs[name], command=command)
 

@@ -227,6 +227,7 @@ class Quorum(Enum):
     """When a waiter for several jobs has its answer."""
 
     EACH = "each"  # when each job has held or failed, at whatever time
+    EVERY = "every"  # when each job has held, at whatever time, or for one it can hold no more
     ALL = "all"  # when the condition holds for all at the same moment, or for one can hold no more
     ANY = "any"  # when it holds for one, or can hold for none any more
 
@@ -243,6 +244,7 @@ class Waiter:
         "deadline",
         "due",
         "held",
+        "hopeless",
         "key",
         "marks",
         "name",
@@ -264,6 +266,7 @@ class Waiter:
         self.watched: tuple[str, ...] = ()  # all that it was registered for
         self.held: dict[str, JobResult] = {}  # with ALL: where the condition holds now
         self.results: dict[str, JobResult] = {}
+        self.hopeless = False  # with EVERY: one of the results is a failure
         self.due: dict[str, float] = {}  # when the condition will hold, if nothing happens before
         self.deadline = False
         self.alarm: float | None = None  # the time for which a timer is armed, to look again
@@ -303,6 +306,12 @@ class Waiter:
             self.due[name] = found
         return None
 
+    def know(self, result: JobResult) -> None:
+        """Nothing more is waited for of this job. One that is as a command would have it is no failure."""
+        self.results[result.job] = result
+        self.marks.pop(result.job, None)
+        self.hopeless |= result.code not in ("", "already-started", "already-stopped")
+
     def settle(self, results: Iterable[JobResult]) -> None:
         """What becomes of some jobs is known."""
         known = {result.job: result for result in results if result.job in self.marks}
@@ -311,9 +320,10 @@ class Waiter:
         if self.quorum is Quorum.ANY and held:
             self.close(held)
         elif self.quorum is not Quorum.ALL:
-            self.results |= known
-            for name in known:
-                del self.marks[name]
+            for result in known.values():
+                self.know(result)
+            if self.hopeless and self.quorum is Quorum.EVERY:
+                self.close(())
         elif failed:
             self.close(failed)
         else:
@@ -322,8 +332,8 @@ class Waiter:
                 self.close(self.held.values())
 
     def close(self, results: Iterable[JobResult]) -> None:
-        """It gets these results; beside them, of EACH, what is known of the other jobs."""
+        """It gets these results; beside them, of EACH and EVERY, what is known of the other jobs."""
         found = {result.job: result for result in results}
-        self.results = self.results | found if self.quorum is Quorum.EACH else found
+        self.results = self.results | found if self.quorum in (Quorum.EACH, Quorum.EVERY) else found
         self.marks.clear()
         self.due.clear()

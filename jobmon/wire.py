@@ -1,7 +1,8 @@
 """Messages as bytes: strict UTF-8 JSON, one object each. No I/O, no meaning.
 
-Output is compact and ASCII, non-ASCII characters escaped, as JobMon 0.7 sends it. Refused in both
-directions: NaN, Infinity, and halves of surrogate pairs, which no other language could read.
+Output is ASCII, other characters are escaped. It is compact, but for the messages of JobMon 0.7: these
+have the spaces that they had there. Refused in both directions: NaN, Infinity, and halves of surrogate
+pairs, which no other language could read.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ def loads(payload: bytes) -> dict[str, Any]:
     return value
 
 
-def dumps(body: dict[str, Any]) -> bytes:
-    """`body` as bytes.
+def dumps(body: dict[str, Any], *, spaced: bool = False) -> bytes:
+    """`body` as bytes; `spaced`: with a space after each comma and colon.
 
     Raises:
         ValueError: it holds what cannot be sent.
     """
-    payload = fastjson.dumps(body).encode("ascii")
+    payload = fastjson.dumps(body, spaced=spaced).encode("ascii")
     if b"\\ud" in payload:
         loads(payload)
     return payload

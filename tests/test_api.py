@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -44,8 +45,8 @@ def test_a_program_of_07(daemon: Make) -> None:
     assert pid in kit.descendants_of(one.pid)
     assert commands.get_pid("db") is None
     event = events.next_event()
-    assert isinstance(event, jobmon.Event07)
-    assert (event.job_name, event.event_code) == ("web", protocol.EVENT_STARTJOB)
+    assert isinstance(event, protocol.Event)
+    assert (event.job_name, event.event_code) == event == ("web", protocol.EVENT_STARTJOB)
     commands.stop_job("web")
     job_name, event_code = events.next_event()  # type: ignore[misc] # in 0.7 an event was a pair
     assert (job_name, event_code) == ("web", protocol.EVENT_STOPJOB)
@@ -185,18 +186,40 @@ def test_reconnecting(daemon: Make) -> None:
     e2e.crash(one)
     with pytest.raises(jobmon.ConnectionLost, match="closed the connection"):
         pipe.collect(number)
-    with pytest.raises(jobmon.ConnectionLost):
-        pipe.list_jobs()
-    with pytest.raises(jobmon.DaemonUnreachable):
-        pipe.reconnect()
+    for use in (pipe.list_jobs, pipe.reconnect):
+        with pytest.raises(jobmon.DaemonUnreachable):
+            use()
     ports = {"control-port": one.control, "event-port": one.event}
     other = daemon({"supervisor": ports, "jobs": {"db": WEB}})
-    pipe.reconnect()
 
     assert pipe.list_jobs() == {"db": False}
     assert pipe.info()["pid"] == other.pid
+    with pytest.raises(jobmon.ConnectionLost):
+        pipe.collect(number)
+    pipe.reconnect()
+    assert pipe.info()["pid"] == other.pid
     pipe.destroy()
     assert other.stop() == 0
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+def test_a_pipe_from_before_the_daemon(daemon: Make, tmp_path: Path, tcp: bool) -> None:
+    """It connects when it is used, as in 0.7: nobody has to be there when it is made, nor the same later."""
+    places: list[int] | list[str] = e2e.free_ports(2) if tcp else [f"{tmp_path}/c", f"{tmp_path}/e"]
+    same = {"control-port": places[0], "event-port": places[1]}
+    early = jobmon.CommandPipe(places[0])
+    one = daemon({"supervisor": same, "jobs": {"web": WEB}})
+    early.start_job("web")
+    assert one.stop() == 0
+    with pytest.raises(OSError, match="no daemon answers"):
+        early.is_running("web")
+    other = daemon({"supervisor": same, "jobs": {"web": WEB}})
+
+    assert not early.is_running("web")
+    early.start_job("web")
+    assert other.pipe().is_running("web")
+    assert other.stop() == 0
+    early.destroy()
 
 
 def test_terminate_waits_for_a_daemon_in_another_pid_namespace(daemon: Make) -> None:
@@ -310,14 +333,21 @@ def test_nonsense_is_refused(daemon: Make) -> None:
 
 
 def test_no_daemon_there(tmp_path: Path) -> None:
-    """It is a DaemonUnreachable that says where it was looked for."""
+    """It is a DaemonUnreachable, an OSError with its number, that says where it was looked for."""
     (port,) = e2e.free_ports(1)
     path = f"{tmp_path}/none"
-    for kind in (jobmon.CommandPipe, jobmon.EventStream):
-        with pytest.raises(jobmon.DaemonUnreachable, match=f"127.0.0.1:{port}"):
-            kind(port)
-        with pytest.raises(jobmon.DaemonUnreachable, match=path):
-            kind(path)
+    uses: tuple[Callable[[int | str], object], ...] = (
+        jobmon.EventStream,
+        lambda where: jobmon.CommandPipe(where).get_jobs(),
+        lambda where: jobmon.CommandPipe(where).terminate(),
+    )
+    for use in uses:
+        with pytest.raises(jobmon.DaemonUnreachable, match=f"127.0.0.1:{port}") as refused:
+            use(port)
+        with pytest.raises(OSError, match=path) as missing:
+            use(path)
+        assert (refused.value.errno, missing.value.errno) == (errno.ECONNREFUSED, errno.ENOENT)
+        assert isinstance(missing.value, jobmon.DaemonUnreachable)
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536, "", "a\0b", "a,b", "0", "x" * 200])

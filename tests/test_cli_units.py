@@ -466,8 +466,10 @@ def test_an_unknown_job_is_both_errors() -> None:
 
 
 def test_patience() -> None:
-    """Only what waits for jobs may wait for ever; a stuck daemon is noticed in everything else."""
+    """Only what waits for jobs may wait for ever; a stuck daemon is noticed in everything else. A timeout
+    that the daemon does not keep is kept half a second later."""
     assert patience_for("status", {}) == 30
     assert patience_for("start", {"wait": False}) == 30
     assert patience_for("start", {}) is None
-    assert patience_for("wait", {"timeout": 5.0}) == 35
+    assert patience_for("wait", {"timeout": 5.0}) == 5.5
+    assert patience_for("start", {"timeout": 0.0, "wait": False}) == 0.5

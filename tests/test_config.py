@@ -879,6 +879,24 @@ def test_far_too_many_jobs() -> None:
     assert str(caught.value) == "main.json:1:1: 10001 jobs: 10000 are the limit"
 
 
+@pytest.mark.parametrize(
+    ("ports", "warned"),
+    [
+        ({}, True),
+        ({"control-port": 7000, "event-port": "/run/e"}, True),
+        ({"control-port": "/run/c", "event-port": 7001}, True),
+        ({"control-port": "/run/c", "event-port": "/run/e"}, False),
+    ],
+)
+def test_groups_over_tcp_are_warned_of(ports: dict[str, int | str], warned: bool) -> None:
+    """Of a TCP peer only the user is known: who lists groups is told what that cannot see."""
+    found = read({"supervisor": {**ports, "allow-groups": [0]}}).warnings
+
+    assert [warning.key for warning in found] == ["supervisor.allow-groups"] * warned
+    assert all("over a TCP port only the user of a peer can be seen" in str(warning) for warning in found)
+    assert read({"supervisor": {**ports, "allow-users": [0]}}).warnings == ()
+
+
 def test_warnings_without_number() -> None:
     """A thousand and that there are more."""
     found = read({"jobs": {f"job{n}": {"command": "true", "stdout": "~/x"} for n in range(1_500)}}).warnings

@@ -34,7 +34,7 @@ def frame(text: str) -> bytes:
 
 def event07(job: str, code: int) -> bytes:
     """An event as JobMon 0.7 has it."""
-    return frame(f'{{"type":0,"job":{json.dumps(job)},"event":{code}}}')
+    return frame(json.dumps({"type": 0, "job": job, "event": code}))
 
 
 class Raw:
@@ -133,7 +133,7 @@ def test_the_events_of_07_byte_for_byte(
             ("", TERMINATES),
         )
     )
-    assert event07(web, STARTED) == b'\0\0\0\x25{"type":0,"job":"w\\u00e9b","event":0}'
+    assert event07(web, STARTED) == b'\0\0\0\x2a{"type": 0, "job": "w\\u00e9b", "event": 0}'
 
 
 def test_the_commands_of_07_byte_for_byte(
@@ -147,18 +147,18 @@ def test_the_commands_of_07_byte_for_byte(
     def ask(job: str, command: int) -> bytes:
         return raw.ask(f'{{"type": 1, "job": {job}, "command": {command}}}')
 
-    assert ask('"a"', 3) == b'{"type":2,"job":"a"}'
-    assert ask('"a"', 3) == b'{"type":3,"job":"a","reason":1}'
+    assert ask('"a"', 3) == b'{"type": 2, "job": "a"}'
+    assert ask('"a"', 3) == b'{"type": 3, "job": "a", "reason": 1}'
     pid = one.pipe().pid("a")
-    assert ask('"a"', 5) == b'{"type":4,"job":"a","is_running":true,"pid":%d}' % (pid or 0)
-    assert ask('"b"', 5) == b'{"type":4,"job":"b","is_running":false,"pid":null}'
-    assert ask("null", 6) == b'{"type":5,"all_jobs":{"a":true,"b":false,"no":false}}'
-    assert ask('"b"', 4) == b'{"type":3,"job":"b","reason":2}'
-    assert ask('"c"', 3) == b'{"type":3,"job":"c","reason":0}'
-    assert ask('"c"', 4) == b'{"type":3,"job":"c","reason":0}'
-    assert ask('"c"', 5) == b'{"type":3,"job":"c","reason":0}'
-    assert ask('"no"', 3) == b'{"type":3,"job":"no","reason":3}'
-    assert ask('"a"', 4) == b'{"type":2,"job":"a"}'
+    assert ask('"a"', 5) == b'{"type": 4, "job": "a", "is_running": true, "pid": %d}' % (pid or 0)
+    assert ask('"b"', 5) == b'{"type": 4, "job": "b", "is_running": false, "pid": null}'
+    assert ask("null", 6) == b'{"type": 5, "all_jobs": {"a": true, "b": false, "no": false}}'
+    assert ask('"b"', 4) == b'{"type": 3, "job": "b", "reason": 2}'
+    assert ask('"c"', 3) == b'{"type": 3, "job": "c", "reason": 0}'
+    assert ask('"c"', 4) == b'{"type": 3, "job": "c", "reason": 0}'
+    assert ask('"c"', 5) == b'{"type": 3, "job": "c", "reason": 0}'
+    assert ask('"no"', 3) == b'{"type": 3, "job": "no", "reason": 3}'
+    assert ask('"a"', 4) == b'{"type": 2, "job": "a"}'
     raw.socket.sendall(frame('{"type":1,"job":null,"command":7}'))
     assert raw.rest() == b""  # terminate is answered with nothing but the end
     assert one.wait() == 0
@@ -174,7 +174,7 @@ def test_a_start_while_terminating_is_refused_to_07_too(
     raw.socket.sendall(frame('{"type":1,"job":null,"command":7}'))
     one.wait_log("shutdown")
 
-    assert other.ask('{"type":1,"job":"a","command":3}') == b'{"type":3,"job":"a","reason":5}'
+    assert other.ask('{"type":1,"job":"a","command":3}') == b'{"type": 3, "job": "a", "reason": 5}'
     one.pipe().terminate(wait=True)
 
 

@@ -84,7 +84,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.engine",
         "linux.daemon",
     ),
-    "face": ("client", "transport", "cli", "__main__"),
+    "face": ("link", "client", "transport", "cli", "__main__"),
 }
 
 # What each layer may use besides itself. The client speaks the protocol and knows no policy, so the

@@ -287,17 +287,29 @@ def test_loads_refuses(scanner: Callable[[Any], Any], text: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("encoder", [fastjson._c_encoder, fastjson._plain_encoder])
-def test_dumps_refuses(encoder: Callable[[bool], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dumps_refuses(encoder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """What JSON cannot say is a ValueError or a TypeError, never something else on the wire."""
     deep: list[object] = []
     for _ in range(100_000):
         deep = [deep]
     monkeypatch.setattr(fastjson, "_ascii", encoder(True))
-    for value in (float("nan"), float("inf"), deep):
-        with pytest.raises(ValueError):
-            fastjson.dumps(value)
-    with pytest.raises(TypeError):
-        fastjson.dumps(object())
+    monkeypatch.setattr(fastjson, "_spaced", encoder(True, " "))
+    for spaced in (False, True):
+        for value in (float("nan"), float("inf"), deep):
+            with pytest.raises(ValueError):
+                fastjson.dumps(value, spaced=spaced)
+        with pytest.raises(TypeError):
+            fastjson.dumps(object(), spaced=spaced)
+
+
+@pytest.mark.parametrize("encoder", [fastjson._c_encoder, fastjson._plain_encoder])
+def test_dumps_with_spaces(encoder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spaced is as json.dumps has it by default, and the other way without any."""
+    monkeypatch.setattr(fastjson, "_spaced", encoder(True, " "))
+    value = {"a": [1, {"b": None}], "\u00e9": "x, y: z", "c": {}}
+
+    assert fastjson.dumps(value, spaced=True) == json.dumps(value)
+    assert fastjson.dumps(value) == json.dumps(value, separators=(",", ":"))
 
 
 VALUES = st.recursive(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import tracemalloc
 from itertools import pairwise
 
@@ -184,22 +186,22 @@ def test_a_time_has_bounds(text: str, right: bool) -> None:
 # ---- golden frames ---------------------------------------------------------------------------
 
 GOLDEN: list[tuple[Message, bytes]] = [
-    (Event07("Job A", 0), b'{"type":0,"job":"Job A","event":0}'),
-    (Event07("Job A", 1), b'{"type":0,"job":"Job A","event":1}'),
-    (Event07("Job A", 2), b'{"type":0,"job":"Job A","event":2}'),
-    (Event07("", 3), b'{"type":0,"job":"","event":3}'),
-    (Command07("web", 3), b'{"type":1,"job":"web","command":3}'),
-    (Command07("web", 4), b'{"type":1,"job":"web","command":4}'),
-    (Command07("web", 5), b'{"type":1,"job":"web","command":5}'),
-    (Command07(None, 6), b'{"type":1,"job":null,"command":6}'),
-    (Command07(None, 7), b'{"type":1,"job":null,"command":7}'),
-    (Success("web"), b'{"type":2,"job":"web"}'),
-    (Failure("web", 0), b'{"type":3,"job":"web","reason":0}'),
-    (Failure("", 4), b'{"type":3,"job":"","reason":4}'),
-    (Status("web", True, 12), b'{"type":4,"job":"web","is_running":true,"pid":12}'),
-    (Status("web", False, None), b'{"type":4,"job":"web","is_running":false,"pid":null}'),
-    (JobList({"a": True, "b": False}), b'{"type":5,"all_jobs":{"a":true,"b":false}}'),
-    (Success('\xfc"\\\n\U0001f600'), b'{"type":2,"job":"\\u00fc\\"\\\\\\n\\ud83d\\ude00"}'),
+    (Event07("Job A", 0), b'{"type": 0, "job": "Job A", "event": 0}'),
+    (Event07("Job A", 1), b'{"type": 0, "job": "Job A", "event": 1}'),
+    (Event07("Job A", 2), b'{"type": 0, "job": "Job A", "event": 2}'),
+    (Event07("", 3), b'{"type": 0, "job": "", "event": 3}'),
+    (Command07("web", 3), b'{"type": 1, "job": "web", "command": 3}'),
+    (Command07("web", 4), b'{"type": 1, "job": "web", "command": 4}'),
+    (Command07("web", 5), b'{"type": 1, "job": "web", "command": 5}'),
+    (Command07(None, 6), b'{"type": 1, "job": null, "command": 6}'),
+    (Command07(None, 7), b'{"type": 1, "job": null, "command": 7}'),
+    (Success("web"), b'{"type": 2, "job": "web"}'),
+    (Failure("web", 0), b'{"type": 3, "job": "web", "reason": 0}'),
+    (Failure("", 4), b'{"type": 3, "job": "", "reason": 4}'),
+    (Status("web", True, 12), b'{"type": 4, "job": "web", "is_running": true, "pid": 12}'),
+    (Status("web", False, None), b'{"type": 4, "job": "web", "is_running": false, "pid": null}'),
+    (JobList({"a": True, "b": False}), b'{"type": 5, "all_jobs": {"a": true, "b": false}}'),
+    (Success('\xfc"\\\n\U0001f600'), b'{"type": 2, "job": "\\u00fc\\"\\\\\\n\\ud83d\\ude00"}'),
     (Subscribe(), b'{"type":"subscribe","since":null,"jobs":null}'),
     (
         Request(1, "wait", ("a",), timeout=2.0),
@@ -233,6 +235,54 @@ def test_numbers_of_07() -> None:
     assert (p.MSG_FAILURE, p.MSG_STATUS, p.MSG_JOB_LIST) == (3, 4, 5)
     assert (p.ERR_NO_SUCH_JOB, p.ERR_JOB_STARTED, p.ERR_JOB_STOPPED) == (0, 1, 2)
     assert (p.ERR_NOT_STARTED, p.ERR_NOT_PERMITTED, p.ERR_TERMINATING) == (3, 4, 5)
+
+
+def test_messages_of_07_are_its_bytes() -> None:
+    """Any of them is what json.dumps makes of it when nothing is said about separators, as 0.7 did."""
+    names = ("web", "", "a, b: c", '"quoted", \\', "d\u00e9j\u00e0\n", "\U0001f600", "\0")
+    for name in names:
+        messages = (
+            Event07(name, 1),
+            Command07(name, 5),
+            Success(name),
+            Failure(name, 2),
+            Status(name, True, 4711),
+            Status(name, False, None),
+            JobList({name: True, "other": False}),
+        )
+        for message in messages:
+            text = json.dumps(message.body()).encode()
+            assert encode(message) == len(text).to_bytes(4, "big") + text
+
+
+def test_messages_of_07_are_its_tuples() -> None:
+    """They unpack, compare and hash as the pairs that they were, under the names that they had."""
+    event = Event07("web", protocol.EVENT_STARTJOB)
+    job_name, event_code = event
+    assert event == (job_name, event_code) == ("web", 0)
+    assert (event[0], event[1], len(event), hash(event)) == ("web", 0, 2, hash(("web", 0)))
+    assert repr(event) == "Event07(job_name='web', event_code=0)"
+    assert copy.copy(event) == copy.deepcopy(event) == event
+    assert isinstance(event, protocol.Event) and isinstance(copy.deepcopy(event), Event07)
+    with pytest.raises(TypeError, match="has 2 parts: job_name, event_code"):
+        Event07("web")
+    p = protocol
+    assert p.Command("web", p.CMD_START) == ("web", 3)
+    assert (p.Command("web", 3).job_name, p.Command("web", 3).command_code) == ("web", 3)
+    assert p.SuccessResponse("web").job_name == "web"
+    assert (p.FailureResponse("web", 1).job_name, p.FailureResponse("web", 1).reason) == ("web", 1)
+    assert p.StatusResponse("web", True, 9).is_running and p.StatusResponse("web", True, 9).pid == 9
+    assert p.JobListResponse({"web": True}).all_jobs == {"web": True}
+
+
+def test_reasons_are_told_in_words() -> None:
+    """Each reason of a failure has its words, and one that nobody knows is told as a number."""
+    reasons = [getattr(protocol, name) for name in dir(protocol) if name.startswith("ERR_")]
+    words = {protocol.reason_to_str(reason) for reason in reasons}
+
+    assert len(words) == len(reasons) == 6
+    assert protocol.reason_to_str(protocol.ERR_NO_SUCH_JOB) == "there is no such job"
+    assert protocol.reason_to_str(99) == "unknown reason 99"
 
 
 # ---- round trips -----------------------------------------------------------------------------

@@ -283,6 +283,36 @@ def test_a_strange_lock_file_is_an_error(path: str, kind: str) -> None:
     assert not os.path.exists(path + ".elsewhere")
 
 
+@pytest.mark.parametrize("kind", ["hard link", "link"])
+def test_another_file_in_the_locks_place_is_not_written(path: str, kind: str) -> None:
+    """Whoever makes PATH.lock a name of another of our files does not get that one truncated."""
+    precious = path + ".precious"
+    with open(precious, "w", encoding="ascii") as file:
+        file.write("precious")
+    (os.link if kind == "hard link" else os.symlink)(precious, path + ".lock")
+    before = os.stat(precious)
+
+    told = refusal(path)
+    assert f"{path}.lock" in told and "move it away" in told
+    with open(precious, encoding="ascii") as file:
+        assert file.read() == "precious"
+    assert os.stat(precious).st_mtime_ns == before.st_mtime_ns
+    assert os.path.lexists(path + ".lock")
+
+
+@as_root
+def test_a_lock_file_that_another_user_has_made(path: str) -> None:
+    """Who owns it could hold the lock, or read and write there: it is named, and not written."""
+    lock = path + ".lock"
+    with open(lock, "w", encoding="ascii") as file:
+        file.write("his")
+    os.chown(lock, NOBODY, NOBODY)
+
+    assert f"{lock} should be this user's own file, and belongs to user {NOBODY}" in refusal(path)
+    with open(lock, encoding="ascii") as file:
+        assert file.read() == "his"
+
+
 def test_the_lock_alone_keeps_others_out(path: str) -> None:
     """A daemon that holds the lock and does not listen yet is named from what it wrote there."""
     with open(path + ".lock", "w", encoding="ascii") as lock:

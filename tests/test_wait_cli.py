@@ -627,6 +627,22 @@ def test_a_restart_that_does_not_stay_up_fails(daemon: Make) -> None:
     assert err == "jobmon: web: has died meanwhile (exit 4)\n"
 
 
+def test_a_restart_of_two_ends_with_the_first_that_cannot_stay_up(daemon: Make) -> None:
+    """One that dies ends the command at once, however long the other would have to stay up."""
+    dies = {"command": "read line <go; exit 4", "restart": True, "restart-penalty": 1000}
+    one = daemon({"jobs": {"web": WEB, "db": dies}})
+    go, watch = one.fifo("go"), one.watch()
+    process = one.start_cli("restart", "db", "web", "--wait", "stable:1h")
+    up: set[str] = set()
+    while len(up) < 2:
+        up.add(watch.find(lambda event: event.state == "running").job)
+    os.write(go.fd, b"go\n")
+    out, err = process.communicate(timeout=kit.DEADLINE)
+
+    assert (process.returncode, out, err) == (1, "", "jobmon: db: has died meanwhile (exit 4)\n")
+    assert one.pipe().is_running("web")
+
+
 @pytest.mark.parametrize(
     ("words", "state", "run"),
     [

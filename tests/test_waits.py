@@ -727,6 +727,65 @@ def test_a_command_on_two_jobs_forgets_no_time(last: str) -> None:
     assert world.verdict("me") == "F"  # of a: stable; of b: why not
 
 
+@pytest.mark.parametrize("verb", ["start", "restart"])
+@pytest.mark.parametrize("end", ["a.exit7", "a.nofile", "a.stop a.gone", "a.remove a.gone", "terminate"])
+def test_a_command_that_can_hold_no_more_is_answered_at_once(verb: str, end: str) -> None:
+    """`restart a b --wait stable:5s`: when a cannot be stable any more, b is not waited for; it goes on."""
+    world = World()
+    ask = getattr(world.supervisor, verb)
+    ask(["a", "b"], "me", world.now, until=("stable", waits.condition("stable", 5.0)), timeout=60.0)
+    world.act()
+    world.tell(f"b.launch b.ready {'' if end == 'a.nofile' else 'a.launch a.ready'} 1s {end}")
+
+    assert world.verdict("me") == "F"
+    told = world.answers["me"]
+    assert [result.job for result in told.results if result.code][:1] == ["a"]
+    assert end == "terminate" or [result.job for result in told.results] == ["a"]
+    assert "me" not in world.armed and not [key for key in world.armed if isinstance(key, int)]
+    assert end == "terminate" or world.supervisor.jobs["b"].ready
+
+
+def test_what_has_held_is_told_with_what_holds_no_more() -> None:
+    """`start a b --wait running`: a was running in its time; b was given up."""
+    world = World()
+    world.supervisor.start(["a", "b"], "me", world.now, until=("running", waits.CONDITIONS["running"]))
+    world.act()
+    world.tell("a.launch a.stop a.gone")
+    assert world.verdict("me") == "-"
+    world.tell("b.nofile")
+
+    assert [(result.job, bool(result.code)) for result in world.answers["me"].results] == [
+        ("a", False),
+        ("b", True),
+    ]
+
+
+def test_who_is_up_already_does_not_end_the_wait_for_the_others() -> None:
+    """`start a b --wait ready` where a is up: that is told, when b is ready."""
+    world = World()
+    world.tell("a.up")
+    world.supervisor.start(["a", "b"], "me", world.now, until=("ready", waits.CONDITIONS["ready"]))
+    world.act()
+    assert world.verdict("me") == "-"
+    world.tell("b.launch b.ready")
+
+    told = {result.job: result.code for result in world.answers["me"].results}
+    assert told == {"a": "already-started", "b": ""}
+
+
+def test_without_a_condition_each_job_has_its_answer() -> None:
+    """`start a b`: a is given up, and what becomes of b is told nevertheless."""
+    world = World()
+    world.supervisor.start(["a", "b"], "me", world.now, wait=True)
+    world.act()
+    world.tell("a.nofile b.launch")
+    assert world.verdict("me") == "-"
+    world.tell("b.ready")
+
+    told = {result.job: result.code for result in world.answers["me"].results}
+    assert told == {"a": "could-not-start", "b": ""}
+
+
 def test_an_answer_takes_its_timer_along() -> None:
     """Who waits for `stable` and is answered for another reason leaves no timer behind."""
     world = World()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from select import POLLIN, poll
+from time import monotonic
 
 from jobmon.cli import OK, complain, say
 from jobmon.cli.text import condition, escape, seconds
-from jobmon.client import CommandPipe, EventStream, lists_of, patience_for
+from jobmon.client import CommandPipe, EventStream, graph_of, lists_of
 from jobmon.errors import JobError, JobMonError
 from jobmon.protocol import EventMessage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from jobmon.cli.verbs import Arguments, Verb
 
 QUIET = 2.0  # seconds; who waits for longer is told what keeps him
+NEWS = 2.0  # seconds for connecting to hear of that
 
 
 def run(verb: Verb, arguments: Arguments) -> int:
@@ -44,8 +46,8 @@ def _order(daemon: CommandPipe, command: str, jobs: tuple[str, ...], details: di
     try:
         number = daemon.submit(command, jobs, **details)
         if command != "stop" and details.get("wait", True):
-            _tell_of_failures(daemon, number, jobs)
-        reply = daemon.collect(number, patience_for(command, details))
+            _tell_of_failures(daemon, number, jobs, conditional="condition" in details)
+        reply = daemon.collect(number)
     except JobError as error:
         _tell_first(command, error.first)
         raise
@@ -54,34 +56,69 @@ def _order(daemon: CommandPipe, command: str, jobs: tuple[str, ...], details: di
         say(str(reply.get("token", 0)))
 
 
-def _tell_of_failures(daemon: CommandPipe, number: int, jobs: tuple[str, ...]) -> None:
+def _tell_of_failures(
+    daemon: CommandPipe, number: int, jobs: tuple[str, ...], *, conditional: bool
+) -> None:
     """Until the answer has come say of each job, once, that it ends and is tried again: that may go on for
     ever. Jobs that these require count too."""
-    if _readable((daemon.fileno(),), QUIET):
+    until = daemon.deadline(number)
+    quiet = monotonic() + QUIET
+    if daemon.await_reply(number, until=quiet if until is None else min(until, quiet)):
         return
+    # Without --wait, a job that could not be started has its answer, and only the others are waited for.
+    settled = () if conditional else jobs
     told: set[str] = set()
     try:
-        with EventStream(jobs=_with_needs(daemon, jobs)) as stream:
-            for job in (stream.snapshot and stream.snapshot.jobs) or ():
-                _tell_of_failure(job.job, job.state, job.result, told)
-            while not daemon.answered(number):
-                if daemon.fileno() in _readable((daemon.fileno(), stream.fileno())):
+        graph = daemon.ask_beside(number, "graph")
+        if graph is None:
+            return
+        left = NEWS if until is None else min(NEWS, until - monotonic())
+        needs = _with_needs(graph_of(graph), jobs)
+        with EventStream(jobs=needs, timeout=left, wait=False) as stream:
+            for job, cause, died in _failures(daemon, number, stream):
+                if job in told:
+                    continue
+                told.add(job)
+                if job in settled and not (_has_died(daemon, number, job) if died is None else died):
+                    continue
+                if daemon.catch_up(number):
                     return
-                event = stream.next_event()
-                if isinstance(event, EventMessage):
-                    _tell_of_failure(event.job, event.state, event.cause, told)
+                complain(f"{escape(job)}: {escape(cause)}; it is tried again, and waited for")
     except JobMonError:
         return  # the answer will say what it is
 
 
-def _tell_of_failure(job: str, state: str, why: str, told: set[str]) -> None:
-    if state == "backoff" and job not in told:
-        told.add(job)
-        complain(f"{escape(job)}: {escape(why)}; it is tried again, and waited for")
+def _failures(
+    daemon: CommandPipe, number: int, stream: EventStream
+) -> Iterator[tuple[str, str, bool | None]]:
+    """What is tried again, until the answer has come: job, cause, and whether a process of it has died
+    (None where that is not told)."""
+    until = daemon.deadline(number)
+    fresh = True
+    while not daemon.await_reply(number, until=until, beside=(stream,)):
+        event = stream.pending_event()
+        if isinstance(event, EventMessage) and event.state == "backoff":
+            yield event.job, event.cause, event.event == "died"
+        elif event is None and until is not None and monotonic() >= until:
+            return
+        elif fresh and stream.snapshot is not None:
+            fresh = False
+            for job in stream.snapshot.jobs or ():
+                if job.state == "backoff":
+                    yield job.job, job.result, None
 
 
-def _with_needs(daemon: CommandPipe, jobs: tuple[str, ...]) -> tuple[str, ...]:
-    graph, names = daemon.graph(), list(dict.fromkeys(jobs))
+def _has_died(daemon: CommandPipe, number: int, job: str) -> bool:
+    """Whether a job in backoff has had a process; else none could be made of it."""
+    told = daemon.ask_beside(number, "why", (job,))
+    try:
+        return told is not None and told["jobs"][0]["events"][-1]["event"] == "died"
+    except (KeyError, TypeError, IndexError):
+        return False
+
+
+def _with_needs(graph: dict[str, dict[str, Any]], jobs: tuple[str, ...]) -> tuple[str, ...]:
+    names = list(dict.fromkeys(jobs))
     seen = set(names)
     for name in names:
         for need in graph.get(name, {}).get("requires", ()):
@@ -89,13 +126,6 @@ def _with_needs(daemon: CommandPipe, jobs: tuple[str, ...]) -> tuple[str, ...]:
                 seen.add(need)
                 names.append(need)
     return tuple(names)
-
-
-def _readable(fds: tuple[int, ...], seconds: float | None = None) -> list[int]:
-    poller = poll()
-    for fd in fds:
-        poller.register(fd, POLLIN)
-    return [fd for fd, _ in poller.poll(None if seconds is None else seconds * 1000)]
 
 
 def _tell_first(command: str, first: dict[str, tuple[str, ...]]) -> None:

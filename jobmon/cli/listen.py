@@ -77,9 +77,10 @@ def _while_read(stream: EventStream) -> Iterator[Event07 | EventMessage]:
     waiter.register(stream.fileno(), POLLIN)
     waiter.register(out, 0)
     while True:
-        if any(fd == out and flags & (POLLERR | POLLHUP) for fd, flags in waiter.poll()):
-            return
-        event = stream.next_event()
-        yield event
-        if ends(event):
+        event = stream.pending_event()
+        if event is not None:
+            yield event
+            if ends(event):
+                return
+        elif any(fd == out and flags & (POLLERR | POLLHUP) for fd, flags in waiter.poll()):
             return

@@ -5,14 +5,15 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 import sys
-from select import POLLIN, poll
+from time import monotonic
 
 from jobmon.cli import FAILED, OK, complain, flush, say
 from jobmon.cli.text import condition, count, escape, seconds
 from jobmon.cli.verbs import UsageError
-from jobmon.client import CommandPipe, ends_of, patience_for
+from jobmon.client import CommandPipe, ends_of
 from jobmon.errors import ConnectionLost, JobError, JobMonError
 from jobmon.fastjson import dumps
+from jobmon.link import readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,18 +80,10 @@ def _wait(
 ) -> Ends:
     number = daemon.submit("wait", jobs, acts=bool(command), **wish)
     if command:
-        _arm(daemon, number)
+        if daemon.catch_up(number) and daemon.refused(number):
+            daemon.collect(number)
         _beside(daemon, number, command, output)
-    return ends_of(daemon.collect(number, patience_for("wait", wish)))
-
-
-def _arm(daemon: CommandPipe, number: int) -> None:
-    """Return when the daemon watches. What it can say at once it has said by then: a reply leaves
-    after the turn in which it was decided, and each of these two takes a turn."""
-    daemon.info()
-    daemon.info()
-    if daemon.refused(number):
-        daemon.collect(number)
+    return ends_of(daemon.collect(number))
 
 
 def _beside(daemon: CommandPipe, number: int, command: list[str], output: int) -> None:
@@ -172,15 +165,11 @@ def _watch(daemon: CommandPipe, number: int, pid: int) -> None:
     except OSError:
         return  # no pidfds here: the answer is read after the command's end
     try:
-        poller = poll()
-        poller.register(process, POLLIN)
-        poller.register(daemon.fileno(), POLLIN)
-        while not daemon.answered(number):
-            if any(fd == process for fd, _ in poller.poll()):
-                return
-            daemon.receive()
+        if daemon.await_reply(number, until=daemon.deadline(number), beside=(process,)):
             if daemon.refused(number):
                 daemon.collect(number)
+        elif not readable(monotonic(), process):
+            daemon.collect(number)  # its time is over
     finally:
         os.close(process)
 

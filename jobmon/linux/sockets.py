@@ -539,12 +539,23 @@ def _open_lock(path: str, lock: str) -> int:
     except OSError as error:
         why = f"its lock file {lock} cannot be opened" if os.path.lexists(lock) else ""
         raise _cannot(path, error, why) from None
-    if not S_ISREG(os.fstat(fd).st_mode):
+    wrong = _unfit(os.fstat(fd))
+    if wrong:
         os.close(fd)
-        raise StartupError(
-            f"cannot listen on {path}: {lock} should be a regular file, and is not: move it away"
-        )
+        raise StartupError(f"cannot listen on {path}: {lock} should be {wrong}: move it away")
     return fd
+
+
+def _unfit(lock: os.stat_result) -> str:
+    """What a lock file is not and should be, before it is locked or written: in a directory for everybody
+    somebody may have put a file of his there, or linked one of ours."""
+    if not S_ISREG(lock.st_mode):
+        return "a regular file, and is not"
+    if lock.st_uid != os.geteuid():
+        return f"this user's own file, and belongs to user {lock.st_uid}"
+    if lock.st_nlink > 1:
+        return "a file of its own, and has other names too (hard links)"
+    return ""
 
 
 def _same_file(fd: int, path: str) -> bool:
