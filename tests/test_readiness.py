@@ -21,7 +21,6 @@ import kit
 import nasty
 import pytest
 
-from jobmon.linux import reactor
 from jobmon.linux.output import Finder, Output
 from jobmon.linux.runsocket import RunSocket
 
@@ -101,6 +100,30 @@ def until_heard(address: str) -> None:
         os.close(writer)
         assert kit.readable(reader), "the barrier is not answered"
         os.close(reader)
+
+
+def until_closed(address: str) -> None:
+    """Wait until nobody has the socket of an address any more. (Nothing tells of that, so it is tried.)"""
+    end = time.monotonic() + kit.DEADLINE
+    while time.monotonic() < end:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+            try:
+                one.connect("\0" + address[1:])
+            except ConnectionRefusedError:
+                return
+    pytest.fail("the socket is not closed")
+
+
+def receivers_of(one: kit.Daemon) -> list[int]:
+    """The processes that read the notify sockets of a daemon's runs."""
+    known = kit.processes()
+    return [pid for pid in kit.children_of(one.pid) if known[pid].name == "jobmon-notify"]
+
+
+def receiver_of(one: kit.Daemon) -> int:
+    """The one that there is."""
+    (pid,) = receivers_of(one)
+    return pid
 
 
 def free_port(host: str) -> int:
@@ -197,33 +220,38 @@ def test_who_may_say_so(single: Any, script: str) -> None:
     watch.until("a", "running")
 
 
-def test_who_dies_while_he_is_looked_for_is_heard() -> None:
-    """He lived when his words were read, and was gone before his run was searched: he is as one who has died
-    before. A living stranger is none."""
+def test_a_sender_that_dies_while_it_is_looked_for_is_heard() -> None:
+    """A sender that lived when its words were read, and was gone before its run was searched, is as one that
+    has died before. A living stranger is not heard."""
     heard: list[dict[str, str]] = []
-    say = "import os, socket, sys; one = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); "
-    say += "one.sendto(b'READY=1', '\\0' + sys.argv[1][1:]); os.read(0, 1)"
     for dies in (True, False):
-        watch = reactor.Reactor(lambda _fd, error: pytest.fail(str(error)))
         search = Search()
-        own = RunSocket(watch, search, "job", heard.append)  # type: ignore[arg-type]
-        with subprocess.Popen([sys.executable, "-c", say, own.address], stdin=subprocess.PIPE) as sender:
+        own = RunSocket(search, "job", heard.append)  # type: ignore[arg-type]
+        with subprocess.Popen(["sleep", "1000000"]) as sender:
             search.sender = sender if dies else None
-            assert kit.readable(own._socket.fileno())
-            watch.turn(block=False)
+            own.hear(sender.pid, os.getuid(), b"READY=1")
             sender.kill()
         own.close()
-        watch.close()
+        own.socket.close()
 
     assert heard == [{"READY": "1"}]
 
 
 class Search:
-    """Looks for the processes of a run, and finds none; whom it looks for may die of it."""
+    """Looks for the processes of a run, and finds none; the sender that it looks for may die of it."""
+
+    turn = 0
 
     def __init__(self) -> None:
         self.sender: subprocess.Popen[bytes] | None = None
-        self.tree = self
+        self.tree = self.children = self
+
+    def add(self, _run: RunSocket) -> int:
+        """The number of a run."""
+        return 1
+
+    def end(self, _number: int) -> None:
+        """It is over."""
 
     def forget(self) -> None:
         """What was found."""
@@ -236,15 +264,15 @@ class Search:
         return []
 
 
-
 @pytest.mark.parametrize("scope", ["process", "group"])
 @pytest.mark.parametrize("user", [None, pytest.param(NOBODY, marks=as_root)])
 def test_whose_process_it_is_counts(single: Any, scope: str, user: int | None) -> None:
     """Who may speak is not decided by whom a stop reaches: a living child in a session of its own may."""
-    command = ["sh", "-c", shlex.join(["setsid", *python(TALK, "", "told", "READY=1")]) + " & wait"]
+    talk = shlex.join(["setsid", *python(TALK, "", "told", "READY=1")])
+    command = shell(f"{talk} & wait; echo over > told")
     if user is not None:
         become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
-        command = [*become, *shell("setsid systemd-notify --ready & wait; echo heard > told")]
+        command = [*become, *shell("setsid systemd-notify --ready & wait; echo over > told")]
     one, watch = single(command, kill_scope=scope, **NOTIFY)
     told = one.fifo("told")
     os.chmod(one.directory, 0o755)
@@ -253,7 +281,7 @@ def test_whose_process_it_is_counts(single: Any, scope: str, user: int | None) -
     start(one, watch)
 
     watch.until("a", "running")
-    assert told.line() == "heard"
+    told.until("over")
 
 
 def test_who_was_refused_is_named(single: Any) -> None:
@@ -385,16 +413,20 @@ def test_odd_datagrams(single: Any) -> None:
     program += TALK + "import signal; signal.pause()"
     one, watch = single(python(program, "", "told", "STATUS=\x1b[1m\u00e9"), **NOTIFY)
     told, pipe = one.fifo("told"), one.pipe()
-    pipe.status()
-    before = len(kit.fds_of(one.pid))
+    open_then = []
 
-    start(one, watch)
-    assert told.line() == "heard"
+    for _ in range(2):
+        start(one, watch)
+        assert told.line() == "heard"
+        status = pipe.status("a")[0]
+        assert (status.state, status.says) == ("starting", "\x1b[1m\u00e9")
+        address = kit.environ_of(pipe.get_pid("a") or 0)["NOTIFY_SOCKET"]
+        pipe.stop("a")
+        until_closed(address)
+        pipe.status()  # by now it has seen that start's client has hung up
+        open_then.append((len(kit.fds_of(one.pid)), len(kit.fds_of(receiver_of(one)))))
 
-    status = pipe.status("a")[0]
-    assert (status.state, status.says) == ("starting", "\x1b[1m\u00e9")
-    pipe.stop("a")
-    assert len(kit.fds_of(one.pid)) == before
+    assert open_then[0] == open_then[1]
 
 
 def slow_to_close(seconds: int) -> tuple[socket.socket, socket.socket]:

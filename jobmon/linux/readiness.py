@@ -27,6 +27,7 @@ from jobmon.errors import SpawnError
 from jobmon.linux import procfs, reactor, signals
 from jobmon.linux.crowds import GroupCrowd, Leader
 from jobmon.linux.output import Finder, Output
+from jobmon.linux.runsocket import Receiver
 from jobmon.linux.spawn import Gift, read_report, what
 from jobmon.spec import JobSpec, KillScope
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from jobmon.linux.children import Children
+    from jobmon.linux.logfile import Log
     from jobmon.linux.reactor import Reactor
     from jobmon.linux.spawn import Birth, Spawner
     from jobmon.linux.timers import Timers
@@ -49,11 +51,14 @@ NOBODYS = Gift({b"JOBMON_RUN": b""})  # for whom no run answers
 class Tools:
     """What probes need of the engine."""
 
-    def __init__(self, watch: Reactor, timers: Timers, children: Children, spawner: Spawner) -> None:
+    def __init__(
+        self, watch: Reactor, timers: Timers, children: Children, spawner: Spawner, log: Log
+    ) -> None:
         self.reactor = watch
         self.timers = timers
         self.children = children
         self.spawner = spawner
+        self.receiver = Receiver(watch, timers, children, log)
 
     def after(self, delay: float, then: Callable[[int], None]) -> None:
         """Call `then` after a delay in seconds."""
