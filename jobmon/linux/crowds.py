@@ -55,7 +55,6 @@ class Leader:
         except OSError:
             pass
 
-
     def send_group(self, number: int) -> None:
         """Signal its process group, in one moment that nobody can fork away from."""
         if self.dead:

@@ -18,7 +18,9 @@ back). So:
   takes longer than `DISPOSAL_SECONDS` is killed. That does no harm: if the datagram is still there, it is
   looked at again. A disposer that even SIGKILL does not end has taken its datagram, because the kernel
   closes the files after that, on the way out of the system call. It is *stuck*, and the receiver goes on
-  without it. While `MOST_STUCK` are, no more datagrams with descriptors are taken out of any queue.
+  without it. While `MOST_STUCK` are, no more datagrams with descriptors are taken out of any queue; while
+  `MANY_STUCK` are, the kernel lets no more of them in, where it can (SO_PASSRIGHTS, Linux 6.16): words are
+  heard then, and a sender of BARRIER=1 gets EPERM.
 - BARRIER=1: the daemon acknowledges the words that were written before a descriptor is disposed of. So a
   sender whose pipe ends knows that the daemon has heard it.
 - The socket of a run that is over is shut down for reading, which lets nothing in, then emptied in the same
@@ -85,7 +87,9 @@ GENERATIONS = 64  # of ancestors that are looked at
 DISPOSAL_SECONDS = 0.01  # for what takes microseconds
 LONGEST_SECONDS = 1.0  # the same for a disposer that has not even begun: a machine under load
 DYING_SECONDS = 0.2  # who lives so long after SIGKILL is stuck
+MANY_STUCK = 4
 MOST_STUCK = 16
+SO_PASSRIGHTS = 83  # asm-generic/socket.h; it has another number on parisc and sparc only
 TICK = 0.01
 RETRY_SECONDS = 0.1  # after a fork that failed
 FAREWELL_SECONDS = 5.0  # that a daemon which was killed may take to die
@@ -197,6 +201,7 @@ class _Receiver:
         self._disposals: dict[int, _Disposal] = {}  # by the descriptor of the pipe
         self._put_off: dict[_Run, None] = {}  # whose disposer cannot be started
         self._unreaped: set[int] = set()
+        self._admits = True  # whether descriptors may come in
         self._over = False
 
     def serve(self) -> None:
@@ -268,6 +273,7 @@ class _Receiver:
         """Receive for a run."""
         run = _Run(number, own)
         self._runs[number] = self._by_fd[own.fileno()] = run
+        self._admit(run)
         self._watch(run)
 
     def end(self, number: int) -> None:
@@ -392,8 +398,25 @@ class _Receiver:
 
     # ---- descriptors -----------------------------------------------------------------------
 
+    def _stuck(self) -> int:
+        return sum(one.stuck for one in self._disposals.values())
+
     def _is_full(self) -> bool:
-        return sum(one.stuck for one in self._disposals.values()) >= MOST_STUCK
+        return self._stuck() >= MOST_STUCK
+
+    def _guard(self) -> None:
+        """Let descriptors in, or not, as the number of those stuck demands."""
+        admits = self._stuck() < MANY_STUCK
+        if admits != self._admits:
+            self._admits = admits
+            for run in self._runs.values():
+                self._admit(run)
+
+    def _admit(self, run: _Run) -> None:
+        try:
+            run.socket.setsockopt(SOL_SOCKET, SO_PASSRIGHTS, self._admits)
+        except OSError:
+            pass  # ENOPROTOOPT: an older kernel
 
     def _dispose(self, run: _Run) -> None:
         """Let the first datagram of a run be taken out, with its descriptors. Its socket rests meanwhile."""
@@ -430,6 +453,7 @@ class _Receiver:
         del self._disposals[one.reader]
         self._unreaped.add(one.pid)
         if one.stuck:
+            self._guard()
             return
         # A disposer that was killed before it began had too little time. It may be tried again at once.
         late = one.killed and not one.begun
@@ -448,6 +472,7 @@ class _Receiver:
             else:
                 one.stuck = True
                 self._say(STUCK, one.run.number, *one.sender)
+                self._guard()
                 self._listen(one.run)
         if self._put_off and not self._is_full():
             for run in list(self._put_off):

@@ -25,6 +25,7 @@ from _socket import (
     socketpair,
 )
 
+from jobmon.errors import SpawnError
 from jobmon.linux import logfile, procfs, reactor
 from jobmon.linux import receiver as wire
 from jobmon.linux.csignal import signal
@@ -68,9 +69,12 @@ class Receiver:
         self.turn = 0  # counts the times that it was read from
 
     def add(self, run: RunSocket) -> int:
-        """Let a run's socket be read; returns its number. Raises OSError: there is no receiver."""
+        """Let a run's socket be read; returns its number. Raises SpawnError: there is no receiver."""
         if self._link is None:
-            self._start()
+            try:
+                self._start()
+            except OSError as error:
+                raise SpawnError("fork", error.errno or 0, "the notify receiver") from None
         self._timers.disarm(self._retire)
         self._last += 1
         self._runs[self._last] = run
@@ -308,7 +312,7 @@ class RunSocket:
         self.socket.setsockopt(SOL_SOCKET, SO_PASSCRED, 1)
         try:
             self._number = receiver.add(self)
-        except OSError:
+        except SpawnError:
             self.socket.close()  # it has no name yet, so it is empty
             raise
         self.socket.bind("")  # the kernel chooses an abstract name that nobody has, unix(7)
