@@ -22,6 +22,7 @@ import nasty
 import pytest
 
 from jobmon.linux.output import Finder, Output
+from jobmon.linux.readiness import http_status, url
 from jobmon.linux.runsocket import RunSocket
 
 TYPE_CHECKING = False
@@ -725,6 +726,48 @@ def test_an_old_copy(single: Any, host: str) -> None:
 
 # ---- http ----------------------------------------------------------------------------------
 
+BAD_ANSWERS = [
+    b"HTTP/1.1 404 Not Found\r\n",
+    b"",
+    b"SSH-2.0-x\r\n",
+    b"HTTP/1.1 2xx\r\n",
+    b"x" * 9000,
+    b"\n",
+    b"HTTP\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\nX: HTTP/1.1 200 OK\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 503 Service Unavailable\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\n\r\nHTTP/1.1 200 OK\r\n",
+    b"HTTP/1.1 200",
+]
+GOOD_ANSWERS = [
+    b"HTTP/1.0 204\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+    b"HTTP/1.1 100 Continue\n\nHTTP/1.1 200 OK\n\n",
+]
+# A web server at HOST and PORT.
+SERVE = """
+import http.server, socket, sys
+host, port = sys.argv[1:]
+class Server(http.server.HTTPServer):
+    address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    def server_bind(self):
+        if ":" in host:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        self.socket.bind(self.server_address)
+        self.server_name, self.server_port = host, int(port)
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(204)
+        self.end_headers()
+Server((host, int(port)), Answer).serve_forever()
+"""
+
 
 class Server:
     """Answers by hand: each connection is one try."""
@@ -766,9 +809,10 @@ def test_an_http_server(single: Any, host: str) -> None:
     start(one, watch)
 
     asked = server.answer(b"HTTP/1.1 500 Internal Server Error\r\n\r\n")
-    assert asked.startswith(b"GET /health?x=1 HTTP/1.0\r\nHost: ")
-    bad = (b"HTTP/1.1 404 Not Found\r\n", b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 2xx\r\n", b"x" * 9000, b"\n")
-    for answer in bad:
+    assert asked.startswith(b"GET /health?x=1 HTTP/1.1\r\nHost: ")
+    assert b"\r\nConnection: close\r\n" in asked
+    assert asked.endswith(b"\r\n\r\n")
+    for answer in BAD_ANSWERS:
         server.answer(answer)
     server.answer(end=False)  # never answers
     server.answer(b"HTTP/1.1 2", end=False)  # nor does this
@@ -779,17 +823,93 @@ def test_an_http_server(single: Any, host: str) -> None:
     server.close()
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.0 204\r\n", b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n"])
-def test_a_good_answer(single: Any, answer: bytes) -> None:
-    """A redirection is an answer, and is not followed."""
+@pytest.mark.parametrize("answer", GOOD_ANSWERS)
+@pytest.mark.parametrize("piece", [1, 4096])
+def test_a_good_answer(single: Any, answer: bytes, piece: int) -> None:
+    """A redirection is an answer, and is not followed; interim answers come before it; however it is cut."""
     server = Server()
     one, watch = single(kit.FOR_EVER, ready={"http": server.url})
     start(one, watch)
 
-    server.answer(answer)
+    server.answer(*(answer[at : at + piece] for at in range(0, len(answer), piece)), end=False)
 
     watch.until("a", "running")
     server.close()
+
+
+@pytest.mark.parametrize("answer", [*GOOD_ANSWERS, *BAD_ANSWERS])
+def test_an_answer_in_pieces(answer: bytes) -> None:
+    """A status is the same wherever an answer is cut, and is never found before it has come."""
+
+    def status(part: bytes) -> int | None:
+        try:
+            return http_status(part)
+        except ValueError:
+            return 0
+
+    whole = status(answer)
+    parts = [status(answer[:end]) for end in range(len(answer) + 1)]
+
+    assert parts == sorted(parts, key=lambda part: part is not None)  # once known it stays
+    assert set(parts) <= {None, whole}
+    assert (200 <= (whole or 0) < 400) is (answer in GOOD_ANSWERS)
+
+
+@pytest.mark.parametrize(
+    ("at", "host"),
+    [
+        ("http://localhost:8080/x", "localhost:8080"),
+        ("http://localhost", "localhost"),
+        ("http://localhost:80/", "localhost"),
+        ("http://127.0.0.1:8080", "127.0.0.1:8080"),
+        ("http://[::1]:8080/", "[::1]:8080"),
+        ("http://[::1]/", "[::1]"),
+        ("http://:8080/", "localhost:8080"),
+    ],
+)
+def test_the_host_of_a_url(at: str, host: str) -> None:
+    """A server is told the host as the URL has it, with the port where that is not 80."""
+    assert url(at)[0] == host
+
+
+def test_the_request_names_the_host(single: Any) -> None:
+    """What the URL calls localhost is asked for as localhost, without the fragment, which is the client's."""
+    server = Server()
+    at = server.url.replace("127.0.0.1", "localhost")
+    one, watch = single(kit.FOR_EVER, ready={"http": f"{at}#top"})
+    start(one, watch)
+
+    asked = server.answer(b"HTTP/1.1 200 OK\r\n\r\n")
+
+    host = at.removeprefix("http://").partition("/")[0]
+    assert asked.startswith(f"GET /health?x=1 HTTP/1.1\r\nHost: {host}\r\n".encode())
+    watch.until("a", "running")
+    server.close()
+
+
+@pytest.mark.parametrize("way", ["http", "tcp", "owned"])
+@pytest.mark.parametrize("host", HOSTS)
+def test_localhost_is_both(single: Any, host: str, way: str) -> None:
+    """A job that listens at only one of the addresses of localhost is found there."""
+    port = free_port(host)
+    how = {"http": f"http://localhost:{port}/"} if way == "http" else {"tcp": f"localhost:{port}"}
+    ready = {**how, "interval": 0.05, **({"owned": True} if way == "owned" else {})}
+    one, watch = single(python(SERVE, host, port), ready=ready)
+
+    start(one, watch)
+
+    watch.until("a", "running")
+
+
+def test_localhost_is_nobody(single: Any) -> None:
+    """Where nobody listens at either address, what the first said is told."""
+    ready = {"http": f"http://localhost:{free_port('127.0.0.1')}/", "interval": 1000}
+    one, watch = single(kit.FOR_EVER, ready=ready, start_timeout=0.3)
+    start(one, watch)
+
+    ends_late(watch)
+
+    assert "Connection refused (1 try)" in one.wait_log("readiness=")
 
 
 def test_why_an_http_server_is_not_ready(single: Any) -> None:
