@@ -272,6 +272,35 @@ def test_descriptors_that_never_close(run: Any) -> None:
     assert receiver.MANY_STUCK < len(hanging) < receiver.MOST_STUCK + 4
 
 
+def cpu_seconds(pid: int) -> float:
+    """The processor time that a process has used."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        fields = file.read().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@as_root
+def test_a_flood_of_a_stranger(run: Any) -> None:
+    """Words of another user cost the daemon a question now and then, however many they are; they are counted."""
+    one, watch = run()
+    address = address_of(one)
+    before = cpu_seconds(one.pid)
+
+    def flood() -> None:
+        to = connected(address)
+        for _ in range(20 * MANY):
+            to.send(b"READY=1")
+
+    with stranger(flood) as (pid, told):
+        assert told.line() == "done"
+        until_heard(address)
+        assert cpu_seconds(one.pid) - before < 0.4
+        assert state_of(one) == "starting"
+        assert f"messages refused, last of pid {pid}, uid {NOBODY}" in one.run_cli("why", "a").out
+        go(one)
+        watch.until("a", "running")
+
+
 def test_a_receiver_that_dies(run: Any) -> None:
     """A receiver that was killed is replaced, and what was said meanwhile is heard."""
     one, watch = run()

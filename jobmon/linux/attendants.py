@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jobmon.spec import JobSpec
 
 SHOWN_STATUS = 200  # characters of a STATUS= that are kept
-HOLD_SECONDS = 5.0  # that a death, or the watchdog's verdict, waits for what was said before, at most
+HOLD_SECONDS = 3.0  # that a death, or the watchdog's verdict, waits for what was said before, at most
 
 
 class Attendant:

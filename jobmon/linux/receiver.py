@@ -80,7 +80,7 @@ CREDENTIALS_BYTES = CMSG_SPACE(12)  # room for a struct ucred, and for no descri
 ORDERS_BYTES = 4096
 BARRIER = b"BARRIER=1"  # says nothing by itself
 A_TURN = 16  # datagrams of one run before it is another's turn
-A_FLUSH = 1024  # that are taken before "all" counts as said: a flood has no end
+A_FLUSH = 10  # that were in a queue when all of it was asked for, where the kernel does not say how many fit
 REFUSAL_SECONDS = 0.1
 MOST_REFUSED = 1000  # users and runs that are remembered
 GENERATIONS = 64  # of ancestors that are looked at
@@ -191,6 +191,7 @@ class _Receiver:
         self._link = link
         self._daemon = os.getppid()
         self._trusted = (os.getuid(), 0)
+        self._queue = _queue_length() + 1  # what came later need not be waited for: a flood has no end
         self._epoll = select.epoll()
         self._epoll.register(link.fileno(), select.EPOLLIN)
         self._orders = bytearray()
@@ -283,7 +284,7 @@ class _Receiver:
         run.socket.shutdown(SHUT_RD)  # which makes it readable
 
     def _flush(self, run: _Run) -> None:
-        run.flush = A_FLUSH
+        run.flush = self._queue
         if run in self._put_off:
             self._flushed(run)
         elif run.watched:
@@ -338,10 +339,15 @@ class _Receiver:
                 self._dispose(run)
             return False
         run.socket.recv(1)
-        if run.flush == 0:
-            self._flushed(run)
-        run.flush = max(run.flush - 1, -1)
+        self._taken(run)
         return True
+
+    def _taken(self, run: _Run) -> None:
+        """A datagram has left the queue."""
+        if run.flush > 0:
+            run.flush -= 1
+        elif run.flush == 0:
+            self._flushed(run)
 
     def _emptied(self, run: _Run) -> None:
         if not run.is_over:
@@ -456,6 +462,7 @@ class _Receiver:
             self._guard()
             return
         # A disposer that was killed before it began had too little time. It may be tried again at once.
+        self._taken(one.run)
         late = one.killed and not one.begun
         one.run.limit = min(one.run.limit * 2, LONGEST_SECONDS) if late else DISPOSAL_SECONDS
         self._listen(one.run)
@@ -473,10 +480,20 @@ class _Receiver:
                 one.stuck = True
                 self._say(STUCK, one.run.number, *one.sender)
                 self._guard()
+                self._taken(one.run)
                 self._listen(one.run)
         if self._put_off and not self._is_full():
             for run in list(self._put_off):
                 self._dispose(run)
+
+
+def _queue_length() -> int:
+    """How many datagrams a socket holds, unix(7)."""
+    try:
+        with open("/proc/sys/net/unix/max_dgram_qlen", "rb") as file:
+            return int(file.read(64))
+    except (OSError, ValueError):
+        return A_FLUSH
 
 
 def _be_the_disposer(own: socket, writer: int) -> NoReturn:

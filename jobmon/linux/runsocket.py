@@ -348,7 +348,7 @@ class RunSocket:
             self._receiver.end(self._number)
 
     def hear(self, pid: int, uid: int, data: bytes) -> bool:
-        """Somebody has spoken; whether he may."""
+        """Judge what was said. False: this user need not be asked about again at once."""
         if self.is_over:
             return True
         if self._may(pid, uid):
