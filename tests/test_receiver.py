@@ -281,7 +281,7 @@ def cpu_seconds(pid: int) -> float:
 
 @as_root
 def test_a_flood_of_a_stranger(run: Any) -> None:
-    """Words of another user cost the daemon a question now and then, however many they are; they are counted."""
+    """Words of another user cost the daemon little, however many they are, and are counted."""
     one, watch = run()
     address = address_of(one)
     before = cpu_seconds(one.pid)
