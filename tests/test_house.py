@@ -75,6 +75,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.leftovers",
         "linux.remnants",
         "linux.output",
+        "linux.receiver",
         "linux.runsocket",
         "linux.readiness",
         "linux.attendants",

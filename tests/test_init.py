@@ -408,9 +408,7 @@ def test_the_search_goes_on(scripts: dict[str, str], tmp_path: Any, launch: Laun
 
 
 @pytest.mark.parametrize("init", THREE)
-def test_a_script_of_no_interpreter_is_the_shells(
-    init: str, scripts: dict[str, str], launch: Launch
-) -> None:
+def test_a_script_of_no_interpreter_is_the_shells(init: str, scripts: dict[str, str], launch: Launch) -> None:
     """A script that does not name its interpreter is run by /bin/sh, as execvp(3) has it."""
     assert launch(init, [scripts["plain"]]).wait() == 5
 
@@ -653,6 +651,7 @@ def test_orphans_live_on_where_init_is_not_pid_1(launch: Launch) -> None:
 
 
 # ---- the end of a PID namespace -------------------------------------------------------------
+
 
 @pytest.mark.parametrize("place", list(PLACES)[1:])
 def test_what_is_left_may_take_its_leave(place: str, launch: Launch) -> None:

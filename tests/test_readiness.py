@@ -21,8 +21,8 @@ import kit
 import nasty
 import pytest
 
-from jobmon.linux import reactor
 from jobmon.linux.output import Finder, Output
+from jobmon.linux.readiness import http_status, url
 from jobmon.linux.runsocket import RunSocket
 
 TYPE_CHECKING = False
@@ -101,6 +101,30 @@ def until_heard(address: str) -> None:
         os.close(writer)
         assert kit.readable(reader), "the barrier is not answered"
         os.close(reader)
+
+
+def until_closed(address: str) -> None:
+    """Wait until nobody has the socket of an address any more. (Nothing tells of that, so it is tried.)"""
+    end = time.monotonic() + kit.DEADLINE
+    while time.monotonic() < end:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+            try:
+                one.connect("\0" + address[1:])
+            except ConnectionRefusedError:
+                return
+    pytest.fail("the socket is not closed")
+
+
+def receivers_of(one: kit.Daemon) -> list[int]:
+    """The processes that read the notify sockets of a daemon's runs."""
+    known = kit.processes()
+    return [pid for pid in kit.children_of(one.pid) if known[pid].name == "jobmon-notify"]
+
+
+def receiver_of(one: kit.Daemon) -> int:
+    """The one that there is."""
+    (pid,) = receivers_of(one)
+    return pid
 
 
 def free_port(host: str) -> int:
@@ -197,33 +221,38 @@ def test_who_may_say_so(single: Any, script: str) -> None:
     watch.until("a", "running")
 
 
-def test_who_dies_while_he_is_looked_for_is_heard() -> None:
-    """He lived when his words were read, and was gone before his run was searched: he is as one who has died
-    before. A living stranger is none."""
+def test_a_sender_that_dies_while_it_is_looked_for_is_heard() -> None:
+    """A sender that lived when its words were read, and was gone before its run was searched, is as one that
+    has died before. A living stranger is not heard."""
     heard: list[dict[str, str]] = []
-    say = "import os, socket, sys; one = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); "
-    say += "one.sendto(b'READY=1', '\\0' + sys.argv[1][1:]); os.read(0, 1)"
     for dies in (True, False):
-        watch = reactor.Reactor(lambda _fd, error: pytest.fail(str(error)))
         search = Search()
-        own = RunSocket(watch, search, "job", heard.append)  # type: ignore[arg-type]
-        with subprocess.Popen([sys.executable, "-c", say, own.address], stdin=subprocess.PIPE) as sender:
+        own = RunSocket(search, "job", heard.append)  # type: ignore[arg-type]
+        with subprocess.Popen(["sleep", "1000000"]) as sender:
             search.sender = sender if dies else None
-            assert kit.readable(own._socket.fileno())
-            watch.turn(block=False)
+            own.hear(sender.pid, os.getuid(), b"READY=1")
             sender.kill()
         own.close()
-        watch.close()
+        own.socket.close()
 
     assert heard == [{"READY": "1"}]
 
 
 class Search:
-    """Looks for the processes of a run, and finds none; whom it looks for may die of it."""
+    """Looks for the processes of a run, and finds none; the sender that it looks for may die of it."""
+
+    turn = 0
 
     def __init__(self) -> None:
         self.sender: subprocess.Popen[bytes] | None = None
-        self.tree = self
+        self.tree = self.children = self
+
+    def add(self, _run: RunSocket) -> int:
+        """The number of a run."""
+        return 1
+
+    def end(self, _number: int) -> None:
+        """It is over."""
 
     def forget(self) -> None:
         """What was found."""
@@ -236,15 +265,15 @@ class Search:
         return []
 
 
-
 @pytest.mark.parametrize("scope", ["process", "group"])
 @pytest.mark.parametrize("user", [None, pytest.param(NOBODY, marks=as_root)])
 def test_whose_process_it_is_counts(single: Any, scope: str, user: int | None) -> None:
     """Who may speak is not decided by whom a stop reaches: a living child in a session of its own may."""
-    command = ["sh", "-c", shlex.join(["setsid", *python(TALK, "", "told", "READY=1")]) + " & wait"]
+    talk = shlex.join(["setsid", *python(TALK, "", "told", "READY=1")])
+    command = shell(f"{talk} & wait; echo over > told")
     if user is not None:
         become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
-        command = [*become, *shell("setsid systemd-notify --ready & wait; echo heard > told")]
+        command = [*become, *shell("setsid systemd-notify --ready & wait; echo over > told")]
     one, watch = single(command, kill_scope=scope, **NOTIFY)
     told = one.fifo("told")
     os.chmod(one.directory, 0o755)
@@ -253,7 +282,7 @@ def test_whose_process_it_is_counts(single: Any, scope: str, user: int | None) -
     start(one, watch)
 
     watch.until("a", "running")
-    assert told.line() == "heard"
+    told.until("over")
 
 
 def test_who_was_refused_is_named(single: Any) -> None:
@@ -385,16 +414,20 @@ def test_odd_datagrams(single: Any) -> None:
     program += TALK + "import signal; signal.pause()"
     one, watch = single(python(program, "", "told", "STATUS=\x1b[1m\u00e9"), **NOTIFY)
     told, pipe = one.fifo("told"), one.pipe()
-    pipe.status()
-    before = len(kit.fds_of(one.pid))
+    open_then = []
 
-    start(one, watch)
-    assert told.line() == "heard"
+    for _ in range(2):
+        start(one, watch)
+        assert told.line() == "heard"
+        status = pipe.status("a")[0]
+        assert (status.state, status.says) == ("starting", "\x1b[1m\u00e9")
+        address = kit.environ_of(pipe.get_pid("a") or 0)["NOTIFY_SOCKET"]
+        pipe.stop("a")
+        until_closed(address)
+        pipe.status()  # by now it has seen that start's client has hung up
+        open_then.append((len(kit.fds_of(one.pid)), len(kit.fds_of(receiver_of(one)))))
 
-    status = pipe.status("a")[0]
-    assert (status.state, status.says) == ("starting", "\x1b[1m\u00e9")
-    pipe.stop("a")
-    assert len(kit.fds_of(one.pid)) == before
+    assert open_then[0] == open_then[1]
 
 
 def slow_to_close(seconds: int) -> tuple[socket.socket, socket.socket]:
@@ -693,6 +726,48 @@ def test_an_old_copy(single: Any, host: str) -> None:
 
 # ---- http ----------------------------------------------------------------------------------
 
+BAD_ANSWERS = [
+    b"HTTP/1.1 404 Not Found\r\n",
+    b"",
+    b"SSH-2.0-x\r\n",
+    b"HTTP/1.1 2xx\r\n",
+    b"x" * 9000,
+    b"\n",
+    b"HTTP\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\nX: HTTP/1.1 200 OK\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 503 Service Unavailable\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\n\r\nHTTP/1.1 200 OK\r\n",
+    b"HTTP/1.1 200",
+]
+GOOD_ANSWERS = [
+    b"HTTP/1.0 204\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+    b"HTTP/1.1 100 Continue\n\nHTTP/1.1 200 OK\n\n",
+]
+# A web server at HOST and PORT.
+SERVE = """
+import http.server, socket, sys
+host, port = sys.argv[1:]
+class Server(http.server.HTTPServer):
+    address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    def server_bind(self):
+        if ":" in host:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        self.socket.bind(self.server_address)
+        self.server_name, self.server_port = host, int(port)
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(204)
+        self.end_headers()
+Server((host, int(port)), Answer).serve_forever()
+"""
+
 
 class Server:
     """Answers by hand: each connection is one try."""
@@ -734,9 +809,10 @@ def test_an_http_server(single: Any, host: str) -> None:
     start(one, watch)
 
     asked = server.answer(b"HTTP/1.1 500 Internal Server Error\r\n\r\n")
-    assert asked.startswith(b"GET /health?x=1 HTTP/1.0\r\nHost: ")
-    bad = (b"HTTP/1.1 404 Not Found\r\n", b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 2xx\r\n", b"x" * 9000, b"\n")
-    for answer in bad:
+    assert asked.startswith(b"GET /health?x=1 HTTP/1.1\r\nHost: ")
+    assert b"\r\nConnection: close\r\n" in asked
+    assert asked.endswith(b"\r\n\r\n")
+    for answer in BAD_ANSWERS:
         server.answer(answer)
     server.answer(end=False)  # never answers
     server.answer(b"HTTP/1.1 2", end=False)  # nor does this
@@ -747,17 +823,93 @@ def test_an_http_server(single: Any, host: str) -> None:
     server.close()
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.0 204\r\n", b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n"])
-def test_a_good_answer(single: Any, answer: bytes) -> None:
-    """A redirection is an answer, and is not followed."""
+@pytest.mark.parametrize("answer", GOOD_ANSWERS)
+@pytest.mark.parametrize("piece", [1, 4096])
+def test_a_good_answer(single: Any, answer: bytes, piece: int) -> None:
+    """A redirection is an answer, and is not followed; interim answers come before it; however it is cut."""
     server = Server()
     one, watch = single(kit.FOR_EVER, ready={"http": server.url})
     start(one, watch)
 
-    server.answer(answer)
+    server.answer(*(answer[at : at + piece] for at in range(0, len(answer), piece)), end=False)
 
     watch.until("a", "running")
     server.close()
+
+
+@pytest.mark.parametrize("answer", [*GOOD_ANSWERS, *BAD_ANSWERS])
+def test_an_answer_in_pieces(answer: bytes) -> None:
+    """A status is the same wherever an answer is cut, and is never found before it has come."""
+
+    def status(part: bytes) -> int | None:
+        try:
+            return http_status(part)
+        except ValueError:
+            return 0
+
+    whole = status(answer)
+    parts = [status(answer[:end]) for end in range(len(answer) + 1)]
+
+    assert parts == sorted(parts, key=lambda part: part is not None)  # once known it stays
+    assert set(parts) <= {None, whole}
+    assert (200 <= (whole or 0) < 400) is (answer in GOOD_ANSWERS)
+
+
+@pytest.mark.parametrize(
+    ("at", "host"),
+    [
+        ("http://localhost:8080/x", "localhost:8080"),
+        ("http://localhost", "localhost"),
+        ("http://localhost:80/", "localhost"),
+        ("http://127.0.0.1:8080", "127.0.0.1:8080"),
+        ("http://[::1]:8080/", "[::1]:8080"),
+        ("http://[::1]/", "[::1]"),
+        ("http://:8080/", "localhost:8080"),
+    ],
+)
+def test_the_host_of_a_url(at: str, host: str) -> None:
+    """A server is told the host as the URL has it, with the port where that is not 80."""
+    assert url(at)[0] == host
+
+
+def test_the_request_names_the_host(single: Any) -> None:
+    """What the URL calls localhost is asked for as localhost, without the fragment, which is the client's."""
+    server = Server()
+    at = server.url.replace("127.0.0.1", "localhost")
+    one, watch = single(kit.FOR_EVER, ready={"http": f"{at}#top"})
+    start(one, watch)
+
+    asked = server.answer(b"HTTP/1.1 200 OK\r\n\r\n")
+
+    host = at.removeprefix("http://").partition("/")[0]
+    assert asked.startswith(f"GET /health?x=1 HTTP/1.1\r\nHost: {host}\r\n".encode())
+    watch.until("a", "running")
+    server.close()
+
+
+@pytest.mark.parametrize("way", ["http", "tcp", "owned"])
+@pytest.mark.parametrize("host", HOSTS)
+def test_localhost_is_both(single: Any, host: str, way: str) -> None:
+    """A job that listens at only one of the addresses of localhost is found there."""
+    port = free_port(host)
+    how = {"http": f"http://localhost:{port}/"} if way == "http" else {"tcp": f"localhost:{port}"}
+    ready = {**how, "interval": 0.05, **({"owned": True} if way == "owned" else {})}
+    one, watch = single(python(SERVE, host, port), ready=ready)
+
+    start(one, watch)
+
+    watch.until("a", "running")
+
+
+def test_localhost_is_nobody(single: Any) -> None:
+    """Where nobody listens at either address, what the first said is told."""
+    ready = {"http": f"http://localhost:{free_port('127.0.0.1')}/", "interval": 1000}
+    one, watch = single(kit.FOR_EVER, ready=ready, start_timeout=0.3)
+    start(one, watch)
+
+    ends_late(watch)
+
+    assert "Connection refused (1 try)" in one.wait_log("readiness=")
 
 
 def test_why_an_http_server_is_not_ready(single: Any) -> None:

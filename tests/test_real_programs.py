@@ -153,6 +153,56 @@ http {{
 """
 
 
+BY_NAME = """
+pid nginx.pid;
+error_log stderr notice;
+events {{ worker_connections 64; }}
+http {{
+    access_log off;
+    client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
+    server {{ listen 127.0.0.1:{port} default_server; return 444; }}
+    server {{ listen 127.0.0.1:{port}; server_name localhost; location = /health {{ return 200 "up"; }} }}
+}}
+"""
+
+
+def test_a_server_that_goes_by_the_host(daemon: Make) -> None:
+    """An nginx that answers to a name only is found ready by a URL with that name, and by its address not."""
+    (port,) = e2e.free_ports(1)
+    command = [
+        program("nginx", "nginx-light"),
+        "-p",
+        ".",
+        "-c",
+        "nginx.conf",
+        "-e",
+        "stderr",
+        "-g",
+        "daemon off;",
+    ]
+    job = {"command": command, "signal": "SIGQUIT", "start-timeout": 1}
+    ready = {"interval": 0.05}
+    one = daemon(
+        {
+            "jobs": {
+                "address": {**job, "ready": {"http": f"http://127.0.0.1:{port}/health", **ready}},
+                "name": {
+                    **job,
+                    "ready": {"http": f"http://localhost:{port}/health", **ready},
+                    "start-timeout": 20,
+                },
+            }
+        }
+    )
+    with open(one.path("nginx.conf"), "w", encoding="utf-8") as file:
+        file.write(BY_NAME.format(port=port))
+
+    failed = one.run_cli("start", "address")
+    assert failed.code == 1
+    assert one.run_cli("start", "name").code == 0
+    assert one.run_cli("stop", "name").code == 0
+
+
 class Nginx:
     """An nginx under supervision, in the foreground."""
 

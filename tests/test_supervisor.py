@@ -767,6 +767,7 @@ def test_a_reload_waits_for_all_that_it_restarts() -> None:
 
     assert {result.job for result in bench.replies()[0].results} == {"db", "web"}
 
+
 def test_the_reload_that_takes_an_edge_away_lets_go() -> None:
     """Who waited for what it does not come after any more is launched."""
     bench = Bench(spec_of("db", ready=READY), spec_of("web", requires=("db",)))

@@ -328,9 +328,7 @@ def alive(pid: int) -> bool:
 def test_a_stop_while_the_dead_daemons_jobs_end_ends_them_now(admin: Admin) -> None:
     """A daemon that is told to stop before it began leaves nothing of its predecessor either."""
     manager = admin.manager
-    admin.install(
-        {"bad": {"command": admin.says("bad", then=":"), "kill-timeout": 1000, "autostart": True}}
-    )
+    admin.install({"bad": {"command": admin.says("bad", then=":"), "kill-timeout": 1000, "autostart": True}})
     manager.ctl("start", UNIT)
     admin.until("bad up")
     folder = manager.folder(UNIT)

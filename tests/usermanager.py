@@ -256,5 +256,3 @@ def _found(name: str, places: tuple[str, ...]) -> str:
         if os.path.exists(f"{place}/{name}"):
             return f"{place}/{name}"
     raise Unable(f"there is no {name} in {' or '.join(places)}: install systemd")
-
-

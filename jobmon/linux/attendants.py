@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jobmon.spec import JobSpec
 
 SHOWN_STATUS = 200  # characters of a STATUS= that are kept
+HOLD_SECONDS = 3.0  # that a death, or the watchdog's verdict, waits for what was said before, at most
 
 
 class Attendant:
@@ -38,9 +39,12 @@ class Attendant:
         self._status = ""
         self._notify: RunSocket | None = None
         self._probe: Probe | None = None
+        self._held: list[ProcessInput] = []
+        self._let_pass: ProcessInput | None = None
+        self._is_doubtful = False  # the watchdog's time is over, and something may have been said in it
         how = spec.ready
         if spec.watchdog is not None or (how is not None and how.kind == "notify"):
-            self._notify = RunSocket(tools.reactor, tools.children, spec.name, self._heard)
+            self._notify = RunSocket(tools.receiver, spec.name, self._heard)
         if how is not None and how.kind in PROBES:
             self._probe = PROBES[how.kind](tools, spec, run, how, self._ready)
 
@@ -76,20 +80,36 @@ class Attendant:
         elif self._probe is not None:
             self._probe.begin()
 
-    def drain(self) -> None:
-        """Hear all that was said before a death is told."""
-        if self._notify is not None:
-            self._notify.drain()
+    def holds(self, death: ProcessInput) -> bool:
+        """Whether a death must wait, because something was said before it that was not heard yet. It is fed
+        again when that was heard."""
         self.end_probe()
+        if self._notify is None or death is self._let_pass:
+            return False
+        if not self._held:
+            if self._notify.has_heard_all():
+                return False
+            self._notify.flush(lambda: self._release(0))
+            self._tools.after(HOLD_SECONDS, self._release)
+        self._held.append(death)
+        return True
+
+    def _release(self, _token: int) -> None:
+        self._tools.timers.disarm(self._release)
+        held, self._held = self._held, []
+        for self._let_pass in held:
+            self._feed(self._let_pass)
 
     def leaving(self) -> None:
         """It is being stopped: nobody asks whether it is ready any more, nor waits for its words."""
         self.end_probe()
         self._tools.timers.disarm(self._silent)
+        self._tools.timers.disarm(self._judge)
 
     def close(self) -> None:
         """The run is over."""
         self._over = True
+        self._tools.timers.disarm(self._release)
         self.leaving()
         if self._notify is not None:
             self._notify.close()
@@ -122,14 +142,30 @@ class Attendant:
         if words.get("WATCHDOG") == "1":
             self._alive()
         elif words.get("WATCHDOG") == "trigger":
-            self._silent(0)
+            self._fail()
 
     def _alive(self) -> None:
         """The watchdog's time begins anew. It counts for a job that is up."""
+        self._is_doubtful = False
         if self._spec.watchdog is not None and self._up and not self._over:
             self._tools.after(self._spec.watchdog, self._silent)
 
     def _silent(self, _token: int) -> None:
+        """Nothing was heard in time. What was said in time counts."""
+        self._is_doubtful = True
+        if self._notify is None or self._notify.has_heard_all():
+            self._judge(0)
+        else:
+            self._notify.flush(lambda: self._judge(0))
+            self._tools.after(HOLD_SECONDS, self._judge)
+
+    def _judge(self, _token: int) -> None:
+        self._tools.timers.disarm(self._judge)
+        if self._is_doubtful:
+            self._is_doubtful = False
+            self._fail()
+
+    def _fail(self) -> None:
         if self._up and not self._over:
             self._feed(WatchdogExpired(self.run))
 
@@ -155,11 +191,13 @@ class Attendants:
         except OSError as error:
             raise SpawnError("readiness", error.errno or 0) from None
 
-    def before(self, job: str, what: ProcessInput) -> None:
-        """Something is about to be fed to a job: what was said before it comes before it."""
+    def holds(self, job: str, what: ProcessInput) -> bool:
+        """Something is about to be fed to a job. Whether that must wait: what was said before it comes before
+        it, and it is fed again after that."""
         attendant = self._by_job.get(job)
-        if attendant is not None and attendant.run == what.run and isinstance(what, (LeaderDied, Exited)):
-            attendant.drain()
+        if attendant is None or attendant.run != what.run or not isinstance(what, (LeaderDied, Exited)):
+            return False
+        return attendant.holds(what)
 
     def after(self, job: str, what: ProcessInput) -> None:
         """Something was fed to a job."""
@@ -206,3 +244,4 @@ class Attendants:
         """Attend nobody any more."""
         for job in list(self._by_job):
             self.dismiss(job)
+        self._tools.receiver.close()

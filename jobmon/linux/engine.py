@@ -98,7 +98,7 @@ class Engine:
         self._hierarchy = hierarchy
         self.children = Children(self.reactor, self._feed, self._look_later, tree)
         self._membership = tree if hierarchy is None else self.children.migrants
-        tools = Tools(self.reactor, self.timers, self.children, spawner)
+        tools = Tools(self.reactor, self.timers, self.children, spawner, log)
         self.attendants = Attendants(tools, self._feed)
         self.last_words = LastWords()
         self._births: dict[str, events.Spawn] = {}
@@ -220,7 +220,8 @@ class Engine:
 
     def _feed(self, job: str, what: events.ProcessInput) -> None:
         try:
-            self.attendants.before(job, what)
+            if self.attendants.holds(job, what):
+                return
             self.supervisor.feed(job, what, time.monotonic())
             self.attendants.after(job, what)
         except Exception as error:  # noqa: BLE001 - or the source would be disabled, for all jobs
@@ -410,6 +411,7 @@ class Engine:
             return
         self._exit_code = self._code(action.code)
         self._reloader.stop()
+        self.attendants.close()
         self.sessions.publish()
         self.sessions.stop_listening()
         self.timers.arm(self._leave, 0, time.monotonic() + FAREWELL_SECONDS)

@@ -27,6 +27,7 @@ from jobmon.errors import SpawnError
 from jobmon.linux import procfs, reactor, signals
 from jobmon.linux.crowds import GroupCrowd, Leader
 from jobmon.linux.output import Finder, Output
+from jobmon.linux.runsocket import Receiver
 from jobmon.linux.spawn import Gift, read_report, what
 from jobmon.spec import JobSpec, KillScope
 
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from jobmon.linux.children import Children
+    from jobmon.linux.logfile import Log
     from jobmon.linux.reactor import Reactor
     from jobmon.linux.spawn import Birth, Spawner
     from jobmon.linux.timers import Timers
     from jobmon.spec import Readiness
 
-ANSWER_BYTES = 4096
+ANSWER_BYTES = 16384  # of the heads of an answer: interim ones may come first
+LOCALHOST = ("127.0.0.1", "::1")
 SEARCH_SECONDS = 0.01  # that one turn of the loop may look at descriptors
 PIPE_BYTES = 65536  # all that a pipe holds, pipe(7)
 NOBODYS = Gift({b"JOBMON_RUN": b""})  # for whom no run answers
@@ -49,11 +52,14 @@ NOBODYS = Gift({b"JOBMON_RUN": b""})  # for whom no run answers
 class Tools:
     """What probes need of the engine."""
 
-    def __init__(self, watch: Reactor, timers: Timers, children: Children, spawner: Spawner) -> None:
+    def __init__(
+        self, watch: Reactor, timers: Timers, children: Children, spawner: Spawner, log: Log
+    ) -> None:
         self.reactor = watch
         self.timers = timers
         self.children = children
         self.spawner = spawner
+        self.receiver = Receiver(watch, timers, children, log)
 
     def after(self, delay: float, then: Callable[[int], None]) -> None:
         """Call `then` after a delay in seconds."""
@@ -179,42 +185,58 @@ class TcpProbe(Poll):
 
     _socket: socket | None = None
 
-    def place(self) -> tuple[str, int]:
-        """Where to connect to."""
-        return address(str(self.how.target))
+    def places(self) -> list[tuple[str, int]]:
+        """Where to connect to: the first that accepts counts."""
+        return addresses(str(self.how.target))
 
     def attempt(self) -> None:
-        host, port = self.place()
+        self._places = self.places()
+        self._refusal = 0
         if self.how.owned:
-            self._search = self._owners(host, port)
+            self._search = self._owned()
             self._search_on(0)
         else:
-            self._connect(host, port)
+            self._connect()
 
     def _search_on(self, _token: int) -> None:
         """Look for a process of the job that listens, a little in each turn of the loop."""
         until = time.monotonic() + SEARCH_SECONDS
         try:
-            for is_owner in self._search:
-                if is_owner:
-                    self._connect(*self.place())
+            for owned in self._search:
+                if owned:
+                    self._places = owned
+                    self._connect()
                     return
                 if time.monotonic() > until:
                     self.tools.after(0.0, self._search_on)
                     return
-            self.failed(f"no process of the job listens on port {self.place()[1]}")
+            self.failed(f"no process of the job listens on port {self._places[0][1]}")
         except OSError as error:
             self.failed(error.strerror or str(error))
 
-    def _connect(self, host: str, port: int) -> None:
-        self._socket = socket(_family(host), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
-        self._socket.setblocking(False)
-        code = self._socket.connect_ex((host, port))
-        if code in (0, errno.EINPROGRESS):
+    def _owned(self) -> Iterator[list[tuple[str, int]]]:
+        """Of each descriptor of the job's processes, at which of the places it listens."""
+        at: dict[int, list[tuple[str, int]]] = {}
+        for host, port in self._places:
+            for inode in procfs.listeners(inet_pton(_family(host), host), port):
+                at.setdefault(inode, []).append((host, port))
+        for pid in self.tools.children.kin(self.spec.name) if at else ():
+            for inode in procfs.inodes(pid):
+                yield at.get(inode, [])
+
+    def _connect(self) -> None:
+        host, port = self._places.pop(0)
+        try:
+            self._socket = socket(_family(host), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
+            self._socket.setblocking(False)
+            code = self._socket.connect_ex((host, port))
+        except OSError as error:  # EAFNOSUPPORT: a kernel without IPv6
+            code = error.errno or 0
+        if self._socket is not None and code in (0, errno.EINPROGRESS):
             fd = self._socket.fileno()
             self.tools.reactor.register(fd, self._connected, reactor.COMMAND, reactor.WRITE)
         else:
-            self.failed(os.strerror(code))
+            self._refused(code)
 
     def _connected(self, _events: int) -> None:
         assert self._socket is not None
@@ -222,23 +244,28 @@ class TcpProbe(Poll):
         if not code and _is_itself(self._socket):
             code = errno.ECONNREFUSED
         if code:
-            self.failed(os.strerror(code))
+            self._refused(code)
         else:
             self.talk(self._socket)
+
+    def _refused(self, code: int) -> None:
+        """Nobody accepts at one of the places. What is wrong at the first of them is told."""
+        self._refusal = self._refusal or code
+        self._close()
+        if self._places:
+            self._connect()
+        else:
+            self.failed(os.strerror(self._refusal))
 
     def talk(self, connected: socket) -> None:  # noqa: ARG002 - for those who say something there
         """There is a connection."""
         self.passed()
 
-    def _owners(self, host: str, port: int) -> Iterator[bool]:
-        """Of each descriptor of the job's processes, whether it is what listens there."""
-        inodes = procfs.listeners(inet_pton(_family(host), host), port)
-        for pid in self.tools.children.kin(self.spec.name) if inodes else ():
-            for inode in procfs.inodes(pid):
-                yield inode in inodes
-
     def abandon(self) -> None:
         self.tools.timers.disarm(self._search_on)
+        self._close()
+
+    def _close(self) -> None:
         if self._socket is not None:
             self.tools.reactor.unregister(self._socket.fileno())
             self._socket.close()
@@ -259,21 +286,20 @@ def _is_itself(connected: socket) -> bool:
 
 
 class HttpProbe(TcpProbe):
-    """A GET is answered with a status of 200 to 399."""
+    """A GET is answered with a final status of 200 to 399."""
 
-    def place(self) -> tuple[str, int]:
-        return url(str(self.how.target))[:2]
+    def places(self) -> list[tuple[str, int]]:
+        return url(str(self.how.target))[1]
 
     def attempt(self) -> None:
         self._answer = b""
         super().attempt()
 
     def talk(self, connected: socket) -> None:
-        host, port, path = url(str(self.how.target))
-        shown = f"[{host}]" if ":" in host else host
-        head = f"GET {path} HTTP/1.0\r\nHost: {shown}:{port}\r\n"
+        host, _, path = url(str(self.how.target))
+        head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: jobmon\r\nAccept: */*\r\n"
         try:
-            connected.send(f"{head}User-Agent: jobmon\r\nConnection: close\r\n\r\n".encode())
+            connected.send(f"{head}Connection: close\r\n\r\n".encode())
         except OSError as error:
             self.failed(error.strerror or "")
             return
@@ -283,24 +309,26 @@ class HttpProbe(TcpProbe):
     def _read(self, _events: int) -> None:
         assert self._socket is not None
         try:
-            data = self._socket.recv(ANSWER_BYTES)
+            data = self._socket.recv(ANSWER_BYTES - len(self._answer))
         except BlockingIOError:
             return
         except OSError:
             data = b""
         self._answer += data
-        if b"\n" in self._answer or not data or len(self._answer) >= ANSWER_BYTES:
-            self._judge()
-
-    def _judge(self) -> None:
-        words = [*self._answer.split(b"\n", 1)[0].split(), b"", b""]
-        status = words[1]
-        if not words[0].startswith(b"HTTP/") or len(status) != 3 or not status.isdigit():
+        try:
+            status = http_status(self._answer)
+        except ValueError:
+            data, status = b"", None
+        if status is not None:
+            self._judge(status)
+        elif not data or len(self._answer) >= ANSWER_BYTES:
             self.failed("no answer in HTTP")
-        elif status[:1] in (b"2", b"3"):
+
+    def _judge(self, status: int) -> None:
+        if 200 <= status < 400:
             self.passed()
         else:
-            self.failed(f"HTTP status {status.decode()}")
+            self.failed(f"HTTP status {status}")
 
 
 class ExecProbe(Poll):
@@ -448,17 +476,42 @@ PROBES: dict[str, type[Probe]] = {
 }
 
 
-def address(target: str) -> tuple[str, int]:
-    """HOST:PORT or [HOST]:PORT, numbers only: name services may block. Raises ValueError."""
+def http_status(answer: bytes) -> int | None:
+    """The final status in what has come of an answer; None: it has not come yet. Its line suffices: the
+    end of the body is not waited for. Raises ValueError: this is no HTTP."""
+    rest = answer
+    while True:
+        line, newline, rest = rest.partition(b"\n")
+        if line[:5] != b"HTTP/"[: len(line)]:
+            raise ValueError(line)
+        if not newline:
+            return None
+        words = [*line.split(), b"", b""]
+        if len(words[1]) != 3 or not words[1].isdigit():
+            raise ValueError(line)
+        status = int(words[1])
+        if status >= 200 or status == 101:  # 101: what follows would be another protocol
+            return status
+        while line not in (b"", b"\r"):  # the head of an interim answer: 100 Continue, 103 Early Hints
+            line, newline, rest = rest.partition(b"\n")
+            if not newline:
+                return None
+
+
+def addresses(target: str) -> list[tuple[str, int]]:
+    """HOST:PORT or [HOST]:PORT, numbers or localhost only: name services may block. Raises ValueError."""
     host, _, port = target.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    return ("127.0.0.1" if host in ("", "localhost") else host), int(port)
+    return [(number, int(port)) for number in (LOCALHOST if host in ("", "localhost") else (host,))]
 
 
-def url(target: str) -> tuple[str, int, str]:
-    """http://HOST[:PORT]/PATH in its parts. Raises ValueError."""
-    rest = target.removeprefix("http://")
-    place, slash, path = rest.partition("/")
-    has_port = place.rpartition("]")[2].count(":") == 1 or (place.count(":") == 1)
-    host, port = address(place if has_port else place + ":80")
-    return host, port, slash + path if slash else "/"
+def url(target: str) -> tuple[str, list[tuple[str, int]], str]:
+    """http://HOST[:PORT]/PATH: the host as a server is told it, where to connect to, and the path. Raises
+    ValueError."""
+    place, slash, path = target.removeprefix("http://").partition("/")
+    host, colon, port = place.rpartition(":")
+    if not colon or place.endswith("]"):
+        host, port = place, "80"
+    shown = host or "localhost"
+    path = slash + path.partition("#")[0]
+    return shown if int(port) == 80 else f"{shown}:{port}", addresses(f"{host}:{port}"), path or "/"

@@ -1,49 +1,294 @@
 """The socket on which one run speaks of itself by sd_notify(3): who may, and what was said.
 
-Each run has its own, so the socket says whose the words are. What they come to is the attendant's.
+Each run has its own, so the socket says whose the words are. What they come to is the attendant's. The daemon
+reads none of these sockets: see `receiver`, whose other end is here.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import resource
 import select
+import sys
 import time
 from _socket import (
     AF_UNIX,
-    CMSG_SPACE,
-    MSG_CTRUNC,
-    MSG_PEEK,
-    MSG_TRUNC,
-    SCM_CREDENTIALS,
-    SHUT_RD,
+    MSG_NOSIGNAL,
+    SCM_RIGHTS,
     SO_PASSCRED,
     SOCK_CLOEXEC,
     SOCK_DGRAM,
     SOCK_NONBLOCK,
+    SOCK_STREAM,
     SOL_SOCKET,
     socket,
+    socketpair,
 )
 
-from jobmon.linux import procfs, reactor
+from jobmon.errors import SpawnError
+from jobmon.linux import logfile, procfs, reactor
+from jobmon.linux import receiver as wire
+from jobmon.linux.csignal import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobmon.linux.children import Children
+    from jobmon.linux.logfile import Log
     from jobmon.linux.reactor import Reactor
+    from jobmon.linux.timers import Timers
 
-DATAGRAM_BYTES = 65536
-CREDENTIALS_BYTES = CMSG_SPACE(12)  # room for a struct ucred, and for no descriptor: unix(7)
-ANCILLARY_BYTES = 4096  # the kernel lets at most 253 descriptors come along
-A_TURN = 64  # datagrams that are read in one turn of the loop: who floods it delays nobody
-AT_THE_END = 1024  # that are read when the run is over, after which there are no turns
-PORTERS_AT_THE_END = 16  # children that are forked then, a millisecond each
-BARRIER = b"BARRIER=1"  # says nothing by itself
-REFUSAL_SECONDS = 0.1  # for so long nobody looks again who speaks as a user whose process was refused
-MOST_REFUSED = 100  # users
-PORTER_MS = 1000  # that one has for its first step
+LINK_BYTES = 4096  # of the receiver's that are acted on in one turn of the loop
+ANSWER_SECONDS = 2.0  # after which a receiver that does not answer is replaced
+BREATH_SECONDS = 1.0  # between two starts of a receiver
+MOST_DYING = 2  # receivers that SIGKILL has not ended yet, beside the one that works
+IDLE_SECONDS = 60.0  # that a receiver is kept without a run
+STUCK_PAUSE = 60.0  # seconds between two lines about descriptors that cannot be closed
+
+
+class Receiver:
+    """The daemon's end of the notify receiver: starts it when it is needed, replaces it when it has died or
+    does not answer."""
+
+    def __init__(self, watch: Reactor, timers: Timers, children: Children, log: Log) -> None:
+        self._reactor = watch
+        self._timers = timers
+        self.children = children
+        self._log = log
+        self._runs: dict[int, RunSocket] = {}
+        self._last = 0
+        self._link: socket | None = None
+        self._pid = 0
+        self._dying: set[int] = set()
+        self._inbox = bytearray()
+        self._outbox: list[tuple[bytes, socket | None]] = []
+        self._asked = self._answered = 0
+        self._start_from = 0.0
+        self._tell_stuck_from = 0.0
+        self.turn = 0  # counts the times that it was read from
+
+    def add(self, run: RunSocket) -> int:
+        """Let a run's socket be read; returns its number. Raises SpawnError: there is no receiver."""
+        if self._link is None:
+            try:
+                self._start()
+            except OSError as error:
+                raise SpawnError("fork", error.errno or 0, "the notify receiver") from None
+        self._timers.disarm(self._retire)
+        self._last += 1
+        self._runs[self._last] = run
+        self._send(wire.ADD, self._last, own=run.socket)
+        self._ask()
+        return self._last
+
+    def flush(self, number: int) -> None:
+        """Let `flushed` of a run be called when all was passed on that was in its socket."""
+        self._send(wire.FLUSH, number)
+        self._ask()
+
+    def end(self, number: int) -> None:
+        """Let a run's socket be emptied, and then closed."""
+        self._send(wire.END, number)
+
+    def has_passed_all(self, own: socket) -> bool:
+        """Whether everything that came to a run's socket has been heard. In this order: a datagram leaves the
+        socket after its words are in the link."""
+        if _is_readable(own) or self._inbox:
+            return False
+        return self._link is None or not _is_readable(self._link)
+
+    def close(self) -> None:
+        """End it. Our references go first, so that the last ones, which cost, are the receiver's."""
+        for run in self._runs.values():
+            run.socket.close()
+        self._runs.clear()
+        self._retire(0)
+
+    # ---- the process -----------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Fork it. Raises OSError."""
+        if len(self._dying) >= MOST_DYING:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        mine, its = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+        try:
+            mine.setblocking(False)
+            self._reactor.register(mine.fileno(), self._on_link, reactor.EXEC)
+            pid = os.fork()
+        except OSError:
+            self._reactor.unregister(mine.fileno())
+            mine.close()
+            its.close()
+            raise
+        if pid == 0:
+            runs = self._runs.items()
+            wire.be_the_receiver(its, [(number, run.socket, run.is_over) for number, run in runs])
+        its.close()
+        self._link, self._pid = mine, pid
+        self._start_from = time.monotonic() + BREATH_SECONDS
+        self.children.add_guest(pid, lambda _info: self._ended(pid))
+        for number, run in self._runs.items():
+            if run.waits:
+                self.flush(number)
+
+    def _ended(self, pid: int) -> None:
+        """One of them was reaped."""
+        self._dying.discard(pid)
+        if pid == self._pid:
+            self._pid = 0
+            self._lose("the notify receiver has died")
+        if self._link is None:
+            self._start_later(self._start_from)
+
+    def _lose(self, why: str) -> None:
+        """It is no use any more: end it, hear what it has passed on, start another when it has ended."""
+        link, self._link = self._link, None
+        if link is None:
+            return
+        self._log.write(logfile.WARNING, why, pid=self._pid or None)
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)  # not reaped yet, so the number is its own
+            self._dying.add(self._pid)
+            self._pid = 0
+        self._timers.disarm(self._late)
+        self._reactor.unregister(link.fileno())
+        try:
+            while data := link.recv(LINK_BYTES):
+                self._inbox += data
+        except OSError:
+            pass  # EAGAIN: that was all
+        link.close()
+        self._outbox.clear()
+        self._act()
+        self._inbox.clear()
+        self._start_later(time.monotonic() + BREATH_SECONDS)
+
+    def _start_later(self, at: float) -> None:
+        if self._runs:
+            self._timers.arm(self._start_again, 0, at)
+
+    def _start_again(self, _token: int) -> None:
+        if self._link is not None or not self._runs:
+            return
+        try:
+            self._start()
+        except OSError as error:
+            self._log.write(logfile.WARNING, "cannot start the notify receiver", error=error.strerror)
+            self._start_later(time.monotonic() + BREATH_SECONDS)
+
+    def _retire(self, _token: int) -> None:
+        """There is no run for it: let it exit."""
+        link = self._link
+        if link is None or self._runs:
+            return
+        self._link, self._pid = None, 0
+        self._timers.disarm(self._late)
+        self._timers.disarm(self._retire)
+        self._reactor.unregister(link.fileno())
+        try:
+            link.send(_order(wire.QUIT, 0), MSG_NOSIGNAL)
+        except OSError:
+            pass  # it has died
+        link.close()
+        self._inbox.clear()
+        self._outbox.clear()
+
+    # ---- the link --------------------------------------------------------------------------
+
+    def _send(self, kind: bytes, number: int, uid: int = 0, own: socket | None = None) -> None:
+        if self._link is not None:  # else the next one begins with all that there is
+            self._outbox.append((_order(kind, number, uid), own))
+            self._write(self._link)
+
+    def _write(self, link: socket) -> None:
+        """Write what there is room for. Messages so small are taken whole, or not at all."""
+        sent = 0
+        try:
+            for data, own in self._outbox:
+                fds = b"" if own is None else own.fileno().to_bytes(4, sys.byteorder)
+                link.sendmsg([data], [(SOL_SOCKET, SCM_RIGHTS, fds)] if fds else [], MSG_NOSIGNAL)
+                sent += 1
+        except OSError:
+            pass  # EAGAIN: later. EPIPE: its end is read soon
+        del self._outbox[:sent]
+        self._reactor.modify(link.fileno(), reactor.READ | (reactor.WRITE if self._outbox else 0))
+
+    def _ask(self) -> None:
+        """It must show that it works."""
+        self._asked += 1
+        self._send(wire.PING, self._asked)
+        if self._asked == self._answered + 1:
+            self._timers.arm(self._late, 0, time.monotonic() + ANSWER_SECONDS)
+
+    def _late(self, _token: int) -> None:
+        self._lose("the notify receiver does not answer: it is replaced")
+
+    def _on_link(self, events: int) -> None:
+        link = self._link
+        assert link is not None
+        if events & reactor.WRITE:
+            self._write(link)
+        try:
+            data = link.recv(LINK_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._lose("the notify receiver has died")
+            return
+        self.turn += 1
+        self._inbox += data
+        self._act()
+
+    def _act(self) -> None:
+        """Act on the messages that are complete."""
+        while len(self._inbox) >= wire.HEAD.size:
+            kind, number, pid, uid, length = wire.HEAD.unpack_from(self._inbox)
+            end = wire.HEAD.size + length
+            if len(self._inbox) < end:
+                return
+            data = bytes(self._inbox[wire.HEAD.size : end])
+            del self._inbox[:end]
+            if kind == wire.PONG:
+                self._pong(number)
+            elif kind == wire.BUG:
+                self._log.write(logfile.CRITICAL, "a bug in jobmon", where="receiver", error=data.decode())
+            elif (run := self._runs.get(number)) is not None:
+                self._tell(run, kind, number, (pid, uid), data)
+
+    def _tell(self, run: RunSocket, kind: bytes, number: int, sender: tuple[int, int], data: bytes) -> None:
+        if kind == wire.WORDS:
+            if not run.hear(*sender, data):
+                self._send(wire.DENY, number, sender[1])
+        elif kind == wire.HEAR:
+            self._send(wire.HEARD, number)
+        elif kind == wire.REFUSED:
+            run.note_refused(*sender, int(data))
+        elif kind == wire.FLUSHED:
+            run.flushed()
+        elif kind == wire.STUCK:
+            self._tell_stuck(run, *sender)
+        elif kind == wire.ENDED:
+            del self._runs[number]
+            run.socket.close()  # it is empty, so this is for nothing
+            if not self._runs:
+                self._timers.arm(self._retire, 0, time.monotonic() + IDLE_SECONDS)
+
+    def _pong(self, number: int) -> None:
+        self._answered = number
+        if self._answered == self._asked:
+            self._timers.disarm(self._late)
+        else:
+            self._timers.arm(self._late, 0, time.monotonic() + ANSWER_SECONDS)
+
+    def _tell_stuck(self, run: RunSocket, pid: int, uid: int) -> None:
+        now = time.monotonic()
+        if now >= self._tell_stuck_from:
+            self._tell_stuck_from = now + STUCK_PAUSE
+            text = "a descriptor that was sent to a notify socket cannot be closed"
+            self._log.write(logfile.WARNING, text, job=run.job, sender=pid, uid=uid)
 
 
 class RunSocket:
@@ -51,148 +296,93 @@ class RunSocket:
 
     Whoever lives must be of the run, under whatever user; whoever has died by now (systemd-notify
     is short-lived) must have had the daemon's user, a user of the run, or root.
-
-    Descriptors that come along are never ours: to close one may take as long as who sent it likes
-    (SO_LINGER, a file system in user space). So a datagram is looked at while it stays in the queue, and
-    one with descriptors is taken out by a child that does nothing but exit. That closes them, after the
-    datagrams before them were heard, which answers BARRIER=1.
     """
 
-    def __init__(
-        self, watch: Reactor, children: Children, job: str, heard: Callable[[dict[str, str]], None]
-    ) -> None:
-        self._reactor = watch
-        self._children = children
-        self._job = job
+    def __init__(self, receiver: Receiver, job: str, heard: Callable[[dict[str, str]], None]) -> None:
+        self._receiver = receiver
+        self._children = receiver.children
+        self.job = job
         self._heard = heard
-        self._looked_anew = False
-        self._refused_until: dict[int, float] = {}  # by uid
+        self._looked_in = -1  # the turn in which a look was taken anew
         self._refusals = 0
+        self._waiting: list[Callable[[], None]] = []
+        self.is_over = False
         self.trouble = ""  # who was not heard
-        self._socket = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
-        self._socket.setblocking(False)
-        self._socket.setsockopt(SOL_SOCKET, SO_PASSCRED, 1)
-        self._socket.bind("")  # the kernel chooses an abstract name that nobody has, unix(7)
-        name = self._socket.getsockname()
+        self.socket = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
+        self.socket.setsockopt(SOL_SOCKET, SO_PASSCRED, 1)
+        try:
+            self._number = receiver.add(self)
+        except SpawnError:
+            self.socket.close()  # it has no name yet, so it is empty
+            raise
+        self.socket.bind("")  # the kernel chooses an abstract name that nobody has, unix(7)
+        name = self.socket.getsockname()
         self.address = "@" + bytes(name)[1:].decode("ascii")
-        watch.register(self._socket.fileno(), lambda _events: self.drain(A_TURN), reactor.EXEC)
 
-    def drain(self, most: int = AT_THE_END) -> None:
-        """Read what has come."""
-        self._looked_anew = False
-        porters = PORTERS_AT_THE_END if most == AT_THE_END else 1
-        for _ in range(most):
-            if not porters or (seen := self._peek()) is None:
-                return
-            data, sender, flags = seen
-            if sender is not None and not flags & MSG_TRUNC and data != BARRIER:
-                if self._may(*sender):
-                    self._heard(_words(data))
-                else:
-                    self._mark_refused(*sender)
-            if self._socket.fileno() < 0:
-                return  # what was heard was the end of it
-            if flags & MSG_CTRUNC:
-                porters -= 1
-                self._carry_out()
-            else:
-                self._socket.recv(1)
+    @property
+    def waits(self) -> bool:
+        """Whether somebody waits until all was heard."""
+        return bool(self._waiting)
 
-    def _mark_refused(self, pid: int, uid: int) -> None:
-        self._refusals += 1
-        messages = "a message" if self._refusals == 1 else f"{self._refusals} messages"
-        self.trouble = f"{messages} refused, last of pid {pid}, uid {uid}: no process of the job"
+    def has_heard_all(self) -> bool:
+        """Whether everything was heard that was said so far."""
+        return self._receiver.has_passed_all(self.socket)
+
+    def flush(self, then: Callable[[], None]) -> None:
+        """Call `then` when all was heard that was said so far."""
+        self._waiting.append(then)
+        if len(self._waiting) == 1:
+            self._receiver.flush(self._number)
+
+    def flushed(self) -> None:
+        """All was heard."""
+        waiting, self._waiting = self._waiting, []
+        for then in waiting:
+            then()
 
     def close(self) -> None:
         """Nobody listens any more."""
-        if self._socket.fileno() < 0:
-            return
-        self._reactor.unregister(self._socket.fileno())
-        self._socket.shutdown(SHUT_RD)  # nothing comes in from now on
-        while (seen := self._peek()) is not None and not seen[2] & MSG_CTRUNC:
-            self._socket.recv(1)
-        if seen is None:
-            self._socket.close()
-        else:
-            self._close_by_a_porter()
+        if not self.is_over:
+            self.is_over = True
+            self._waiting.clear()
+            self._receiver.end(self._number)
 
-    def _peek(self) -> tuple[bytes, tuple[int, int] | None, int] | None:
-        """The first datagram: its words, who has sent it, flags. MSG_CTRUNC: with descriptors."""
-        try:
-            data, ancillary, flags, _ = self._socket.recvmsg(DATAGRAM_BYTES, CREDENTIALS_BYTES, MSG_PEEK)
-        except OSError:  # EAGAIN: that was all
-            return None
-        return data, _sender(ancillary), flags
+    def hear(self, pid: int, uid: int, data: bytes) -> bool:
+        """Judge what was said. False: this user need not be asked about again at once."""
+        if self.is_over:
+            return True
+        if self._may(pid, uid):
+            self._heard(_words(data))
+            return True
+        self.note_refused(pid, uid, 1)
+        return uid in (os.getuid(), 0)
 
-    def _carry_out(self) -> None:
-        """Let a child take the first datagram; returns when it has."""
-
-        def carry(writer: int) -> None:
-            self._socket.recvmsg(1, ANCILLARY_BYTES)
-            os.write(writer, b".")
-
-        try:
-            pipe = _Pipe()
-            with pipe:
-                self._fork(carry, pipe.writer)
-                pipe.until_written()
-        except OSError:  # no descriptor or process is left; who has brought that about may keep us waiting
-            self._socket.recv(1)
-
-    def _close_by_a_porter(self) -> None:
-        """Close the socket, but let a child be the last that does."""
-        try:
-            pipe = _Pipe()
-            with pipe:
-                self._fork(lambda reader: os.read(reader, 1), pipe.reader)
-                self._socket.close()
-        except OSError:
-            self._socket.close()
-
-    def _fork(self, act: Callable[[int], object], end: int) -> None:
-        """Fork a child that has the socket and one end of a pipe, acts and exits. Raises OSError."""
-        pid = os.fork()
-        if pid == 0:
-            try:
-                _keep_only(self._socket.fileno(), end)
-                act(end)
-            finally:
-                os._exit(0)
-        self._children.add_guest(pid, lambda _info: None)
+    def note_refused(self, pid: int, uid: int, count: int) -> None:
+        """So many messages were refused, the last of this sender."""
+        self._refusals += count
+        messages = "a message" if self._refusals == 1 else f"{self._refusals} messages"
+        self.trouble = f"{messages} refused, last of pid {pid}, uid {uid}: no process of the job"
 
     def _may(self, pid: int, uid: int) -> bool:
-        if pid == 0:
-            return False  # of a PID namespace that is not below ours
-        is_ours = uid in (os.getuid(), 0)
-        if not is_ours and time.monotonic() < self._refused_until.get(uid, 0.0):
-            return False  # to look who it is costs far more than to send
         if _lives(pid) and self._is_of_the_run(pid):
             return True
         # Whoever has died by now, be it during that look, cannot be found. systemd-notify speaks in its
         # parent's name where it may. When that has ended, its parent is who adopts orphans: we. Nobody
         # without CAP_SYS_ADMIN can take our pid, unix(7).
-        may = not _lives(pid) and (is_ours or uid in self._uids())
-        if not may:
-            self._refuse(uid)
-        return may
-
-    def _refuse(self, uid: int) -> None:
-        if len(self._refused_until) >= MOST_REFUSED:
-            self._refused_until.clear()
-        self._refused_until[uid] = time.monotonic() + REFUSAL_SECONDS
+        return not _lives(pid) and (uid in (os.getuid(), 0) or uid in self._uids())
 
     def _is_of_the_run(self, pid: int) -> bool:
-        if pid in self._children.kin(self._job):
+        if pid in self._children.kin(self.job):
             return True
-        if self._looked_anew:
+        if self._looked_in == self._receiver.turn:
             return False
-        self._looked_anew = True
+        self._looked_in = self._receiver.turn
         self._children.tree.forget()  # it may have been born after this turn's look
-        return pid in self._children.kin(self._job)
+        return pid in self._children.kin(self.job)
 
     def _uids(self) -> set[int]:
         found = set()
-        for pid in self._children.kin(self._job):
+        for pid in self._children.kin(self.job):
             try:
                 found.add(os.stat(f"/proc/{pid}").st_uid)
             except OSError:
@@ -206,45 +396,14 @@ def _lives(pid: int) -> bool:
     return fact is not None and fact.state not in procfs.DEAD and pid != os.getpid()
 
 
-class _Pipe:
-    """A pipe for the time of a `with`."""
-
-    def __init__(self) -> None:
-        self.reader, self.writer = os.pipe()
-
-    def __enter__(self) -> None:
-        pass
-
-    def until_written(self) -> None:
-        """Wait, but not for ever, until the other side has written, or has gone."""
-        os.close(self.writer)
-        self.writer = -1
-        poller = select.poll()
-        poller.register(self.reader, select.POLLIN)
-        poller.poll(PORTER_MS)
-
-    def __exit__(self, *_error: object) -> None:
-        os.close(self.reader)
-        if self.writer >= 0:
-            os.close(self.writer)
+def _is_readable(own: socket) -> bool:
+    poller = select.poll()
+    poller.register(own.fileno(), select.POLLIN)
+    return bool(poller.poll(0))
 
 
-def _keep_only(*fds: int) -> None:
-    """Close all others: who waits in his exit for a stranger must hold nothing of ours."""
-    edge = 0
-    for fd in sorted(fds):
-        os.closerange(edge, fd)
-        edge = fd + 1
-    os.closerange(edge, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-
-
-def _sender(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int] | None:
-    """The (pid, uid) of a datagram."""
-    for level, kind, data in ancillary:
-        if level == SOL_SOCKET and kind == SCM_CREDENTIALS:
-            pid, uid, _gid = memoryview(data[:12]).cast("I")
-            return pid, uid
-    return None
+def _order(kind: bytes, number: int, uid: int = 0) -> bytes:
+    return wire.HEAD.pack(kind, number, 0, uid, 0)
 
 
 def _words(data: bytes) -> dict[str, str]:
