@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobmon.cli import FAILED, complain
+from jobmon.cli.local import take_utf_8
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
 
 
 def _with_jobs(config: str, command: list[str], *, group: bool) -> int:
+    take_utf_8()
     from jobmon.linux import daemon
     from jobmon.linux.companion import Companion
 
