@@ -27,7 +27,7 @@ from jobmon.errors import SpawnError
 from jobmon.linux import procfs, reactor, signals
 from jobmon.linux.crowds import GroupCrowd, Leader
 from jobmon.linux.output import Finder, Output
-from jobmon.linux.spawn import Gift, read_report, what
+from jobmon.linux.spawn import Gift, read_report, why
 from jobmon.spec import JobSpec, KillScope
 
 TYPE_CHECKING = False
@@ -317,9 +317,9 @@ class ExecProbe(Poll):
         try:
             birth = self._spawn()
         except SpawnError as error:
-            self.failed(f"{error.what}: {os.strerror(error.errno)}")
+            self.failed(f"{error.what or error.stage}: {why(error)}")
             return
-        self._asked = asked = _Asked(birth, self.tools.children)
+        self._asked = asked = _Asked(birth, self._asks(), self.tools.children)
         self.tools.children.add_guest(birth.pid, lambda info: self._ended(asked, info), self.spec.name)
 
     def _asks(self) -> JobSpec:
@@ -343,8 +343,7 @@ class ExecProbe(Poll):
         if asked.killed:
             return  # it was too late
         if failed is not None:
-            stage, number = failed
-            self.failed(f"{what(self._asks(), stage)}: {os.strerror(number)}")
+            self.failed(f"{failed.what or failed.stage}: {why(failed)}")
         elif info.si_code != os.CLD_EXITED:
             self.failed(signals.name_of(info.si_status))
         elif info.si_status:
@@ -360,8 +359,9 @@ class ExecProbe(Poll):
 class _Asked:
     """A running command of a probe, with its process group."""
 
-    def __init__(self, birth: Birth, children: Children) -> None:
+    def __init__(self, birth: Birth, spec: JobSpec, children: Children) -> None:
         self.killed = False
+        self._spec = spec
         self._report = birth.report
         self._tree = children.tree
         self._leader = Leader(birth.pid)
@@ -378,9 +378,9 @@ class _Asked:
             self.killed = True
             self._group.kill()
 
-    def bury(self) -> tuple[str, int] | None:
-        """It is reaped; those whom it left in its group go after it. Returns the stage that failed before
-        its program was executed, if one did, with its errno."""
+    def bury(self) -> SpawnError | None:
+        """It is reaped; those whom it left in its group go after it. Returns what failed before its program
+        was executed, if anything did."""
         self._leader.dead = True
         if self._tree.orphaned():
             self._tree.forget()
@@ -389,9 +389,9 @@ class _Asked:
             os.close(self._leader.pidfd)
         return self._failure() if self._report >= 0 else None
 
-    def _failure(self) -> tuple[str, int] | None:
+    def _failure(self) -> SpawnError | None:
         try:
-            return read_report(self._report)
+            return read_report(self._report, self._spec)
         except BlockingIOError:
             return None
         finally:
