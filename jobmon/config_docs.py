@@ -166,8 +166,8 @@ that for the job's end. Use the foreground mode that such programs have, or the 
 not expanded.
 
 **Variables**: a job has the daemon's environment, without what systemd told the daemon about itself, and on
-top of it `env`. `$JOBMON_PORT` is the address of the job's own daemon, so that `jobmon` in a job or in its hooks
-reaches that one, unless `env` sets it. `$JOBMON_JOB` is the job's name, `$JOBMON_RUN` names its run.
+top of it `env`. `$JOBMON_PORT` is the address of the job's own daemon, so that `jobmon` in a job or in its
+hooks reaches that one, unless `env` sets it. `$JOBMON_JOB` is the job's name, `$JOBMON_RUN` names its run.
 
 **Encoding**: names of files, arguments and variables have the bytes that they have in the configuration,
 which is UTF-8, whatever the locale is.

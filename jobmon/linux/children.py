@@ -26,7 +26,7 @@ from jobmon.spec import KillScope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from jobmon.errors import SpawnError
     from jobmon.events import ProcessInput, Status
@@ -57,6 +57,7 @@ class Child(Leader):
         "hunted",
         "job",
         "known",
+        "marks",
         "report",
         "run",
         "spec",
@@ -77,6 +78,7 @@ class Child(Leader):
         self.hunted = False
         self.status: Status = None
         self.failure: SpawnError | None = None
+        self.marks: dict[str, int] = {}  # where its streams begin, as far as it has opened them itself
 
     @property
     def key(self) -> bytes:
@@ -164,6 +166,11 @@ class Children:
         if child is None or child.spec.kill_scope is KillScope.JOB:
             return self.pids(job)
         return [fact.pid for fact in self.tree.members(child)]
+
+    def marks(self, job: str) -> Mapping[str, int]:
+        """Where the streams begin that its run has opened by itself."""
+        child = self._by_job.get(job)
+        return {} if child is None else child.marks
 
     def cgroup(self, job: str) -> int:
         """A descriptor of the directory of its run's cgroup; -1: it has none. Raises OSError."""
@@ -408,7 +415,7 @@ class Children:
         if child.report < 0:
             return
         try:
-            child.failure = spawn.read_report(child.report, child.spec)
+            child.failure = spawn.read_report(child.report, child.spec, child.marks)
         except BlockingIOError:
             if not final:
                 return

@@ -95,7 +95,7 @@ class Engine:
         self.children = Children(self.reactor, self._feed, self._look_later, tree)
         tools = Tools(self.reactor, self.timers, self.children, spawner)
         self.attendants = Attendants(tools, self._feed)
-        self.last_words = LastWords()
+        self.last_words = LastWords(spawner.may_hang)
         self._births = Births()
         self._exit_code = 0
         self._ordered = False  # whether somebody asked for the shutdown

@@ -26,7 +26,7 @@ from jobmon.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import NoReturn
 
     from jobmon.spec import JobSpec
@@ -37,6 +37,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC
 _APPEND_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC
+_MARK = "in "  # how a line of a report begins that is a mark
 _LIMIT_TRIES = 3
 _REPORT_SIZE = 4096  # PIPE_BUF: what is written at once and whole, pipe(7)
 
@@ -138,6 +139,41 @@ class Spawner:
         self._mounts.close()
         for fd in (self._home, *self._null.values()):
             os.close(fd)
+
+    def helper(self, work: Callable[[], bytes]) -> tuple[int, int]:
+        """Let a child do something that may take long: its pid, and a descriptor of what `work` returns,
+        nothing where it fails. Raises OSError."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(reader, False)
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(reader)
+            raise
+        else:
+            if pid == 0:
+                self._help(work, writer)
+        finally:
+            os.close(writer)
+        return pid, reader
+
+    def _help(self, work: Callable[[], bytes], writer: int) -> NoReturn:
+        try:
+            self._be_nobodys()
+            for index in range(3):
+                os.dup2(self._null[_READ_FLAGS], index)
+            _let_go(writer, Gift())
+            with open(writer, "wb") as pipe:
+                pipe.write(work())
+        finally:
+            os._exit(0)
+
+    def _be_nobodys(self) -> None:
+        """What the daemon ignores, blocks and leads is not for its children."""
+        for number in (*self._ignored, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.setsid()
 
     def may_hang(self, path: str) -> bool:
         """Whether to touch a path may take as long as somebody else likes."""
@@ -267,10 +303,7 @@ class Spawner:
             if not is_there:
                 syscalls.enter(task.cgroup)
             stage = "session"
-            for number in (*self._ignored, signal.SIGINT):
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            os.setsid()
+            self._be_nobodys()
             for index, fd in enumerate(streams):
                 os.dup2(self._null[_READ_FLAGS] if fd is None else fd, index)
             if gift.fd >= 0:
@@ -285,6 +318,8 @@ class Spawner:
                     stage = STREAMS[index]
                     flags = _READ_FLAGS if index == 0 else _APPEND_FLAGS
                     os.dup2(os.open(getattr(spec, stage), flags, 0o666), index)
+            if task.apart:
+                _tell_marks(writer, streams)
             stage = "limits"
             _limit_descriptors(self._childrens_nofile)
             stage = "exec"
@@ -415,19 +450,33 @@ def why(error: SpawnError) -> str:
     return error.text or os.strerror(error.errno)
 
 
+def _tell_marks(writer: int, streams: list[int | None]) -> None:
+    """Where in its files the run begins, as the daemon cannot look there."""
+    for index, fd in enumerate(streams):
+        if fd is None:
+            mark = lastwords.mark_of(os.fstat(index))
+            os.write(writer, f"{_MARK}{STREAMS[index]}:{mark}\n".encode())
+
+
 def _report(writer: int, error: SpawnError) -> None:
     data = f"{error.stage}:{error.errno}:{error.text}".encode(errors="backslashreplace")
     os.write(writer, data[:_REPORT_SIZE])
 
 
-def read_report(fd: int, spec: JobSpec) -> SpawnError | None:
-    """What the descriptor that `spawn` returned for `spec` says: what failed, or None for "executed".
+def read_report(fd: int, spec: JobSpec, marks: dict[str, int] | None = None) -> SpawnError | None:
+    """What the descriptor that `spawn` returned for `spec` says: what failed, or None for "executed". Where
+    the child itself has opened its streams, `marks` of them are added (see `lastwords`).
 
     Raises:
         BlockingIOError: the child has not come that far yet.
     """
-    data = os.read(fd, _REPORT_SIZE)
-    if not data:
-        return None
-    stage, number, text = data.decode(errors="replace").split(":", 2)
-    return SpawnError(stage, int(number), what(spec, stage), text)
+    while data := os.read(fd, _REPORT_SIZE):
+        lines = data.decode(errors="replace").split("\n")
+        while lines[0].startswith(_MARK):
+            stream, mark = lines.pop(0)[len(_MARK) :].split(":")
+            if marks is not None:
+                marks[stream] = int(mark)
+        if lines != [""]:
+            stage, number, text = "\n".join(lines).split(":", 2)
+            return SpawnError(stage, int(number), what(spec, stage), text)
+    return None
