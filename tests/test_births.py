@@ -15,7 +15,7 @@ import kit
 import nasty
 import pytest
 
-from jobmon import JobError
+from jobmon import ConfigError, JobError
 from jobmon.events import Spawn
 from jobmon.linux import spawn
 from jobmon.linux.births import TURNS, Births
@@ -117,6 +117,29 @@ def test_a_daemon_in_the_background_has_the_same_text(daemon: Factory, locale: d
     assert {line for line in lines if line.startswith(("PYTHON", "LC_ALL"))} == {
         f"{name}={value}" for name, value in environ.items() if name.startswith(("PYTHON", "LC_ALL"))
     }
+
+
+@pytest.mark.slow
+def test_a_directory_that_is_not_utf_8_ends_no_answer(daemon: Factory, tmp_path: Path) -> None:
+    """A configuration lies where bytes are that no text has: a start fails with a reason, which is told to
+    who asks and to who listens, as a mistake in a reload is; and files are made there."""
+    directory = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    os.mkdir(directory)
+    sockets = {"control-port": f"{tmp_path}/c", "event-port": f"{tmp_path}/e"}
+    jobs = {"a": {"command": "true", "stdout": "none/out"}, "b": {"command": "echo hi", "stdout": "out"}}
+    one = daemon({"supervisor": sockets, "jobs": jobs}, directory=directory)
+    pipe, watch = one.pipe(), one.watch()
+    with pytest.raises(JobError, match=r"\\udcff/none/out: ENOENT"):
+        pipe.start("a")
+    pipe.start("b", condition="exited")
+
+    assert Path(one.path("out")).read_text() == "hi\n"
+    assert "\\udcff/none/out" in watch.until("a", "failed").cause
+    assert "\\udcff/none/out" in pipe.status("a")[0].result
+    assert pipe.info()["config"].endswith("\\udcff/jobmon.json")
+    Path(one.config).write_text("{")
+    with pytest.raises(ConfigError, match=r"\\udcff/jobmon\.json"):
+        pipe.reload()
 
 
 @pytest.mark.slow
@@ -317,6 +340,27 @@ def test_operators_do_not_keep_the_others_down() -> None:
 
     assert [order.index(f"other {number}") for number in range(2)] == [TURNS - 1, 2 * TURNS - 1]
     assert [job for job in order if job.startswith("asked")] == [f"asked {n}" for n in range(2 * TURNS - 2)]
+
+
+@pytest.mark.slow
+@ways
+def test_an_operator_does_not_wait_for_jobs_that_crash(daemon: Factory, way: str) -> None:
+    """Of two hundred jobs that crash and are started again at once, few are launched between an operator's
+    command and his own job."""
+    crash = {"command": ["false"], "restart": True, "restart-penalty": 0, "autostart": True}
+    jobs = {f"crash {number}": crash for number in range(200)}
+    one = daemon({"supervisor": {"log-file": "log"}, "jobs": {**jobs, "mine": REST}}, **nasty.options(way))
+    pipe = one.pipe()
+    for _ in range(5):
+        pipe.restart("mine")
+    one.stop()
+    lines = one.log.splitlines()
+    asked = [at for at, line in enumerate(lines) if 'job="mine"' in line and 'to="starting"' in line][1:]
+    begun = [at for at, line in enumerate(lines) if 'job="mine"' in line and 'to="running"' in line][1:]
+    between = [sum('to="running"' in line for line in lines[a:b]) for a, b in zip(asked, begun, strict=True)]
+
+    assert len(between) == 5
+    assert max(between) < 100, between
 
 
 def test_a_run_that_is_called_off_is_not_launched() -> None:

@@ -444,7 +444,7 @@ def spawn_failed(run: int, error: SpawnError) -> SpawnFailed:
     where = f" {error.what}" if error.what else ""
     number = error.errno
     why = error.text or f"{errno.errorcode.get(number, number)} ({os.strerror(number)})"
-    return SpawnFailed(run, error.stage, number, f"{error.stage}{where}: {why}")
+    return SpawnFailed(run, error.stage, number, spawn.told(f"{error.stage}{where}: {why}"))
 
 
 def _why_alive(fact: procfs.Stat) -> str:

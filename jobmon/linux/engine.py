@@ -201,7 +201,8 @@ class Engine:
 
     def info(self) -> dict[str, Any]:
         """What a client may know of this daemon."""
-        return {"pid": self.pid, "version": __version__, **self._about}
+        about = {**self._about, "config": spawn.told(self._about["config"])}
+        return {"pid": self.pid, "version": __version__, **about}
 
     def strays(self) -> list[int]:
         """Who lives below us and cannot be told whose it is; where there are cgroups, nobody."""

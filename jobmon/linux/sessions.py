@@ -111,7 +111,7 @@ class Sessions:
         """Hand the supervisor's answer to whoever asked."""
         ticket = reply.to
         if isinstance(ticket, Ticket):
-            ticket.session.answer(ticket, reply)
+            ticket.session.guard(lambda: ticket.session.answer(ticket, reply))
 
     def publish(self) -> None:
         """There are new events: bring everybody who listens up to date."""

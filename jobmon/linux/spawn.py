@@ -91,7 +91,7 @@ class Spawner:
         # A caller may hand us "=value": an empty name, which Python passes on to nobody.
         self._environ = {name: value for name, value in environ.items() if name and name not in private}
         if ports:
-            self._environ[b"JOBMON_PORT"] = os.fsencode(ports)
+            self._environ[b"JOBMON_PORT"] = os.fsencode(ports.replace("\0", "@"))  # an abstract socket's
         self._marker = marker.encode()
         self._childrens_nofile = nofile
         self._ignored = signals.ignored()
@@ -443,6 +443,11 @@ def what(spec: JobSpec, stage: str) -> str:
     if stage == "exec":
         return SHELL if isinstance(spec.command, str) else spec.command[0]
     return ""
+
+
+def told(text: str) -> str:
+    """Escape in a text of the kernel's what people, and the wire, cannot read: bytes that are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def why(error: SpawnError) -> str:
