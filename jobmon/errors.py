@@ -55,16 +55,19 @@ class RemoteProtocolError(ProtocolError):
 
 
 class SpawnError(JobMonError):
-    """A process could not be started: `stage` failed on `what` with `errno`.
+    """A process could not be started: `stage` failed on `what` with `errno`, or where that is 0 for the
+    reason in `text`.
 
-    Stages, in their order: "fork", "session", "directory", "stdin", "stdout", "stderr", "exec".
+    Stages, in their order: "start", "cgroup", "readiness", "fork", "session", "directory", "stdin", "stdout",
+    "stderr", "limits", "exec".
     """
 
-    def __init__(self, stage: str, errno: int, what: str = "") -> None:
-        super().__init__(stage, errno, what)
+    def __init__(self, stage: str, errno: int, what: str = "", text: str = "") -> None:
+        super().__init__(stage, errno, what, text)
         self.stage = stage
         self.errno = errno
         self.what = what
+        self.text = text
 
 
 class StartupError(JobMonError):

@@ -58,6 +58,7 @@ class Start(Input):
     """Somebody wants it up."""
 
     by: str = "start"
+    asked: bool = False  # by an operator, who waits for it
 
 
 class Stop(Input):
@@ -71,6 +72,7 @@ class RestartJob(Input):
     """Somebody wants a new run."""
 
     by: str = "restart"
+    asked: bool = False
 
 
 class SpecChanged(Input):
@@ -169,10 +171,11 @@ class JobAction(Action):
 
 
 class Spawn(JobAction):
-    """Start a process."""
+    """Start a process. `asked`: an operator waits for it."""
 
     run: int
     spec: JobSpec
+    asked: bool = False
 
 
 class SendSignal(JobAction):

@@ -74,6 +74,7 @@ class Job:
         "_reports_ready",
         "_restarts_itself",
         "armed",
+        "asked",
         "cause",
         "deaths",
         "endings",
@@ -127,6 +128,7 @@ class Job:
         self._last: tuple[int, int | None] = (0, None)  # run and pid of the last process
         self.held = ""  # for what it has to wait before it may be launched
         self.wanted = ""  # who or what asked for its latest launch, or for the one that is to come
+        self.asked = False  # whether that was an operator, who waits for it
         self._actions: list[Action] = []
 
     @property
@@ -213,7 +215,7 @@ class Job:
         self.ran = self.spec
         self._reports_ready = self.spec.ready is not None or self.spec.type is JobType.ONESHOT
         self._enter(State.STARTING, now, cause, kind, self.spec.start_timeout)
-        self._do(Spawn(self.spec.name, self.run, self.spec))
+        self._do(Spawn(self.spec.name, self.run, self.spec, self.asked))
 
     def _halt(self, following: Next, now: float, cause: str) -> None:
         self._enter(State.STOPPING, now, cause, arm=self.spec.kill_timeout)
@@ -304,7 +306,7 @@ def spawn(job: Job, what: Start | RestartJob, now: float) -> None:
     """spawn"""
     job.past = begin_anew(job.past)
     job._restarts_itself = False
-    job.wanted = what.by
+    _want(job, what)
     job._spawn(now, what.by)
 
 
@@ -351,7 +353,7 @@ def halt_stop(job: Job, what: Stop | Shutdown, now: float) -> None:
 def halt_restart(job: Job, what: RestartJob, now: float) -> None:
     """halt(RESTART)"""
     job.past = begin_anew(job.past)
-    job.wanted = what.by
+    _want(job, what)
     job._halt(Next.RESTART, now, what.by)
 
 
@@ -384,7 +386,7 @@ def next_stop(job: Job, what: Stop | Shutdown, now: float) -> None:
 def next_restart(job: Job, what: Start | RestartJob, now: float) -> None:
     """next=RESTART"""
     job.past = begin_anew(job.past)
-    job.wanted = what.by
+    _want(job, what)
     _set_next(job, Next.RESTART)
 
 
@@ -486,8 +488,13 @@ def retry(job: Job, what: Timer, now: float) -> None:
         job.past = job.past.replace(penalty_end=now)
     job.restarts += 1
     job._restarts_itself = True
-    job.wanted = "penalty over" if waited else "restart"
+    job.wanted, job.asked = "penalty over" if waited else "restart", False
     job._spawn(now, job.wanted)
+
+
+def _want(job: Job, what: Start | RestartJob) -> None:
+    """Remember who asked for the launch that follows."""
+    job.wanted, job.asked = what.by, what.asked
 
 
 def _set_next(job: Job, following: Next) -> None:

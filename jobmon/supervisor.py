@@ -172,7 +172,7 @@ class Supervisor:
             if refused is None or refused.code == "already-started":  # the table knows what that comes to
                 wanted.append(name)
         self.waiters.register(waiter, timeout, now)
-        (self.turns.restart if again else self.turns.start)(wanted, by, now)
+        (self.turns.restart if again else self.turns.start)(wanted, by, now, asked=True)
         if not wait and until is None:
             queued = [name for name in waiter.marks if name in self.turns.leaving]
             waiter.settle(map(JobResult, queued))  # it waits for its turn: queued too

@@ -58,19 +58,20 @@ class Turns:
 
     # ---- what the supervisor wants ----------------------------------------------------------
 
-    def start(self, names: Iterable[str], by: str, now: float) -> None:
-        """Start jobs, after what they require."""
-        for name, restarted in self._with_requirements(names, now):
+    def start(self, names: Iterable[str], by: str, now: float, *, asked: bool = False) -> None:
+        """Start jobs, after what they require. `asked`: by an operator."""
+        for name, restarted in self._with_requirements(names, now, asked=asked):
             self._stay(name, restarted, now)
             self._refresh(name, now)
-            self._feed(name, Start(by), now)
+            self._feed(name, Start(by, asked), now)
 
-    def restart(self, names: Iterable[str], by: str, now: float) -> None:
+    def restart(self, names: Iterable[str], by: str, now: float, *, asked: bool = False) -> None:
         """Give jobs a new run, and what requires them."""
-        names = tuple(names)
-        self._let_go([name for name in names if self._jobs[name].alive], RestartJob(by), now)
-        down = [name for name, _ in self._with_requirements(names, now) if not self._jobs[name].alive]
-        self._let_go(down, RestartJob(by), now)
+        names, what = tuple(names), RestartJob(by, asked)
+        self._let_go([name for name in names if self._jobs[name].alive], what, now)
+        for name, _ in self._with_requirements(names, now, asked=asked):
+            if not self._jobs[name].alive:
+                self._let_go((name,), what, now)
 
     def stop(self, names: Iterable[str], what: Stop | Remove, now: float) -> None:
         """Stop jobs, after what requires them."""
@@ -147,7 +148,9 @@ class Turns:
 
     # ---- coming up --------------------------------------------------------------------------
 
-    def _with_requirements(self, names: Iterable[str], now: float) -> Iterator[tuple[str, str]]:
+    def _with_requirements(
+        self, names: Iterable[str], now: float, *, asked: bool
+    ) -> Iterator[tuple[str, str]]:
         """The names in their order, each with what it requires and is to go; what they require is started
         on the way."""
         names = tuple(names)
@@ -162,7 +165,7 @@ class Turns:
                 self._stay(name, restarted, now)
                 if not self._jobs[name].ready and self._jobs[name].state not in COMING:
                     self._refresh(name, now)
-                    self._feed(name, Start(f"required by {needs[name]}"), now)
+                    self._feed(name, Start(f"required by {needs[name]}", asked), now)
 
     def _going_of(self, name: str, going: Mapping[str, str]) -> str:
         """What a job requires, directly or by what `going` knows, and is to go; the nearest."""
@@ -263,7 +266,7 @@ class Turns:
             self._queue(name, Remove(at_once))
         elif isinstance(what, RestartJob):
             if pending is type(None) and _is_up(self._jobs[name]):
-                self._queue(name, RestartJob(f"restart of {need}"))
+                self._queue(name, RestartJob(f"restart of {need}", what.asked))
         elif at_once or pending is not Stop:
             self._queue(name, Stop(at_once, f"requires {need}, which is to be stopped"))
 

@@ -3,6 +3,7 @@
     forbid.py pidfd_open=ENOSYS COMMAND...          it is not there
     forbid.py pidfd_open=EPERM COMMAND...           it is forbidden
     forbid.py pidfd_send_signal+3=EINVAL COMMAND... it is refused if its argument 3 (of 0 to 5) is not 0
+    forbid.py epoll_ctl+1:1=ENOSPC COMMAND...       it is refused if its argument 1 is 1
 
 By seccomp(2), for the program and all that it starts. As a module: `forbidding("pidfd_open=EPERM")` is the
 wrapper= of kit.Daemon, and "" forbids nothing.
@@ -16,8 +17,14 @@ import os
 import struct
 import sys
 
-# The same on all architectures, being newer than 2019.
-NUMBERS = {"pidfd_send_signal": 424, "pidfd_open": 434, "clone3": 435, "close_range": 436}
+# The same on all architectures, being newer than 2019; but for the first.
+NUMBERS = {
+    "epoll_ctl": {"x86_64": 233, "aarch64": 21}.get(os.uname().machine, -1),
+    "pidfd_send_signal": 424,
+    "pidfd_open": 434,
+    "clone3": 435,
+    "close_range": 436,
+}
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_*, linux/audit.h
 
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 22, 38
@@ -38,8 +45,10 @@ def program(rule: str) -> bytes:
     name, _, argument = call.partition("+")
     refuse = [(_RETURN, 0, 0, _RET_ERRNO | getattr(errno, reason))]
     if argument:  # the low half of a 64-bit word, on little-endian machines
-        load = (_LOAD_WORD, 0, 0, _ARGUMENTS_AT + 8 * int(argument))
-        refuse = [load, (_JUMP_EQUAL, 1, 0, 0), *refuse]
+        place, _, value = argument.partition(":")
+        load = (_LOAD_WORD, 0, 0, _ARGUMENTS_AT + 8 * int(place))
+        judge = (_JUMP_EQUAL, 0, 1, int(value)) if value else (_JUMP_EQUAL, 1, 0, 0)
+        refuse = [load, judge, *refuse]
     lines = [
         (_LOAD_WORD, 0, 0, _ARCHITECTURE_AT),
         (_JUMP_EQUAL, 0, 2 + len(refuse), ARCHITECTURES[os.uname().machine]),

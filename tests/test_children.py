@@ -58,7 +58,7 @@ class Ward:
         marker = os.urandom(8).hex()
         self.tree = Tree(marker)
         self.children = Children(self._reactor, self._take, self._look_later, self.tree)
-        self._spawner = Spawner(os.environb, marker, resource.getrlimit(resource.RLIMIT_NOFILE))
+        self._spawner = Spawner(os.environb, marker, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._reactor.register(self._signals.fileno(), self._on_signal, reactor.SIGNAL)
         self._reactor.register(self._timers.fileno(), self._on_timer, reactor.TIMER)
         self.fds = set(kit.fds_of(os.getpid()))

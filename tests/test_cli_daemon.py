@@ -216,7 +216,7 @@ def test_every_kind_of_address(place: Place, control: str, event: str) -> None:
 
 
 def test_it_keeps_nothing_of_the_caller(place: Place) -> None:
-    """Own session, no terminal, umask 022, root-proof streams, and none of the caller's descriptors."""
+    """Own session, no terminal, root-proof streams, and of the caller's the umask and no descriptor."""
     config = place.config({"web": WEB}, log_file="log")
     reader, writer = os.pipe()
     high = os.dup2(writer, 200)
@@ -231,7 +231,7 @@ def test_it_keeps_nothing_of_the_caller(place: Place) -> None:
     pid = daemon_pid(place.path("control"))
     mine = kit.processes()[pid]
     assert mine.session not in (pid, os.getsid(0))  # a session's leader could get a terminal
-    assert kit.status_of(pid)["Umask"] == "0022"
+    assert kit.status_of(pid)["Umask"] == "0077"
     assert os.readlink(f"/proc/{pid}/cwd") == place.directory
     fds = kit.fds_of(pid)
     assert (fds[0], fds[1], fds[2]) == ("/dev/null", "/dev/null", place.path("log"))

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 
@@ -84,16 +85,37 @@ def test_it_returns_when_the_daemon_is_up(background: Callable[..., Background])
 
 
 def test_it_is_its_own_master(background: Callable[..., Background]) -> None:
-    """A session that it does not lead, so it can get no terminal; umask 022; the working-dir; no parent."""
-    one = background({"jobs": WEB}, before="umask 077;")
+    """A session that it does not lead, so it can get no terminal; the working-dir; no parent."""
+    one = background({"jobs": WEB})
     pid = one.pid
     fact = kit.processes()[pid]
 
     assert os.getsid(pid) != os.getsid(0)
     assert fact.session != pid
     assert fact.parent == os.getpid()  # the nearest subreaper
-    assert int(kit.status_of(pid)["Umask"], 8) == 0o022
     assert os.readlink(f"/proc/{pid}/cwd") == one.nest.directory
+
+
+@pytest.mark.parametrize("way", ["--background", "--foreground"])
+@pytest.mark.parametrize("umask", [0o077, 0o027, 0o002])
+def test_it_keeps_the_umask_of_its_caller(
+    background: Callable[..., Background], daemon: Factory, way: str, umask: int
+) -> None:
+    """In the background as in the foreground: for its log, and for its jobs and what is opened for them."""
+    web = {"command": "umask; exec sleep 1000000", "stdout": "out", "autostart": True}
+    config = {"supervisor": {"log-file": "log"}, "jobs": {"web": web}}
+    if way == "--background":
+        made = background(config, before=f"rm -f log out; umask {umask:03o};")
+        one, pid = made.nest, made.pid
+    else:
+        one = daemon(config, umask=umask)
+        pid = one.pid
+
+    assert int(kit.status_of(pid)["Umask"], 8) == umask
+    for name in ("log", "out"):
+        assert stat.S_IMODE(os.stat(one.path(name)).st_mode) == 0o666 & ~umask
+    for name in ("control", "event", "control.lock", "event.lock"):
+        assert stat.S_IMODE(os.stat(one.path(name)).st_mode) == 0o600
 
 
 def test_it_holds_nothing_of_its_caller(background: Callable[..., Background]) -> None:

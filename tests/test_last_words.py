@@ -28,7 +28,7 @@ class File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.spec = JobSpec("job", "true", stderr=str(path))
-        self.words = LastWords()
+        self.words = LastWords(lambda _: False)
 
     def begin(self) -> None:
         """A run begins, and appends to it."""

@@ -42,7 +42,7 @@ class Nursery:
         self._hierarchy = cgroup.Hierarchy(os.urandom(8).hex()) if way == "cgroup" else None
         environ = {b"PATH": b"/usr/bin:/bin", b"A": b"ours", b"B": b"ours", b"": b"empty"}
         private = {name.encode(): b"private" for name in spawn.PRIVATE}
-        self.spawner = Spawner(environ | private, "marker", NOFILE)
+        self.spawner = Spawner(environ | private, "marker", NOFILE[0])
         self.fifo = kit.Fifo(str(self.folder / "fifo"))
         os.chmod(self.fifo.path, 0o666)
 
@@ -71,9 +71,10 @@ class Nursery:
             return None
         assert kit.readable(born.report)
         try:
-            return spawn.read_report(born.report)
+            told = spawn.read_report(born.report, self.spec())
         finally:
             os.close(born.report)
+        return None if told is None else (told.stage, told.errno)
 
     def child(self, **rest: Any) -> int:
         """The pid of a child that rests in its program."""
@@ -538,7 +539,7 @@ def test_a_fifo_makes_the_child_wait_and_not_the_daemon(waiting: Nursery, stream
     born = waiting.birth(**streams)
     assert born.waits
     with pytest.raises(BlockingIOError):
-        spawn.read_report(born.report)
+        spawn.read_report(born.report, waiting.spec())
 
     end = other_end(path, stream)
 
@@ -587,7 +588,7 @@ def test_a_child_that_waits_can_be_stopped_at_once(waiting: Nursery, number: int
     os.kill(born.pid, number)
 
     assert waiting.end(born.pid) == -number
-    assert spawn.read_report(born.report) is None
+    assert spawn.read_report(born.report, waiting.spec()) is None
     os.close(born.report)
 
 

@@ -1068,3 +1068,50 @@ def test_the_log_says_who_missed_something(monkeypatch: pytest.MonkeyPatch) -> N
     assert [event[0] for event in log.after(2)] == [3, 4, 5]
     assert [event[0] for event in log.after(4)] == [5]
     assert list(log.after(5)) == list(log.after(99)) == []
+
+
+# ---- who waits for a launch ---------------------------------------------------------------------
+
+
+def asked(bench: Bench) -> dict[str, bool]:
+    """Of the launches since the last look, whether an operator waits for them."""
+    return {action.job: action.asked for action in bench.take() if isinstance(action, events.Spawn)}
+
+
+def test_a_launch_knows_whether_an_operator_waits_for_it() -> None:
+    """By start and restart, with what is required for that; not one at the begin, nor one that follows a
+    death, also of a job that an operator had started before."""
+    again = spec_of("again", restart=Restart.ALWAYS, autostart=True)
+    bench = Bench(again, spec_of("base"), spec_of("top", requires=("base",)), spec_of("stopped"))
+    bench.supervisor.begin(0.0)
+    assert asked(bench) == {"again": False}
+    bench.launch("again")
+    bench.execute("again")
+    bench.supervisor.start(["top"], "me", 0.0)
+    assert asked(bench) == {"base": True}
+    bench.launch("base")
+    bench.execute("base")
+    assert asked(bench) == {"top": True}
+    bench.supervisor.restart(["again"], "me", 0.0)
+    bench.take()
+    bench.end(name="again")
+    assert asked(bench) == {"again": True}
+    bench.launch("again")
+    bench.execute("again")
+    bench.now = 100.0
+    bench.end(1, name="again")
+    bench.fire("again")
+    assert asked(bench) == {"again": False}
+
+
+def test_what_is_restarted_with_what_it_requires_is_waited_for_too() -> None:
+    """A restart of a requirement gives what requires it a new run, and the operator waits for both."""
+    bench = Bench(spec_of("base"), spec_of("top", requires=("base",))).up("base", "top")
+    bench.take()
+    bench.supervisor.restart(["base"], "me", 0.0)
+    bench.end(name="top")
+    bench.end(name="base")
+    bench.launch("base")
+    bench.execute("base")
+
+    assert asked(bench) == {"base": True, "top": True}

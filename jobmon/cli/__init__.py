@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from jobmon.cli.verbs import Arguments, Verb
     from jobmon.errors import JobError
 
+is_program = False  # whether this process does nothing else
+
 OK, FAILED, USAGE, NO_SUCH_JOB, NOT_PERMITTED = 0, 1, 2, 4, 5
 UNREACHABLE, LOST, TIMED_OUT, INTERRUPTED, UNANSWERED = 69, 75, 124, 130, 255
 
@@ -27,6 +29,8 @@ def program() -> NoReturn:
     It leaves at once: taking the interpreter down in order would be a tenth of what
     `jobmon status` costs, and everything is written by then.
     """
+    global is_program  # noqa: PLW0603 - said once, before anything else
+    is_program = True
     os._exit(main())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from jobmon.cli import FAILED, complain
+from jobmon.cli.local import take_utf_8
 from jobmon.cli.verbs import UsageError
 
 TYPE_CHECKING = False
@@ -40,6 +41,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
 
 
 def _with_jobs(config: str, command: list[str], manner: Manner) -> int:
+    take_utf_8()
     from jobmon.linux import daemon
     from jobmon.linux.companion import Companion
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
+from jobmon import cli
 from jobmon.cli import FAILED, OK, say
 from jobmon.cli.text import plural
 from jobmon.errors import ConfigError
@@ -12,9 +14,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from jobmon.cli.verbs import Arguments, Verb
 
+_OURS = "1"  # which value of Python's option utf8 is our doing
+
 
 def run(verb: Verb, arguments: Arguments) -> int:
     """Check a configuration, or run the supervisor on it."""
+    take_utf_8()
     if verb.name == "daemon":
         return _daemon(arguments.given[0], arguments.options)
     if "--schema" in arguments.options:
@@ -51,3 +56,32 @@ def _check(path: str) -> int:
         print(f"{warning} (a warning)", file=sys.stderr)
     say(f"{path}: ok, {plural(len(source.config.jobs), 'job')}")
     return OK
+
+
+def take_utf_8() -> None:
+    """Begin anew in Python's UTF-8 mode, where the locale has another encoding.
+
+    Names of files, arguments and variables are bytes to the kernel; what a configuration says of them is
+    UTF-8. Python fixes what it makes of them when it starts, so a daemon has to be started with the right
+    one. By an option, because a variable would be inherited by the jobs. What calls `main` by itself has
+    its own ways.
+    """
+    given = sys._xoptions.get("utf8")  # noqa: SLF001 - documented under this name
+    if given == _OURS:
+        if sys.stderr is not None:
+            from _locale import getencoding
+
+            sys.stderr.reconfigure(encoding=getencoding(), errors="backslashreplace")  # type: ignore[union-attr]
+    elif cli.is_program and sys.getfilesystemencoding() != "utf-8" and given is None:
+        _begin_anew()
+
+
+def _begin_anew() -> None:
+    from jobmon.linux.csignal import signal
+
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)  # Python ignores them, which would be inherited
+    try:
+        os.execv(sys.executable, [sys.executable, "-X", f"utf8={_OURS}", *sys.orig_argv[1:]])
+    except OSError:
+        pass  # what cannot be encoded will be a job's own failure

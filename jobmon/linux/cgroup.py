@@ -23,6 +23,7 @@ from jobmon.linux.signals import send_checked
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import NoReturn
 
 PREFIX = "jobmon."
 CLAIMS = 1000  # how often a new directory may be in somebody else's hands
@@ -73,15 +74,26 @@ class Hierarchy:
             self.has_kill = os.access(f"{trial.path}/cgroup.kill", os.W_OK)
             fd = trial.open()
             try:
-                pid = syscalls.fork_into(fd)
+                pid, is_there = syscalls.fork_into(fd)
+                if pid == 0:
+                    _be_on_trial(-1 if is_there else fd)
             finally:
                 os.close(fd)
-            if pid == 0:
-                os._exit(0)
             if os.waitpid(pid, 0)[1] != 0:
                 raise PermissionError(errno.EACCES, "a process may not go into it")
         finally:
             trial.remove()
+
+
+def _be_on_trial(cgroup: int) -> NoReturn:
+    """The child's side: exit with 0 from within the cgroup, which it must enter where it is none."""
+    code = 1
+    try:
+        if cgroup >= 0:
+            syscalls.enter(cgroup)
+        code = 0
+    finally:
+        os._exit(code)
 
 
 class _Ruin:

@@ -27,8 +27,9 @@ from jobmon.spec import KillScope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from jobmon.errors import SpawnError
     from jobmon.events import ProcessInput, Status
     from jobmon.linux.cgroup import Cgroup
     from jobmon.linux.reactor import Reactor
@@ -44,6 +45,7 @@ NEXT_LOOK = 0.001  # where a look goes on in the next turn of the loop
 REST = 3  # and after each look rest for so many times as long as it took, whoever dies meanwhile
 REAPS_PER_SWEEP = 1000
 SPARE_FDS = 32  # no pidfd takes these: without them nobody could be started, looked at or signalled
+END_SECONDS = 5.0  # for a daemon whose loop cannot go on to kill what it has launched
 NAMED = 10  # processes of a job in a message
 
 
@@ -57,6 +59,7 @@ class Child(Leader):
         "hunted",
         "job",
         "known",
+        "marks",
         "report",
         "run",
         "spec",
@@ -76,7 +79,8 @@ class Child(Leader):
         self.watch = -1
         self.hunted = False
         self.status: Status = None
-        self.failure: tuple[str, int] | None = None
+        self.failure: SpawnError | None = None
+        self.marks: dict[str, int] = {}  # where its streams begin, as far as it has opened them itself
 
     @property
     def key(self) -> bytes:
@@ -170,6 +174,11 @@ class Children:
             return child.crowd.kin()
         return self.tree.trusted(self.tree.members(child))
 
+    def marks(self, job: str) -> Mapping[str, int]:
+        """Where the streams begin that its run has opened by itself."""
+        child = self._by_job.get(job)
+        return {} if child is None else child.marks
+
     def cgroup(self, job: str) -> int:
         """A descriptor of the directory of its run's cgroup; -1: it has none. Raises OSError."""
         child = self._by_job.get(job)
@@ -238,6 +247,26 @@ class Children:
         for child in dead:
             self._leader_dead(child)
         self._look()
+
+    def end(self) -> None:
+        """SIGKILL to all that was started, again and again, until nothing of it is left. Blocks, for a while
+        at most: it is the last that a daemon does whose loop cannot go on."""
+        until = time.monotonic() + END_SECONDS
+        while time.monotonic() < until:
+            self.tree.forget()
+            for child in list(self._by_job.values()):
+                try:
+                    child.crowd.kill()
+                except OSError:
+                    pass  # the same is tried again
+            for pid in procfs.children(os.getpid()):
+                Leader(pid).send(signal.SIGKILL)  # not reaped, so the number is still its own
+            try:
+                while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None:
+                    pass
+            except ChildProcessError:
+                return
+            signal.sigtimedwait((signal.SIGCHLD,), FIRST_LOOK)
 
     def close(self) -> None:
         """Remove what could not be removed before."""
@@ -334,13 +363,22 @@ class Children:
     def _wait_for_the_rest(self, child: Child) -> None:
         self._interval = FIRST_LOOK
         child.watch = child.crowd.watch()
+        if child.watch >= 0 and not self._watch_rest(child):
+            os.close(child.watch)
+            child.watch = -1
         if child.watch >= 0:
-            # By edges: the file stays ready until it is read, which `others` does through another descriptor.
-            edges = select.EPOLLPRI | select.EPOLLET
-            self._reactor.register(child.watch, lambda _events: self._look_at(child), reactor.CHILD, edges)
             self._look_later(0.0)  # it may have ended between the last look and now
         else:
             self._look_later(FIRST_LOOK)
+
+    def _watch_rest(self, child: Child) -> bool:
+        # By edges: the file stays ready until it is read, which `others` does through another descriptor.
+        edges = select.EPOLLPRI | select.EPOLLET
+        try:
+            self._reactor.register(child.watch, lambda _events: self._look_at(child), reactor.CHILD, edges)
+        except OSError:
+            return False  # no watch is left: only looking tells
+        return True
 
     def _hunt(self, child: Child) -> None:
         try:
@@ -411,8 +449,7 @@ class Children:
         if not child.crowd.close():
             self._unclosed.append(child.crowd)
         if child.failure is not None:
-            stage, number = child.failure
-            self._feed(child.job, spawn_failed(child.run, stage, number, spawn.what(child.spec, stage)))
+            self._feed(child.job, spawn_failed(child.run, child.failure))
         else:
             self._feed(child.job, Exited(child.run, child.status))
 
@@ -427,7 +464,7 @@ class Children:
         if child.report < 0:
             return
         try:
-            child.failure = spawn.read_report(child.report)
+            child.failure = spawn.read_report(child.report, child.spec, child.marks)
         except BlockingIOError:
             if not final:
                 return
@@ -451,11 +488,12 @@ class Children:
         return child if child is not None and child.run == run else None
 
 
-def spawn_failed(run: int, stage: str, number: int, what: str) -> SpawnFailed:
+def spawn_failed(run: int, error: SpawnError) -> SpawnFailed:
     """The input for a failed spawn, with a reason for people."""
-    where = f" {what}" if what else ""
-    reason = f"{stage}{where}: {errno.errorcode.get(number, number)} ({os.strerror(number)})"
-    return SpawnFailed(run, stage, number, reason)
+    where = f" {error.what}" if error.what else ""
+    number = error.errno
+    why = error.text or f"{errno.errorcode.get(number, number)} ({os.strerror(number)})"
+    return SpawnFailed(run, error.stage, number, spawn.told(f"{error.stage}{where}: {why}"))
 
 
 def _why_alive(fact: procfs.Stat) -> str:

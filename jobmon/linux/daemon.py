@@ -185,8 +185,7 @@ def _be_the_daemon(source: Source, writer: int) -> None:
 
 
 def _let_go(writer: int) -> None:
-    """Nothing of the caller's stays: no descriptor, no umask, no terminal."""
-    os.umask(0o022)
+    """Nothing of the caller's stays but its umask: no descriptor, no terminal."""
     for fd in map(int, os.listdir("/proc/self/fd")):  # some may be above today's limit
         if fd > 2 and fd != writer:
             try:
@@ -321,7 +320,7 @@ def _engine(source: Source, setting: Setting, log: Log, listeners: list[Listener
 
     spec, jobs = source.config.supervisor, source.config.jobs
     access = Access.resolve(spec.allow_users, spec.allow_groups, unidentified=spec.allow_unidentified)
-    before = _raise_nofile()
+    nofile = _raise_nofile()
     now = time.monotonic()
     wall = time.time() - now
     marker = os.urandom(8).hex()
@@ -333,7 +332,7 @@ def _engine(source: Source, setting: Setting, log: Log, listeners: list[Listener
 
     return Engine(
         Supervisor(jobs.values(), now, wall, begin=int((now + wall) * 1e6)),
-        Spawner(os.environb, marker, before),
+        Spawner(os.environb, marker, nofile, f"{control},{event}"),
         log,
         access,
         reloader=Reloader(
@@ -375,12 +374,20 @@ def _run(engine: Engine, listeners: list[Listener]) -> int:
     sys.modules.pop("prctl", None)  # it was needed once
     forget()
     gc.freeze()  # what is there now stays: later collections need not look at it
-    return engine.run()
+    try:
+        return engine.run()
+    except BaseException:
+        engine.give_up()
+        raise
 
 
-def _raise_nofile() -> tuple[int, int]:
+def _raise_nofile() -> int:
     """Raise our soft RLIMIT_NOFILE to the hard one: a pidfd per job. Returns what it was."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    hard = before[1] if before[1] != resource.RLIM_INFINITY else 1 << 20
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, before[1]))
-    return before
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else 1 << 20, hard)
+        )
+    except ValueError:
+        pass  # fs.nr_open was lowered: it stays as it is
+    return soft

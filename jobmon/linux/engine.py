@@ -13,8 +13,9 @@ import time
 from jobmon import __version__, events
 from jobmon.errors import SpawnError
 from jobmon.events import State
-from jobmon.linux import logfile, peers, reactor, signals
+from jobmon.linux import logfile, peers, reactor, signals, spawn
 from jobmon.linux.attendants import Attendants
+from jobmon.linux.births import Births
 from jobmon.linux.children import Children, spawn_failed
 from jobmon.linux.csignal import signal
 from jobmon.linux.errand import place_of
@@ -53,6 +54,7 @@ SHUTDOWN = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGPWR, signal
 HARMLESS = (signal.SIGUSR2, signal.SIGALRM, signal.SIGPROF, signal.SIGIO)
 SIGNALS = (signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, *SHUTDOWN, *HARMLESS)
 BIRTH_SECONDS = 0.005  # how long one turn may spend on starting processes
+FAILING_TURNS = 100  # so many in a row, and the loop is given up
 OPENING_SECONDS = 1.0  # how long clients wait for the autostart jobs to be launched, at most
 FAREWELL_SECONDS = 2.0  # how long the end waits for readers of the last event, and for strays
 REMNANTS_LOOK_SECONDS = 0.02
@@ -100,15 +102,15 @@ class Engine:
         self._membership = tree if hierarchy is None else self.children.migrants
         tools = Tools(self.reactor, self.timers, self.children, spawner, log)
         self.attendants = Attendants(tools, self._feed)
-        self.last_words = LastWords()
-        self._births: dict[str, events.Spawn] = {}
+        self.last_words = LastWords(spawner.may_hang)
+        self._births = Births()
         self._exit_code = 0
         self._ordered = False  # whether somebody asked for the shutdown
         self._withheld: events.Finish | None = None  # until the companion has ended
         self._remnants: Remnants | None = None
         self._over = False
         self._do: dict[type[events.Action], Callable[[Any], None]] = {
-            events.Spawn: self._enqueue,
+            events.Spawn: self._births.add,
             events.SendSignal: self._stop,
             events.Kill: self._kill,
             events.Deliver: self._deliver,
@@ -136,19 +138,34 @@ class Engine:
         self.timers.arm(self._open, 0, now + OPENING_SECONDS)
         self.supervisor.begin(now)
         self._act()
+        failing = 0
         while not self._over:
-            self._give_birth()
-            self.timers.program()
-            self.children.tree.forget()
-            self.reactor.turn(block=not self._births)
-            self._act()
-            self._tell_strays()
-            if self._herald is not None:
-                self._herald.turn()
-            if self._may_leave():
-                break
+            try:
+                self._turn()
+                failing = 0
+            except Exception as error:  # noqa: BLE001 - the jobs depend on the loop
+                self.bug("the loop", error)
+                failing += 1
+                if failing >= FAILING_TURNS:
+                    raise
         self.children.sweep()  # who left a cgroup by dying may not have been reaped yet
         return self._exit_code
+
+    def _turn(self) -> None:
+        self._give_birth()
+        self.timers.program()
+        self.children.tree.forget()
+        self.reactor.turn(block=not self._births)
+        self._act()
+        self._tell_strays()
+        if self._herald is not None:
+            self._herald.turn()
+        self._over = self._over or self._may_leave()
+
+    def give_up(self) -> None:
+        """The loop cannot go on: kill what was launched, so that nothing is left without a daemon."""
+        self.log.write(logfile.CRITICAL, "the daemon gives up: killing what it has launched")
+        self.children.end()
 
     def close(self) -> None:
         """Let go of everything."""
@@ -201,7 +218,8 @@ class Engine:
 
     def info(self) -> dict[str, Any]:
         """What a client may know of this daemon."""
-        return {"pid": self.pid, "version": __version__, **self._about}
+        about = {**self._about, "config": spawn.told(self._about["config"])}
+        return {"pid": self.pid, "version": __version__, **about}
 
     def strays(self) -> list[int]:
         """Who lives below us and cannot be told whose it is."""
@@ -344,31 +362,39 @@ class Engine:
     def _open(self, _token: int) -> None:
         self.sessions.open()
 
-    def _enqueue(self, action: events.Spawn) -> None:
-        self._births[action.job] = action
-
     def _give_birth(self) -> None:
         until = time.monotonic() + BIRTH_SECONDS
         while self._births and time.monotonic() < until:
-            action = self._births.pop(next(iter(self._births)))
-            self._spawn(action)
+            self._spawn(self._births.take())
             self._act()
 
     def _spawn(self, action: events.Spawn) -> None:
-        spec, its, place = action.spec, self._cgroup_for(action.spec), -1
+        spec, its = action.spec, self._cgroup_for(action.spec)
+        try:
+            birth = self._launch(spec, action.run, its)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's failure alone
+            if its is not None:
+                its.remove()
+            failure = error if isinstance(error, SpawnError) else spawn.failed("start", error)
+            if not failure.errno:
+                self.bug(f"a start of {spec.name}", error)
+            self._feed(action.job, spawn_failed(action.run, failure))
+            return
+        self.last_words.began(spec.name, birth.mark)
+        try:
+            self.children.add(spec, action.run, birth, its)
+        except Exception as error:  # noqa: BLE001 - it lives, so it is known and can be ended
+            self.bug(f"a start of {spec.name}", error)
+            self.children.kill(spec.name, action.run)
+
+    def _launch(self, spec: JobSpec, run: int, its: Cgroup | None) -> spawn.Birth:
+        place = -1
         try:
             if its is not None:
                 place = its.open()
-            gift = self.attendants.prepare(spec, action.run)
-            birth = self._spawner.spawn(spec, action.run, place, gift)
-        except (SpawnError, OSError) as error:
-            if its is not None:
-                its.remove()
-            stage, what = (error.stage, error.what) if isinstance(error, SpawnError) else ("cgroup", "")
-            self._feed(action.job, spawn_failed(action.run, stage, error.errno or 0, what))
-        else:
-            self.last_words.began(spec.name, birth.mark)
-            self.children.add(spec, action.run, birth, its)
+            return self._spawner.spawn(spec, run, place, self.attendants.prepare(spec, run))
+        except OSError as error:
+            raise spawn.failed("cgroup", error) from None
         finally:
             if place >= 0:
                 os.close(place)
@@ -384,10 +410,8 @@ class Engine:
 
     def _call_off(self, action: events.SendSignal | events.Kill) -> bool:
         """Whether the run was not born yet: then it never is."""
-        birth = self._births.get(action.job)
-        if birth is None or birth.run != action.run:
+        if not self._births.call_off(action.job, action.run):
             return False
-        del self._births[action.job]
         self._feed(action.job, events.SpawnFailed(action.run, "", 0, "called off"))
         return True
 

@@ -1,7 +1,7 @@
 """The last lines that a run has written to standard error, where that is a file: for messages.
 
-Never blocks: only regular files are opened, and little is read. Only what was written since the
-launch is shown, and only from the very file that was opened then.
+Never blocks: only regular files are opened, none on a file system that may not answer, and little is
+read. Only what was written since the launch is shown, and only from the very file that was opened then.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable, Container
 
     from jobmon.spec import JobSpec
 
@@ -21,9 +21,11 @@ _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class LastWords:
-    """Where in its file each job's present or last run has begun."""
+    """Where in its file each job's present or last run has begun. `may_hang` says which paths are not to be
+    touched."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_hang: Callable[[str], bool]) -> None:
+        self._may_hang = may_hang
         self._begun: dict[str, int] = {}
 
     def began(self, job: str, mark: int) -> None:
@@ -41,7 +43,7 @@ class LastWords:
     def of(self, spec: JobSpec) -> list[str]:
         """The last lines of the run, none where there is no file of it any more."""
         mark = self._begun.get(spec.name)
-        if mark is None or not _is_file(spec.stderr):
+        if mark is None or self._may_hang(spec.stderr) or not _is_file(spec.stderr):
             return []
         try:
             fd = os.open(spec.stderr, _FLAGS)

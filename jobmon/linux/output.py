@@ -10,12 +10,16 @@ import os
 import stat
 
 from jobmon.linux.csignal import signal
+from jobmon.linux.lastwords import mark_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import FrameType
     from typing import NoReturn
+
+    # Which file, up to where, what is before that; is there more, is it read anew; what is new.
+    Look = tuple[int, int, bytes, bool, bool, bytes]
 
 CHUNK = 1 << 16  # bytes of one file that are looked at at a time
 TAIL = 64  # bytes before the place we are at, by which it is known again
@@ -24,7 +28,7 @@ BUDGET = 0.02  # seconds that one look may take
 
 
 class Output:
-    """A file that a run appends to, from what is in it when this is made.
+    """A file that a run appends to, from what is in it when this is made, or from a `mark` (see `lastwords`).
 
     It is held open, so that moving it away changes nothing. A file that shrinks, or is not what it was
     before the place we are at, is read anew. `behind`: there was more than one look takes.
@@ -32,21 +36,40 @@ class Output:
 
     behind = False
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, mark: int | None = None) -> None:
+        self.path = path
         self._fd = -1
         self._rest = b""
         self._tail = b""
-        fact = _regular(path)
-        self._file = (fact.st_dev, fact.st_ino) if fact is not None else None
-        self._offset = fact.st_size if fact is not None else 0
+        if mark is None:
+            fact = _regular(path)
+            mark = mark_of(fact) if fact is not None else 0
+        self.begin_at(mark)
+
+    def begin_at(self, mark: int) -> None:
+        """Begin there."""
+        self._file, self._offset = mark >> 64, mark % (1 << 64)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is held open."""
+        return self._fd >= 0
 
     def lines(self) -> list[bytes]:
         """The lines that were finished since the last time. Raises OSError."""
+        return self.take(self.look())
+
+    def look(self) -> Look:
+        """Read what is new. What it comes to is as good in another process. Raises OSError."""
         if self._fd < 0:
             self._open()
-        data = self._read() if self._fd >= 0 else b""
-        *lines, rest = (self._rest + data).split(b"\n")
+        anew, data = self._read() if self._fd >= 0 else (False, b"")
+        return self._file, self._offset, self._tail, self.behind, anew, data
+
+    def take(self, look: Look) -> list[bytes]:
+        """The lines that are finished by a look."""
+        self._file, self._offset, self._tail, self.behind, anew, data = look
+        *lines, rest = (data if anew else self._rest + data).split(b"\n")
         self._rest = rest[:LONGEST_LINE]
         return [line[:LONGEST_LINE].rstrip(b"\r") for line in lines]
 
@@ -57,23 +80,26 @@ class Output:
             self._fd = -1
 
     def _open(self) -> None:
-        if _regular(self._path) is None:
+        if _regular(self.path) is None:
             return  # to open a FIFO, even for a moment, would be noticed at its other end
-        self._fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        fact = os.fstat(self._fd)
-        if (fact.st_dev, fact.st_ino) != self._file:
-            self._offset = 0  # it was made for this run
-        self._remember()
+        self._fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        file = mark_of(os.fstat(self._fd)) >> 64
+        if file != self._file:
+            self._file, self._offset, self._tail = file, 0, b""  # it was made for this run
+        if not self._tail:
+            self._remember()
 
-    def _read(self) -> bytes:
+    def _read(self) -> tuple[bool, bytes]:
+        """Whether it is read from its beginning, and what is new."""
         size = os.fstat(self._fd).st_size
-        if size < self._offset or self._before() != self._tail:
-            self._offset, self._rest = 0, b""
+        anew = size < self._offset or self._before() != self._tail
+        if anew:
+            self._offset = 0
         data = os.pread(self._fd, min(size - self._offset, CHUNK), self._offset)
         self._offset += len(data)
         self._remember()
         self.behind = self._offset < size
-        return data
+        return anew, data
 
     def _remember(self) -> None:
         self._tail = os.pread(self._fd, min(TAIL, self._offset), max(self._offset - TAIL, 0))

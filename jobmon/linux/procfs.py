@@ -321,6 +321,13 @@ def parse_mountinfo(text: bytes, fstype: bytes) -> list[Mount]:
     return mounts
 
 
+def mounts(text: bytes) -> Iterator[tuple[str, str]]:
+    """Each mount of a mountinfo: where it is, and the type of its file system."""
+    for line in text.splitlines():
+        fields = line.split(b" ")
+        yield _unescape(fields[4]), os.fsdecode(fields[fields.index(b"-", 6) + 1])
+
+
 def _unescape(path: bytes) -> str:
     r"""The kernel writes space, tab, newline and backslash as \040 \011 \012 \134."""
     first, *rest = path.split(b"\\")

@@ -22,18 +22,20 @@ from _socket import (
     inet_pton,
     socket,
 )
+from marshal import dumps, loads
 
 from jobmon.errors import SpawnError
 from jobmon.linux import procfs, reactor, signals
 from jobmon.linux.crowds import GroupCrowd, Leader
+from jobmon.linux.csignal import signal
 from jobmon.linux.output import Finder, Output
 from jobmon.linux.runsocket import Receiver
-from jobmon.linux.spawn import Gift, read_report, what
+from jobmon.linux.spawn import Gift, read_report, why
 from jobmon.spec import JobSpec, KillScope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from jobmon.linux.children import Children
     from jobmon.linux.logfile import Log
@@ -345,9 +347,9 @@ class ExecProbe(Poll):
         try:
             birth = self._spawn()
         except SpawnError as error:
-            self.failed(f"{error.what}: {os.strerror(error.errno)}")
+            self.failed(f"{error.what or error.stage}: {why(error)}")
             return
-        self._asked = asked = _Asked(birth, self.tools.children)
+        self._asked = asked = _Asked(birth, self._asks(), self.tools.children)
         self.tools.children.add_guest(birth.pid, lambda info: self._ended(asked, info), self.spec.name)
 
     def _asks(self) -> JobSpec:
@@ -371,8 +373,7 @@ class ExecProbe(Poll):
         if asked.killed:
             return  # it was too late
         if failed is not None:
-            stage, number = failed
-            self.failed(f"{what(self._asks(), stage)}: {os.strerror(number)}")
+            self.failed(f"{failed.what or failed.stage}: {why(failed)}")
         elif info.si_code != os.CLD_EXITED:
             self.failed(signals.name_of(info.si_status))
         elif info.si_status:
@@ -388,8 +389,9 @@ class ExecProbe(Poll):
 class _Asked:
     """A running command of a probe, with its process group."""
 
-    def __init__(self, birth: Birth, children: Children) -> None:
+    def __init__(self, birth: Birth, spec: JobSpec, children: Children) -> None:
         self.killed = False
+        self._spec = spec
         self._report = birth.report
         self._tree = children.tree
         self._leader = Leader(birth.pid)
@@ -406,9 +408,9 @@ class _Asked:
             self.killed = True
             self._group.kill()
 
-    def bury(self) -> tuple[str, int] | None:
-        """It is reaped; those whom it left in its group go after it. Returns the stage that failed before
-        its program was executed, if one did, with its errno."""
+    def bury(self) -> SpawnError | None:
+        """It is reaped; those whom it left in its group go after it. Returns what failed before its program
+        was executed, if anything did."""
         self._leader.dead = True
         if self._tree.orphaned():
             self._tree.forget()
@@ -417,9 +419,9 @@ class _Asked:
             os.close(self._leader.pidfd)
         return self._failure() if self._report >= 0 else None
 
-    def _failure(self) -> tuple[str, int] | None:
+    def _failure(self) -> SpawnError | None:
         try:
-            return read_report(self._report)
+            return read_report(self._report, self._spec)
         except BlockingIOError:
             return None
         finally:
@@ -430,14 +432,46 @@ class LogProbe(Poll):
     """A line of the run's output matches. Only what is written from its launch on counts."""
 
     _outputs: tuple[Output, ...] = ()
+    _far: tuple[Output, ...] = ()  # of them, those on file systems that may not answer
+    _reader: _Reader | None = None
 
     def gift(self) -> Gift:
         self._finder = Finder(str(self.how.target))
         paths = dict.fromkeys((self.spec.stdout, self.spec.stderr))
-        self._outputs = tuple(Output(path) for path in paths if path not in ("inherit", os.devnull))
+        may_hang = self.tools.spawner.may_hang
+        files = [path for path in paths if path not in ("inherit", os.devnull)]
+        self._outputs = tuple(Output(path, 0 if may_hang(path) else None) for path in files)
         return Gift()
 
+    def begin(self) -> None:
+        marks = self.tools.children.marks(self.spec.name)
+        for output in self._outputs:
+            for stream in ("stderr", "stdout"):
+                if stream in marks and getattr(self.spec, stream) == output.path:
+                    output.begin_at(marks[stream])
+        super().begin()
+
     def attempt(self) -> None:
+        if self._reader is not None:
+            self.failed("the last look does not die of SIGKILL")
+            return
+        may_hang = self.tools.spawner.may_hang
+        self._far = tuple(one for one in self._outputs if not one.is_open and may_hang(one.path))
+        if self._far:
+            self._reader = _Reader(self.tools, lambda: _look_at(self._far), self._heard)
+        else:
+            self._go_on(0)
+
+    def _heard(self, told: bytes) -> None:
+        """The child that looks at what is far has ended: killed, because it was too late, or with a word."""
+        killed, self._reader = self._reader is None or self._reader.killed, None
+        if killed:
+            return
+        if not told:
+            self.failed("its output cannot be read")
+            return
+        for output, look in zip(self._far, loads(told), strict=True):  # noqa: S302 - a child of ours said it
+            self._finder.add(output.take(look))
         self._go_on(0)
 
     def _go_on(self, _token: int) -> None:
@@ -448,23 +482,64 @@ class LogProbe(Poll):
             self.failed(error.strerror or str(error))
 
     def _look(self) -> None:
+        near = [output for output in self._outputs if output not in self._far]
         if not self._finder.behind:
-            for output in self._outputs:
+            for output in near:
                 self._finder.add(output.lines())
         if self._finder.found():
             self.passed()
-        elif self._finder.behind or any(output.behind for output in self._outputs):
+        elif self._finder.behind or any(output.behind for output in near):
             self.tools.after(0.0, self._go_on)
+        elif any(output.behind for output in self._far):
+            self.attempt()
         else:
             self.failed(self._finder.trouble or "no line matches")
 
     def abandon(self) -> None:
         self.tools.timers.disarm(self._go_on)
+        if self._reader is not None:
+            self._reader.kill()
 
     def close(self) -> None:
         super().close()
         for output in self._outputs:
             output.close()
+
+
+def _look_at(outputs: Iterable[Output]) -> bytes:
+    return dumps([output.look() for output in outputs])
+
+
+class _Reader:
+    """A child that does what may take long. `done` is told what it says, once it has been reaped."""
+
+    def __init__(self, tools: Tools, work: Callable[[], bytes], done: Callable[[bytes], None]) -> None:
+        self.killed = False
+        self._tools = tools
+        self._done = done
+        self._told = b""
+        self._pid, self._fd = tools.spawner.helper(work)
+        tools.children.add_guest(self._pid, self._ended)
+        tools.reactor.register(self._fd, self._read, reactor.EXEC)
+
+    def kill(self) -> None:
+        """End it now."""
+        self.killed = True
+        Leader(self._pid).send(signal.SIGKILL)  # not reaped, so the number is still its own
+
+    def _read(self, _events: int) -> None:
+        try:
+            while data := os.read(self._fd, PIPE_BYTES):
+                self._told += data
+        except BlockingIOError:
+            return
+        self._tools.reactor.unregister(self._fd)
+
+    def _ended(self, _info: os.waitid_result) -> None:
+        self._read(0)
+        self._tools.reactor.unregister(self._fd)
+        os.close(self._fd)
+        self._done(self._told)
 
 
 PROBES: dict[str, type[Probe]] = {

@@ -134,7 +134,7 @@ class Sessions:
         """Hand the supervisor's answer to whoever asked."""
         ticket = reply.to
         if isinstance(ticket, Ticket):
-            ticket.session.answer(ticket, reply)
+            ticket.session.guard(lambda: ticket.session.answer(ticket, reply))
 
     def serve(self, session: Session) -> None:
         """Let a session work: at once, or after those who wait for their turn already."""

@@ -107,30 +107,27 @@ class _CloneArgs(ctypes.Structure):
     )
 
 
-def fork_into(cgroup: int) -> int:
-    """fork(2), but the child is born in the cgroup whose directory is open as `cgroup`.
+def fork_into(cgroup: int) -> tuple[int, bool]:
+    """fork(2), but the child is born in the cgroup whose directory is open as `cgroup`. Returns what fork
+    does, and whether the child is there already: else it must call `enter` before anything else.
 
     For a process with one thread, and a child that soon executes or exits: what os.fork does
     around the call for the sake of other threads is not done.
 
     A filter that is to forbid namespaces must forbid all of clone3, whose flags it cannot see
-    (RestrictNamespaces=, many containers). Then the child goes there by itself, and if it may not,
-    it exits with 127 before anything else.
+    (RestrictNamespaces=, many containers).
     """
     args = _CloneArgs(flags=_CLONE_INTO_CGROUP, exit_signal=signal.SIGCHLD, cgroup=cgroup)
     pid = int(_libc_locked.syscall(_SYS_CLONE3, ctypes.byref(args), ctypes.sizeof(args)))
     if pid < 0 and ctypes.get_errno() in _FILTERED:
-        return _fork_and_go(cgroup)
-    return _check(pid, "clone3")
+        return os.fork(), False
+    return _check(pid, "clone3"), True
 
 
-def _fork_and_go(cgroup: int) -> int:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            fd = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=cgroup)
-            os.write(fd, b"0")
-            os.close(fd)
-        except OSError:
-            os._exit(127)
-    return pid
+def enter(cgroup: int) -> None:
+    """Move this process into the cgroup whose directory is open as `cgroup`. Raises OSError."""
+    fd = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=cgroup)
+    try:
+        os.write(fd, b"0")
+    finally:
+        os.close(fd)
