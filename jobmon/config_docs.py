@@ -165,8 +165,9 @@ that for the job's end. Use the foreground mode that such programs have, or the 
 `include-dirs` too; the supervisor's own working-dir starts from where `jobmon` was called. A `~` is
 not expanded.
 
-**Variables** are expanded in working-dir (both), include-dirs, log-file, control-port and event-port,
-stdin, stdout and stderr: `$NAME` and `${{NAME}}` are replaced by the value in the daemon's environment.
+**Variables** are expanded in working-dir (both), include-dirs, log-file, state-dir, control-port and
+event-port, stdin, stdout and stderr: `$NAME` and `${{NAME}}` are replaced by the value in the daemon's
+environment.
 One that is not set is an error, but `$TMP` (the temporary directory) and `$DEVNULL` (`/dev/null`) exist
 even then. `$$` is a `$`, and a `$` that begins no name stays as it is. `command` is not expanded
 (the shell does that, where there is one), and neither are the values of `env`.

@@ -112,7 +112,7 @@ OF_A_RUN = (
     *("kill_scope", "type", "ready", "start_timeout", "watchdog"),
 )
 # The same of the daemon.
-OF_A_DAEMON = ("working_dir", "control_port", "event_port")
+OF_A_DAEMON = ("working_dir", "control_port", "event_port", "state_dir")
 
 
 class SupervisorSpec(Record):
@@ -126,6 +126,7 @@ class SupervisorSpec(Record):
     log_level: str = "WARNING"
     allow_users: tuple[str | int, ...] = ()
     allow_groups: tuple[str | int, ...] = ()
+    state_dir: str | None = None
 
 
 def canonical_signal(name: str) -> str | None:

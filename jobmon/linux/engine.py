@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from jobmon.linux.reload import Outcome, Reloader
     from jobmon.linux.sockets import Stream
     from jobmon.linux.spawn import Spawner
+    from jobmon.linux.state import StateDir
     from jobmon.linux.tree import Tree
     from jobmon.spec import JobSpec
     from jobmon.supervisor import Supervisor
@@ -69,6 +70,7 @@ class Engine:
         reloader: Reloader,
         tree: Tree,
         hierarchy: Hierarchy | None,
+        state: StateDir,
         announce: Callable[[], None],
         notifier: Notifier,
         watchdog: float,
@@ -90,6 +92,7 @@ class Engine:
         self._signals = signals.SignalSource(companion.signals if companion is not None else SIGNALS)
         self._peers = peers.Peers()
         self._hierarchy = hierarchy
+        self._state = state
         self.children = Children(self.reactor, self._feed, self._look_later, tree)
         tools = Tools(self.reactor, self.timers, self.children, spawner)
         self.attendants = Attendants(tools, self._feed)
@@ -207,6 +210,8 @@ class Engine:
 
     def _feed(self, job: str, what: events.ProcessInput) -> None:
         try:
+            if isinstance(what, (events.Exited, events.SpawnFailed)):
+                self._state.gone(job, what.run)
             self.attendants.before(job, what)
             self.supervisor.feed(job, what, time.monotonic())
             self.attendants.after(job, what)
@@ -335,6 +340,7 @@ class Engine:
             stage, what = (error.stage, error.what) if isinstance(error, SpawnError) else ("cgroup", "")
             self._feed(action.job, spawn_failed(action.run, stage, error.errno or 0, what))
         else:
+            self._state.born(spec, action.run, birth.pid, "" if its is None else its.name)
             self.last_words.began(spec.name, birth.mark)
             self.children.add(spec, action.run, birth, its)
         finally:
