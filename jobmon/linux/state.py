@@ -26,6 +26,7 @@ from jobmon.linux import procfs
 from jobmon.linux.logfile import INFO, WARNING
 from jobmon.linux.spawn import run_key
 from jobmon.records import Record
+from jobmon.spec import KillScope, canonical_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,12 +123,23 @@ def decode(kind: type[One], data: bytes) -> One:
     if version != VERSION or isinstance(version, bool):
         raise Garbage(f'its "v" must be {VERSION}, and is {dumps(version)[:40]}')
     for name in kind._fields:
-        wanted = _type_of(name)
         if name not in value:
             raise Garbage(f'it has no "{name}"')
-        if type(value[name]) is not wanted or (wanted is not str and value[name] < 0):
-            raise Garbage(f'its "{name}" must be {_WORDS[wanted]}, and is {dumps(value[name])[:40]}')
+        if right := _fault(name, value[name]):
+            raise Garbage(f'its "{name}" must be {right}, and is {dumps(value[name])[:40]}')
     return kind(**{name: value[name] for name in kind._fields})
+
+
+def _fault(field: str, value: object) -> str:
+    """What a field must be, if it is not."""
+    wanted = _type_of(field)
+    if type(value) is not wanted or (isinstance(value, (int, float)) and value < 0):
+        return _WORDS[wanted]
+    if field == "signal" and canonical_signal(str(value)) != value:
+        return "the name of a signal"
+    if field == "kill_scope" and value not in [scope.value for scope in KillScope]:
+        return "job, group or process"
+    return ""
 
 
 class StateDir:
@@ -182,7 +194,8 @@ class StateDir:
 
     def _refusal(self, fd: int) -> str:
         living = [one for one in records_in(fd, Daemon) if one.lives(*self._where)]
-        by = " and ".join(procfs.describe(one.pid) for one in living) or "another process has its lock"
+        words = [f"{procfs.describe(one.pid)}, which listens on {one.control}" for one in living]
+        by = " and ".join(words) or "somebody has its lock"
         return f"a daemon of this configuration runs already: {by} (state-dir {self.path})"
 
     def _recall(self) -> None:
