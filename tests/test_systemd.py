@@ -318,8 +318,9 @@ def test_what_lives_in_the_unit_is_named_when_the_state_is_lost(admin: Admin) ->
     manager.ctl("start", UNIT)
     admin.until("up")
     free = int(admin.run("pid", "free").out)
-    (state,) = os.scandir(os.path.join(manager.runtime, "jobmon", ""))
-    shutil.rmtree(state.path)
+    folder = os.path.join(manager.runtime, "jobmon")
+    (state,) = [name for name in os.listdir(folder) if os.path.isdir(os.path.join(folder, name))]
+    shutil.rmtree(os.path.join(folder, state))
 
     os.kill(manager.pid(UNIT), signal.SIGKILL)
     assert admin.until("down") == "signal killed KILL"
