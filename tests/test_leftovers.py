@@ -319,6 +319,39 @@ def test_a_run_in_a_cgroup_elsewhere_is_found(daemon: MakeDaemon, dead: MakeDead
     os.rmdir(elsewhere)  # nothing of it is left in there
 
 
+def test_a_run_that_left_its_cgroup_is_found(daemon: MakeDaemon, dead: MakeDead, told: Told) -> None:
+    """What has gone into another cgroup, as by `su -l` or systemd-run, is known by the state."""
+    need_cgroups()
+    gone = dead(command=told.command("child"), signal="SIGINT")
+    assert [told.line(), told.line()] == ["up", "up"]
+    (child,) = kit.children_of(gone.pid)
+    with open(f"{procfs.cgroup2_path(os.getpid())}/cgroup.procs", "w", encoding="ascii") as file:
+        file.write(str(gone.pid))
+
+    daemon({"jobs": {"job": {**gone.job, "autostart": False}}}, directory=gone.directory)
+    assert not gone.lives()
+    assert not gone.lives(child)
+    assert told.drain() == "up\nup\nSIGINT\nSIGINT\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [mode for mode in nasty.ATTRIBUTABLE if not mode.startswith("hop")])
+@pytest.mark.parametrize("way", [nasty.WITHOUT, UNPRIVILEGED])
+def test_what_does_not_want_to_end_ends(
+    daemon: MakeDaemon, dead: MakeDead, told: Told, way: str, mode: str
+) -> None:
+    """Processes that hide or ignore their signal are found by what they cannot change, and killed: nothing
+    holds the lifeline any more."""
+    lifeline = nasty.Lifeline(f"{told.directory}/lifeline")
+    gone = dead(way, **{"command": lifeline.command(mode), "kill-timeout": 0.2})
+    lifeline.wait_for(mode)
+
+    jobs = {"job": {**gone.job, "autostart": False}}
+    daemon({"jobs": jobs}, directory=gone.directory, **gone.options)
+    assert lifeline.survivors() == {}
+    lifeline.destroy()
+
+
 @pytest.mark.parametrize("way", [nasty.WITH, nasty.WITHOUT])
 def test_a_configuration_under_another_path_is_named(daemon: MakeDaemon, dead: MakeDead, way: str) -> None:
     """The same file under another name is another configuration; that a daemon of it has died and left jobs,

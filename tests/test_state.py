@@ -256,7 +256,9 @@ def test_without_a_directory_it_runs_and_warns(daemon: MakeDaemon) -> None:
 def test_where_it_is_by_default(environ: dict[str, str], base: str, tmp_path: Path) -> None:
     """The first that is there of the service's, the session's and the machine's; links do not count."""
     own = {name: value.replace("OWN", str(tmp_path)) for name, value in environ.items()}
-    fallback = "/run/jobmon/" if os.geteuid() == 0 else f"/tmp/jobmon-{os.geteuid()}-"
+    me = os.geteuid()
+    is_ours = os.stat("/run/jobmon").st_uid == me if os.path.isdir("/run/jobmon") else me == 0
+    fallback = "/run/jobmon/" if is_ours else f"/tmp/jobmon-{me}-"
     begin = base.replace("OWN", str(tmp_path)) or fallback
     os.symlink(__file__, tmp_path / "link.json")
     path = state.default(__file__, own)

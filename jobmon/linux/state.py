@@ -45,6 +45,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_NOBODY = -1
 _SHARED = stat.S_IWGRP | stat.S_IWOTH
 _loads = make_loads()
 
@@ -380,25 +381,23 @@ def _bases(environ: Mapping[str, str]) -> list[str]:
     session = environ.get("XDG_RUNTIME_DIR", "")
     if session and _owner(session) == me:
         found.append(f"{session}/jobmon/")
-    if me == 0 or _owner("/run/jobmon") == me:
-        found.append("/run/jobmon/")
-    if me != 0:
-        found.append(f"/tmp/jobmon-{me}-")
-    return found
+    if _owner("/run/jobmon") in ((me, _NOBODY) if me == 0 else (me,)):
+        found.append("/run/jobmon/")  # it may be that of a service with a user of its own
+    return [*found, f"/tmp/jobmon-{me}-"]
 
 
 def _owner(path: str) -> int:
     try:
         return os.stat(path).st_uid
     except OSError:
-        return -1
+        return _NOBODY
 
 
 def _make(path: str) -> None:
     """Make a state-dir, and the directory that it is in, where they are missing."""
-    for folder in (os.path.dirname(path), path):
+    for folder, mode in ((os.path.dirname(path), 0o755), (path, 0o700)):
         try:
-            os.mkdir(folder, 0o700)
+            os.mkdir(folder, mode)
         except FileExistsError:
             pass
 
