@@ -58,6 +58,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "linux.cgroup",
         "linux.scan",
         "linux.tree",
+        "linux.migrants",
         "linux.crowds",
         "linux.peers",
         "linux.sockets",

@@ -113,6 +113,17 @@ class Cgroup:
         """What /proc/PID/cgroup calls it."""
         return f"{self._parent.name}/{self._serial}"
 
+    @property
+    def serial(self) -> int:
+        """Its number among those of its daemon."""
+        return self._serial
+
+    def number_of(self, pid: int) -> int:
+        """The number of that cgroup of the same daemon in which, or below which, a process is; 0: in none."""
+        head, _, tail = _name_of(pid).partition(f"{self._parent.name}/")
+        number = tail.partition("/")[0]
+        return int(number) if not head and number.isdecimal() else 0
+
     def open(self) -> int:
         """A descriptor of its directory, for clone3(2)."""
         return os.open(self.path, _DIRECTORY)

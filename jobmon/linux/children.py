@@ -21,6 +21,7 @@ from jobmon.events import Exited, Launched, LeaderDied, Spawned, SpawnFailed
 from jobmon.linux import procfs, reactor, spawn, syscalls
 from jobmon.linux.crowds import CgroupCrowd, Crowd, GroupCrowd, Leader, TreeCrowd
 from jobmon.linux.csignal import signal
+from jobmon.linux.migrants import Migrants
 from jobmon.linux.signals import name_of
 from jobmon.spec import KillScope
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 # Where only looking tells whether the rest is gone: look soon, then ever more rarely (seconds).
 FIRST_LOOK = 0.01
 LAST_LOOK = 1.0
+NEXT_LOOK = 0.001  # where a look goes on in the next turn of the loop
 REST = 3  # and after each look rest for so many times as long as it took, whoever dies meanwhile
 REAPS_PER_SWEEP = 1000
 SPARE_FDS = 32  # no pidfd takes these: without them nobody could be started, looked at or signalled
@@ -109,12 +111,14 @@ class Children:
         self._by_pid: dict[int, Child] = {}
         self._draining: dict[str, Child] = {}
         self._hunting: dict[str, Child] = {}
+        self._owing: dict[str, Child] = {}  # a signal to everybody has not reached all yet
         self._unclosed: list[Crowd] = []
         self._guests: dict[int, Callable[[os.waitid_result], None]] = {}
         self._hosts: dict[int, str] = {}  # guests that are there for a job
         self._interval = FIRST_LOOK
         self._rest_until = 0.0
         self.tree = tree
+        self.migrants = Migrants(tree)
         self.has_pidfd = _probe_pidfd()
         self.has_group_flag = self.has_pidfd and _probe_group_flag()
         self.orphans = 0  # reaped so far
@@ -157,11 +161,14 @@ class Children:
         return [] if child is None else child.crowd.pids()
 
     def kin(self, job: str) -> list[int]:
-        """All living processes that a job's run has started, whomever a stop of it reaches."""
+        """All living processes that a job's run has started, whomever a stop of it reaches. Not those of
+        another user for whom their marker alone speaks: anybody may have written it there."""
         child = self._by_job.get(job)
-        if child is None or child.spec.kill_scope is KillScope.JOB:
-            return self.pids(job)
-        return [fact.pid for fact in self.tree.members(child)]
+        if child is None:
+            return []
+        if child.spec.kill_scope is KillScope.JOB:
+            return child.crowd.kin()
+        return self.tree.trusted(self.tree.members(child))
 
     def cgroup(self, job: str) -> int:
         """A descriptor of the directory of its run's cgroup; -1: it has none. Raises OSError."""
@@ -183,6 +190,7 @@ class Children:
         child.crowd.signal(number)
         if number not in (signal.SIGSTOP, signal.SIGTSTP):
             child.crowd.signal(signal.SIGCONT)
+        self._signal_rest(child)
 
     def kill(self, job: str, run: int) -> None:
         """SIGKILL to a run, and again to what is left of it whenever that is looked at."""
@@ -198,27 +206,37 @@ class Children:
     def deliver(self, job: str, run: int, number: int, *, every: bool) -> None:
         """Send a signal to the leader of a run, or to every process of it."""
         child = self._find(job, run)
-        if child is not None:
-            (child.crowd.signal if every else child.send)(number)
+        if child is not None and every:
+            child.crowd.signal(number)
+            self._signal_rest(child)
+        elif child is not None:
+            child.send(number)
 
     def sweep(self) -> None:
         """Reap whatever is dead: one SIGCHLD may stand for many deaths (signal(7)). Then look at
         the runs whose leader has gone before the rest."""
+        dead: list[Child] = []
         for _ in range(REAPS_PER_SWEEP):
             info = _reap_any()
             if info is None:
                 break
             child = self._by_pid.get(info.si_pid)
             if child is not None:
-                self._leader_dead(child, _status(info))
+                self._bury(child, _status(info))
+                dead.append(child)
             elif (ended := self._guests.pop(info.si_pid, None)) is not None:
                 self.tree.remove_leader(info.si_pid)
+                self.tree.list_anew()
                 self._hosts.pop(info.si_pid, None)
                 ended(info)
             else:
-                self.orphans += 1
+                self._orphan_dead(info.si_pid)
         else:
             self._look_later(0.0)
+        if dead:
+            self.tree.list_anew()  # once for all of them: their children have come to us
+        for child in dead:
+            self._leader_dead(child)
         self._look()
 
     def close(self) -> None:
@@ -229,10 +247,11 @@ class Children:
 
     def _crowd(self, child: Child, scope: KillScope, its: Cgroup | None) -> Crowd:
         if its is not None:
-            return CgroupCrowd(child, its)
+            return CgroupCrowd(child, its, self.tree, self.migrants, child.key)
         if scope is KillScope.JOB:
             return TreeCrowd(child, self.tree, child.key)
         self.tree.add(child)
+        self.tree.let_go(child.job)
         if scope is KillScope.GROUP:
             return GroupCrowd(child, self.tree, self.has_group_flag)
         return child.crowd
@@ -250,30 +269,41 @@ class Children:
         self._close_pidfd(child)  # too few descriptors are left: SIGCHLD tells of this one
 
     def reap(self, child: Child) -> None:
-        """The leader is dead: take its status."""
+        """The leader is dead: take its status. It was dead before this turn, so whatever it left has been
+        among the orphans since."""
         try:
             info = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
-            self._leader_dead(child, None)
-            return
-        if info is not None:
-            self._leader_dead(child, _status(info))
+            status: Status = None
+        else:
+            if info is None:
+                return
+            status = _status(info)
+        self._bury(child, status)
+        self._leader_dead(child)
 
-    def _leader_dead(self, child: Child, status: Status) -> None:
-        """The leader is reaped. First what it reported, then its death, then what it left."""
-        self.read_report(child, final=True)
+    def _bury(self, child: Child, status: Status) -> None:
+        """The leader is reaped: its number means it no more."""
         if child.pidfd >= 0:
             self._reactor.unregister(child.pidfd)
         del self._by_pid[child.pid]
         self.tree.remove_leader(child.pid)
         child.dead = True
         child.status = status
+
+    def _leader_dead(self, child: Child) -> None:
+        """First what the leader reported, then its death, then what it left."""
+        self.read_report(child, final=True)
         if not self._has_survivors(child):
             self._gone(child)
             return
         self._draining[child.job] = child
         self._wait_for_the_rest(child)
-        self._feed(child.job, LeaderDied(child.run, status))
+        self._feed(child.job, LeaderDied(child.run, child.status))
+
+    def _orphan_dead(self, pid: int) -> None:
+        self.orphans += 1
+        self.tree.reaped(pid)
 
     def _has_survivors(self, child: Child) -> bool:
         if not self._others(child):
@@ -299,9 +329,10 @@ class Children:
             if info is None or info.si_pid in self._by_pid or info.si_pid in self._guests:
                 return
             os.waitid(os.P_PID, info.si_pid, os.WEXITED | os.WNOHANG)
-            self.orphans += 1
+            self._orphan_dead(info.si_pid)
 
     def _wait_for_the_rest(self, child: Child) -> None:
+        self._interval = FIRST_LOOK
         child.watch = child.crowd.watch()
         if child.watch >= 0:
             # By edges: the file stays ready until it is read, which `others` does through another descriptor.
@@ -309,13 +340,13 @@ class Children:
             self._reactor.register(child.watch, lambda _events: self._look_at(child), reactor.CHILD, edges)
             self._look_later(0.0)  # it may have ended between the last look and now
         else:
-            self._interval = FIRST_LOOK
             self._look_later(FIRST_LOOK)
 
     def _hunt(self, child: Child) -> None:
         try:
             done = child.crowd.kill()
         except OSError:  # nobody could be looked for: not the moment to go on at once
+            child.send(signal.SIGKILL)  # its death brings the next look
             self._look_later(LAST_LOOK)
             done = True
         if done:
@@ -324,12 +355,21 @@ class Children:
             self._hunting[child.job] = child
             self._look_later(0.0)
 
+    def _signal_rest(self, child: Child) -> None:
+        if child.crowd.signal_rest():
+            self._owing.pop(child.job, None)
+        else:
+            self._owing[child.job] = child
+            self._look_later(NEXT_LOOK)
+
     def _look(self) -> None:
+        for child in list(self._owing.values()):
+            self._signal_rest(child)
         for child in [child for child in self._hunting.values() if not child.dead]:
             self._hunt(child)
         begin = time.monotonic()
-        polled = [child for child in self._draining.values() if child.watch < 0]
-        if polled and begin < self._rest_until and not self._hunting:
+        polled = self._polled()
+        if polled and begin < self._rest_until and not self._hunting and not self._owing:
             self._look_later(self._rest_until - begin)
             return
         for child in list(self._draining.values()):
@@ -338,19 +378,28 @@ class Children:
         self._rest_until = end + REST * (end - begin)
         if self._hunting:
             self._look_later(0.0)
-        elif polled:
-            self._look_later(self._interval)
+        elif self._owing:
+            self._look_later(NEXT_LOOK)
+        elif self._polled():
+            self._look_later(FIRST_LOOK if self.tree.is_looking else self._interval)
             self._interval = min(self._interval * 2, LAST_LOOK)
+
+    def _polled(self) -> bool:
+        return any(child.watch < 0 or child.crowd.polls for child in self._draining.values())
 
     def _look_at(self, child: Child) -> None:
         if not self._others(child):
             self._gone(child)
-        elif child.hunted and child.watch < 0:
+            return
+        if child.crowd.polls:
+            self._look_later(self._interval)
+        if child.hunted and (child.crowd.polls or child.watch < 0 or child.job in self._hunting):
             self._hunt(child)
 
     def _gone(self, child: Child) -> None:
         self._draining.pop(child.job, None)
         self._hunting.pop(child.job, None)
+        self._owing.pop(child.job, None)
         del self._by_job[child.job]
         self._reap_orphans()  # no zombie of it either
         if child.watch >= 0:

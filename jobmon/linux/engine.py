@@ -94,6 +94,7 @@ class Engine:
         self._hierarchy = hierarchy
         self._state = state
         self.children = Children(self.reactor, self._feed, self._look_later, tree)
+        self._membership = tree if hierarchy is None else self.children.migrants
         tools = Tools(self.reactor, self.timers, self.children, spawner)
         self.attendants = Attendants(tools, self._feed)
         self.last_words = LastWords()
@@ -190,9 +191,8 @@ class Engine:
         return {"pid": self.pid, "version": __version__, **self._about}
 
     def strays(self) -> list[int]:
-        """Who lives below us and cannot be told whose it is; where there are cgroups, nobody."""
-        tree = self.children.tree
-        return [fact.pid for fact in tree.strays()] if self._hierarchy is None and tree.orphaned() else []
+        """Who lives below us and cannot be told whose it is."""
+        return [fact.pid for fact in self._membership.strays()] if self.children.tree.orphaned() else []
 
     def peer_of(self, stream: Stream) -> Peer | None:
         """Who is at the other end of a connection; None when the kernel does not say."""
@@ -453,8 +453,8 @@ class Engine:
         self.log.write(logfile.WARNING, action.text, job=action.job, run=action.run, left=left)
 
     def _tell_strays(self) -> None:
-        """Who was found in this turn to be nobody's. (With cgroups nobody is looked for.)"""
-        if self._hierarchy is None and (strays := self.children.tree.new_strays()):
+        """Who was found in this turn to be nobody's."""
+        if strays := self._membership.new_strays():
             pids = ",".join(str(fact.pid) for fact in strays)
             text = "no job's, as far as can be told: they end with the daemon"
             self.log.write(logfile.WARNING, text, pids=pids)

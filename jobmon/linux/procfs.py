@@ -2,13 +2,15 @@
 
 It only reads. A process that is gone, or that hides itself (EACCES, hidepid), gives None or nothing; it
 is no error. Anything else that goes wrong (EMFILE, ENOMEM, EIO) raises OSError: "I could not look" must
-never be taken for "it is gone". Sources: proc(5), cgroups(7).
+never be taken for "it is gone". What a process says of itself may be as long as it likes: a beginning of
+that is read, in one piece. Sources: proc(5), cgroups(7).
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from errno import EACCES, ENOENT, ENOTDIR, EPERM, ESRCH
 
 from jobmon.records import Record
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
 
 _HIDDEN = frozenset((ENOENT, ESRCH, ENOTDIR, EACCES, EPERM))
 _CHUNK = 65536
+_TICKS = os.sysconf("SC_CLK_TCK")
 _SHOWN = 72  # characters of a command line in a message
 _COMMAND_BYTES = 4096  # of a command line in a tree
+_MOST_BYTES = 1 << 17  # of an environment, or of arguments: one string of execve(2) may be as long
 
 DEAD = ("Z", "X")  # the states of what has ended: zombie, dead
 HEADLESS = "H"  # ours: the first thread has ended, others live; the kernel says "Z"
@@ -72,18 +76,17 @@ class TcpSocket(Record):
 
 
 def _read(path: str) -> bytes | None:
-    """All of a file in /proc; None when the process is gone or hides it."""
+    """All of a file in /proc that the kernel alone writes; None when the process is gone or hides it."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         _check_gone(error)
         return None
+    chunks = []
     try:
-        data = chunk = os.read(fd, _CHUNK)
-        while chunk:
-            chunk = os.read(fd, _CHUNK)
-            data += chunk
-        return data
+        while chunk := os.read(fd, _CHUNK):
+            chunks.append(chunk)
+        return b"".join(chunks)
     except OSError as error:
         _check_gone(error)
         return None
@@ -135,20 +138,56 @@ def parse_stat(line: bytes) -> Stat:
     )
 
 
+def ticks() -> int:
+    """The present time as start times have it."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS)
+
+
+def users(pid: int) -> set[int]:
+    """Its users: real, effective, saved and that of file systems. No user when it is gone. (The owner of
+    /proc/PID is root for everybody who makes himself undumpable.)"""
+    found = _head(f"/proc/{pid}/status", 4096).partition(b"\nUid:\t")[2].partition(b"\n")[0]
+    return set(map(int, found.split()))
+
+
+def brood(pid: int, until: float) -> list[int] | None:
+    """Its children as the kernel lists them, as many as can be had until then (CLOCK_MONOTONIC); None
+    where it does not list them (CONFIG_PROC_CHILDREN)."""
+    found: list[int] = []
+    for thread in _names(f"/proc/{pid}/task"):
+        path = f"/proc/{pid}/task/{thread}/children"
+        data = _read(path)
+        if data is None and os.path.isdir(f"/proc/{pid}/task/{thread}"):
+            return None
+        found += map(int, (data or b"").split())
+        if time.monotonic() > until:
+            break
+    return found
+
+
 def environ(pid: int) -> bytes | None:
-    """Its environment as it was at exec, NUL between the entries; b"" or None for zombies and kernel threads.
+    """Its environment as it was at exec, NUL between the entries, or the first 128 KiB of what it claims to
+    be that (PR_SET_MM_MAP, prctl(2)); b"" or None for zombies and kernel threads.
 
     Reading takes the memory lock of that process, so one that hangs in a page fault can make the reader wait.
     """
-    return _read(f"/proc/{pid}/environ")
+    return _beginning(f"/proc/{pid}/environ", _MOST_BYTES)
 
 
 def cmdline(pid: int) -> list[str] | None:
-    """Its arguments; [] for a zombie or a kernel thread. It waits as `environ` does."""
-    data = _read(f"/proc/{pid}/cmdline")
+    """Its arguments, as many as are in the first 128 KiB; [] for a zombie or a kernel thread. It waits as
+    `environ` does."""
+    data = _beginning(f"/proc/{pid}/cmdline", _MOST_BYTES)
     if data is None:
         return None
+    if len(data) == _MOST_BYTES and not data.endswith(b"\0"):
+        data += b"\0"  # the last one goes on
     return [os.fsdecode(word) for word in data.split(b"\0")[:-1]]
+
+
+def has_arguments(pid: int) -> bool:
+    """Whether it has any."""
+    return bool(_head(f"/proc/{pid}/cmdline", 1))
 
 
 def command(fact: Stat) -> str:
@@ -164,16 +203,21 @@ def command(fact: Stat) -> str:
 
 def _head(path: str, size: int) -> bytes:
     """The beginning of a file in /proc; nothing when the process is gone or hides it."""
+    return _beginning(path, size) or b""
+
+
+def _beginning(path: str, size: int) -> bytes | None:
+    """The beginning of a file in /proc, in one piece; None when the process is gone or hides it."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         _check_gone(error)
-        return b""
+        return None
     try:
         return os.read(fd, size)
     except OSError as error:
         _check_gone(error)
-        return b""
+        return None
     finally:
         os.close(fd)
 
@@ -200,7 +244,7 @@ def inodes(pid: int) -> Iterator[int]:
 
 
 def _fd_inodes(pid: int) -> Iterator[tuple[int, int]]:
-    for fd in _list(f"/proc/{pid}/fd"):
+    for fd in _names(f"/proc/{pid}/fd"):
         try:
             target = os.readlink(f"/proc/{pid}/fd/{fd}")
         except OSError as error:
@@ -208,6 +252,16 @@ def _fd_inodes(pid: int) -> Iterator[tuple[int, int]]:
             continue
         is_one = target.startswith(("socket:[", "pipe:["))
         yield int(fd), int(target[target.index("[") + 1 : -1]) if is_one else 0
+
+
+def _names(path: str) -> Iterator[str]:
+    """What is in a directory of /proc, read as far as it is wanted: a process may have a million of them."""
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                yield entry.name
+    except OSError as error:
+        _check_gone(error)
 
 
 # --- all processes -------------------------------------------------------------------------------
@@ -297,7 +351,7 @@ def _unescape(path: bytes) -> str:
 
 def cgroup2_path(pid: int) -> str | None:
     """The directory of its unified cgroup; None when it is gone or its cgroup lies outside our mount."""
-    for line in (_read(f"/proc/{pid}/cgroup") or b"").splitlines():
+    for line in _head(f"/proc/{pid}/cgroup", _CHUNK).splitlines():
         if line.startswith(b"0::/"):
             return cgroup2_directory(os.fsdecode(line[3:]))
     return None

@@ -65,6 +65,8 @@ class Remains:
         if not self._ids:
             return
         scan = Scan()
+        while not scan.over:
+            scan.go_on()
         self.is_sure = scan.complete and scan.certain
         self._table = scan.table
         self._members = {}
@@ -159,7 +161,8 @@ class Remains:
         key = (fact.pid, fact.starttime)
         known = self._markers.get(key)
         if known is None:
-            environ = procfs.environ(fact.pid)
+            # to read it of one that hangs in the kernel could hang us
+            environ = procfs.environ(fact.pid) if fact.state != "D" else None
             known = marker_in(environ or b"")
             if environ:  # else it may be executing a program at this moment
                 self._markers[key] = known

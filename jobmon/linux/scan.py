@@ -4,7 +4,7 @@ To list /proc and then to read each entry misses who forks and exits meanwhile: 
 entry is read, and his child was not there yet when the list was made. But numbers are given out in
 order, so the kernel's last one says who came since. A number may be given out a moment before its
 process is to be seen; its parent lives at that moment, so a scan never shows a family as dead of
-which one lives. It only reads.
+which one lives. What takes longer than a moment goes on in the next turn of the loop. It only reads.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from jobmon.linux.procfs import Stat
 
-MOST_SECONDS = 0.5  # what one scan may take: some 30,000 processes
-FOLLOW_SECONDS = 0.01  # how long it follows those who are born meanwhile
+MOST_SECONDS = 0.1  # what one turn may take of a scan: some 5,000 processes
+FOLLOW_SECONDS = 0.01  # how long a turn follows those who are born meanwhile
+FOLLOWS = 20  # turns in which they are followed, before a new scan is better
 AT_A_TIME = 100  # numbers between two looks at the clock
 _LAST_PID = "/proc/sys/kernel/ns_last_pid"  # CONFIG_CHECKPOINT_RESTORE
 
@@ -30,23 +31,43 @@ _LAST_PID = "/proc/sys/kernel/ns_last_pid"  # CONFIG_CHECKPOINT_RESTORE
 class Scan:
     """The processes by pid, in `table`, zombies too; or nobody yet, if it is not `of_all`.
 
-    `complete`: nobody was born during the last pass, so nobody is missing. `certain`: the kernel says
-    which number was the last, so `complete` may be believed. Raises OSError where /proc cannot be read.
+    `listed`: all were looked at that lived when it began (at `begin`, in clock ticks). `complete`: nobody
+    was born during the last pass either, so nobody is missing. `certain`: the kernel says which number was
+    the last, so `complete` may be believed. `over`: to go on with it adds nothing. Raises OSError where
+    /proc cannot be read.
     """
 
-    __slots__ = ("_last", "certain", "complete", "table")
+    __slots__ = ("_follows", "_last", "_pending", "begin", "certain", "complete", "listed", "over", "table")
 
     def __init__(self, *, of_all: bool = True) -> None:
         self.table: dict[int, Stat] = {}
+        self.begin = procfs.ticks()
         last = last_pid()
         self._last = last or 0
+        self._follows = 0
+        self._pending = iter(procfs.pids() if of_all else ())
         self.certain = last is not None
-        self.complete = of_all and self._list() and (not self.certain or self._follow())
+        self.listed = self.complete = False
+        self.over = not of_all
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Look on for a moment."""
+        if self.over:
+            return
+        if self.listed:
+            self._mind_parents(list(self.table.values()))  # some may have died since the last turn
+        self.listed = self.listed or self._list()
+        if self.listed:
+            self._follows += 1
+            self.complete = not self.certain or self._follow()
+            if self.complete or self._follows >= FOLLOWS:
+                self.over = True
 
     def _list(self) -> bool:
         """Look at all there are; whether there was time for it."""
         until = time.monotonic() + MOST_SECONDS
-        for pid in procfs.pids():
+        for pid in self._pending:
             fact = procfs.stat(pid)
             if fact is not None:
                 self.table[pid] = fact
@@ -63,7 +84,8 @@ class Scan:
             if last == self._last:
                 return True
             if last is None or last < self._last:
-                return False  # the numbers have begun anew
+                self.over = True  # the numbers have begun anew
+                return False
             last = min(last, self._last + AT_A_TIME)
             self._look_at(range(self._last + 1, last + 1))
             self._last = last

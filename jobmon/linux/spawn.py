@@ -130,12 +130,15 @@ class Spawner:
         return tuple(os.path.join(folder or ".", name) for folder in path.split(":")), spec.command
 
     def _environment(self, spec: JobSpec, run: int) -> dict[bytes, bytes]:
-        environ = dict(self._environ)
+        # They come first: of an environment that is very long only the beginning is read.
+        own = {
+            b"JOBMON_RUN": b"%s:%s" % (self._marker, run_key(spec.name, run)),
+            b"JOBMON_JOB": spec.name.encode(),
+        }
+        environ = own | self._environ
         for name, value in spec.env.items():
             environ[name.encode()] = value.encode()
-        environ[b"JOBMON_JOB"] = spec.name.encode()
-        environ[b"JOBMON_RUN"] = b"%s:%s" % (self._marker, run_key(spec.name, run))
-        return environ
+        return environ | own
 
     def _enter(self, directory: str) -> bool:
         if directory == ".":

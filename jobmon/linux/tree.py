@@ -18,10 +18,21 @@ if TYPE_CHECKING:
     from jobmon.linux.procfs import Stat
 
     class Leader(Protocol):
-        """The first process of a run. `dead`: it was reaped."""
+        """The first process of a run."""
 
-        pid: int
-        dead: bool
+        @property
+        def pid(self) -> int:
+            """Its number."""
+
+        @property
+        def dead(self) -> bool:
+            """Whether it was reaped."""
+
+        def has_session(self, fact: Stat) -> bool:
+            """Whether a process that shows its number as session is in the session that it made."""
+
+        def has_session_still(self, ticks: int) -> None:
+            """Note that the session was there at this time, in clock ticks since boot."""
 
     class Family(Protocol):
         """A run whose members are wanted."""
@@ -34,36 +45,99 @@ if TYPE_CHECKING:
         def leader(self) -> Leader:
             """Its first process."""
 
+    Owner = Family | int | str
+
+_Key = tuple[int, int]  # (pid, start time): names a process for good
 
 PAUSE = 5.0  # seconds between two tellings of strays: some fork and exit all the time
 LOOKS = 3  # how many scans one question may cost
+ROOM = 1000  # so many processes may be known before those who are gone are looked for
 DOUBTS = 100  # so many looks may find no environment, nor arguments, of a process before it has none
+
+
+class News:
+    """The strays that have not been told yet."""
+
+    def __init__(self) -> None:
+        self._from = 0.0
+        self._told: set[_Key] = set()
+
+    def of(self, strays: list[Stat]) -> list[Stat]:
+        """All of them, if one is new, and the last telling is some time ago."""
+        if not strays or time.monotonic() < self._from:
+            return []
+        keys = {(fact.pid, fact.starttime) for fact in strays}
+        if keys <= self._told:
+            return []
+        new = [fact for fact in strays if (fact.pid, fact.starttime) not in self._told]
+        self._from = time.monotonic() + PAUSE
+        self._told = keys
+        return new
+
+
+class Adopted:
+    """The orphans that have come to the daemon, each with what it was found to belong to. Kept until an
+    orphan is reaped, so its number is its own as long as it is here."""
+
+    def __init__(self) -> None:
+        self._owners: dict[int, Owner] = {}
+        self._of: dict[Owner, set[int]] = {}
+
+    def __contains__(self, pid: int) -> bool:
+        return pid in self._owners
+
+    def put(self, pid: int, owner: Owner) -> None:
+        """Note whose it is."""
+        self.drop(pid)
+        self._owners[pid] = owner
+        self._of.setdefault(owner, set()).add(pid)
+
+    def drop(self, pid: int) -> None:
+        """It is reaped, or must be looked at anew."""
+        if pid in self._owners:
+            owner = self._owners.pop(pid)
+            self._of[owner].discard(pid)
+            if not self._of[owner]:
+                del self._of[owner]
+
+    def of(self, owner: Owner) -> tuple[int, ...]:
+        """All that belong to it."""
+        return tuple(self._of.get(owner, ()))
 
 
 class Tree:
     """The processes below the daemon, each attributed to a run or to nobody. One scan serves
     everybody until `forget`, which the loop calls every turn.
 
-    Attributed by: the number of a leader as pid, session or group; having been a member before; the
-    marker in the environment; else as its parent is. A stray is nobody's: an orphan with a session
-    of its own and a cleared environment. What a smaller kill-scope let go still has its marker.
+    Attributed by, in this order: descent from a member; the session of a leader that lives; having been
+    a member before; the marker in the environment; the session of a leader that is dead, as far as the
+    number is certainly still its own. Numbers come after the marker because they are given out again.
+
+    A stray is nobody's: an orphan with a session of its own and a cleared environment, or with the marker
+    of a run that is over. What a smaller kill-scope let go has its marker too, and is no stray.
     """
 
     def __init__(self, marker: str) -> None:
         self._prefix = f"JOBMON_RUN={marker}:".encode()
         self._runs: dict[bytes, Family] = {}
         self._by_pid: dict[int, Family] = {}
+        self._outlived: set[Family] = set()  # their leaders are dead
         self._leaders: set[int] = set()
-        self._seen: dict[tuple[int, int], Family] = {}  # (pid, start time)
-        self._markers: dict[tuple[int, int], bytes] = {}
-        self._doubts: dict[tuple[int, int], int] = {}
-        self._tell_from = 0.0
-        self._told: set[tuple[int, int]] = set()
+        self._lenient: set[bytes] = set()  # jobs that may leave something behind
+        self._seen: dict[_Key, Family] = {}
+        self._claims: set[_Key] = set()  # members for their marker alone, and what descends from those
+        self._markers: dict[_Key, bytes] = {}
+        self._doubts: dict[_Key, int] = {}
+        self._news = News()
+        self.adopted = Adopted()
+        self._orphans: frozenset[int] | None = None
         self._scan: Scan | None = None
+        self._unfinished: Scan | None = None  # goes on with the next look
         self._owners: dict[int, Family | None] = {}  # who is below us, in this scan
         self._members: dict[Family, list[Stat]] = {}
         self._strays: list[Stat] = []
         self._is_sure = False
+        self._room = ROOM
         self._me = os.getpid()
 
     def add(self, family: Family) -> None:
@@ -73,10 +147,17 @@ class Tree:
 
     def remove(self, family: Family) -> None:
         """A run that is over."""
-        del self._runs[family.key]
+        if self._runs.pop(family.key, None) is None:
+            return  # it was removed before
+        self._outlived.discard(family)
         if self._by_pid.get(family.leader.pid) is family:
             del self._by_pid[family.leader.pid]
-        self._seen = {key: owner for key, owner in self._seen.items() if owner is not family}
+        for pid in self.adopted.of(family):
+            self.adopted.drop(pid)
+
+    def let_go(self, job: str) -> None:
+        """Note that runs of this job may leave processes that are to stay."""
+        self._lenient.add(job.encode())
 
     def add_leader(self, pid: int) -> None:
         """A child of ours that is no orphan."""
@@ -85,12 +166,23 @@ class Tree:
     def remove_leader(self, pid: int) -> None:
         """A leader was reaped: whoever has its number from now on is somebody else."""
         self._leaders.discard(pid)
-        if self._scan is not None:
-            self._scan.table.pop(pid, None)
+        if pid in self._by_pid:
+            self._outlived.add(self._by_pid[pid])
+        for scan in (self._scan, self._unfinished):
+            if scan is not None:
+                scan.table.pop(pid, None)
 
     def forget(self) -> None:
         """What was seen is old."""
-        self._scan = None
+        self._scan = self._orphans = None
+
+    def list_anew(self) -> None:
+        """Orphans may have come since they were listed: a leader has died that lived then."""
+        self._orphans = None
+
+    def reaped(self, pid: int) -> None:
+        """An orphan was reaped."""
+        self.adopted.drop(pid)
 
     def look_at_nobody(self) -> None:
         """Begin a scan that shows nobody but those who are taken in."""
@@ -106,6 +198,7 @@ class Tree:
             if info is None or info.si_pid in self._leaders:
                 return True  # a leader's own event is about to reap it
             os.waitid(os.P_PID, info.si_pid, os.WEXITED | os.WNOHANG)
+            self.reaped(info.si_pid)
         return False
 
     def take_in_orphans(self, until: float) -> bool:
@@ -114,8 +207,12 @@ class Tree:
         self._is_sure = True
         table = self._looked().table
         fresh = []
+        begin = procfs.ticks()
         for pid in reversed(self._children()):
-            if pid in self._leaders or os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
+            if pid in self._leaders:
+                continue
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
+                self.reaped(pid)
                 continue
             fact = procfs.stat(pid)
             if fact is not None and (pid not in table or table[pid].starttime != fact.starttime):
@@ -123,7 +220,7 @@ class Tree:
                 fresh.append(fact)
             if time.monotonic() > until:
                 break
-        self._attribute(fresh)
+        self._attribute(fresh, begin)
         return self._is_sure
 
     def alive(self) -> Iterator[Stat]:
@@ -133,6 +230,15 @@ class Tree:
     def knows(self, pid: int) -> bool:
         """Whether a number is somebody's, dead or alive."""
         return pid in self._looked().table
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether the next look goes on with a scan for which one turn was not enough."""
+        return self._unfinished is not None
+
+    def has_looked_at_all(self) -> bool:
+        """Whether the present scan has come to everybody who lived when it began."""
+        return self._looked().listed
 
     def members(self, family: Family) -> list[Stat]:
         """The living members of a run, its leader too."""
@@ -146,13 +252,19 @@ class Tree:
 
     def new_strays(self) -> list[Stat]:
         """The strays of the last look that were not told before. Looks at nothing by itself."""
-        strays = [] if self._scan is None else self._strays
-        new = [fact for fact in strays if (fact.pid, fact.starttime) not in self._told]
-        if not new or time.monotonic() < self._tell_from:
-            return []
-        self._tell_from = time.monotonic() + PAUSE
-        self._told = {(fact.pid, fact.starttime) for fact in strays}
-        return new
+        return [] if self._scan is None else self._news.of(self._strays)
+
+    def trusted(self, members: list[Stat], others: Iterable[int] = ()) -> list[int]:
+        """Those who may speak for their run, of these members: more than the marker shows that they belong to
+        it, or they have no other user than root, the daemon, those members, and the `others` of the run."""
+        sure = [fact.pid for fact in members if (fact.pid, fact.starttime) not in self._claims]
+        if len(sure) == len(members):
+            return sure
+        users = {0, os.geteuid()}
+        for pid in (*sure, *others):
+            users |= procfs.users(pid)
+        claims = [fact.pid for fact in members if (fact.pid, fact.starttime) in self._claims]
+        return sure + [pid for pid in claims if users >= (procfs.users(pid) or {-1})]
 
     def is_empty(self, find: Callable[[], list[Stat]]) -> bool:
         """Whether nobody lives of those whom `find` finds by the present scan. Only said when it is so:
@@ -169,10 +281,25 @@ class Tree:
         return False
 
     def orphaned(self) -> bool:
-        """Whether the daemon may have children that are no leaders. Cheap; and asked twice, because
-        the kernel may leave out a child while another one exits (proc(5))."""
-        most = len(self._leaders)
-        return self._listed().count(b" ") > most or self._listed().count(b" ") > most
+        """Whether the daemon may have children that are no leaders. Cheap."""
+        return bool(self.orphans())
+
+    def orphans(self) -> frozenset[int]:
+        """The children that are no leaders, zombies too. One listing serves until `forget`; it is made twice,
+        because the kernel may leave out a child while another one exits (proc(5))."""
+        if self._orphans is None:
+            listings = {self._listed(), self._listed()}
+            if max(listing.count(b" ") for listing in listings) <= len(self._leaders):
+                self._orphans = frozenset()
+            else:
+                pids = frozenset(int(pid) for listing in listings for pid in listing.split())
+                self._orphans = pids - self._leaders
+        return self._orphans
+
+    def brood(self, pid: int, until: float) -> list[int]:
+        """The children of a process, as many as can be had until then (CLOCK_MONOTONIC)."""
+        found = procfs.brood(pid, until)
+        return procfs.children(pid, self._looked().table) if found is None else found
 
     def _children(self) -> list[int]:
         return list(map(int, self._listed().split()))
@@ -193,86 +320,157 @@ class Tree:
     def _looked(self) -> Scan:
         if self._scan is not None:
             return self._scan
-        scan = self._begin(Scan())
-        self._attribute(scan.table.values())
-        self._prune(scan.table)
+        scan = self._unfinished
+        if scan is None:
+            scan = Scan()
+        else:
+            scan.go_on()
+        self._unfinished = None if scan.over else scan
+        self._begin(scan)
+        self._attribute(scan.table.values(), scan.begin)
+        if scan.listed:
+            self._prune(scan.table)
+        else:
+            self._recall(scan)
         return scan
 
-    def _begin(self, scan: Scan) -> Scan:
+    def _recall(self, scan: Scan) -> None:
+        """Who was a member before is one, though the scan has not come to it, or to its parents, yet."""
+        for pid, start in list(self._seen):
+            fact = scan.table.get(pid) or procfs.stat(pid)
+            if pid not in self._owners and fact is not None and fact.starttime == start:
+                self._place(fact, self._me)
+
+    def _begin(self, scan: Scan) -> None:
         self._scan = scan
         self._owners = {self._me: None}
         self._members = {}
         self._strays = []
         self._is_sure = True
-        return scan
 
-    def _attribute(self, fresh: Iterable[Stat]) -> None:
-        """Attribute processes, parents first."""
+    def _attribute(self, fresh: Iterable[Stat], begin: int) -> None:
+        """Attribute processes, parents first. They were looked at after `begin` (clock ticks since boot)."""
         below: dict[int, list[Stat]] = {}
         for fact in fresh:
             below.setdefault(fact.ppid, []).append(fact)
+            if self._outlived:
+                self._witness(fact, begin)
         pending = [parent for parent in below if parent in self._owners]
         while pending:
             parent = pending.pop()
-            family = self._owners[parent]
-            pending += [fact.pid for fact in below.pop(parent, ()) if self._place(fact, family)]
+            pending += [fact.pid for fact in below.pop(parent, ()) if self._place(fact, parent)]
 
-    def _place(self, fact: Stat, inherited: Family | None) -> bool:
+    def _witness(self, fact: Stat, begin: int) -> None:
+        """A number is given to nobody else while somebody of the run has it as session."""
+        family = self._by_pid.get(fact.session)
+        if family not in self._outlived or family is None:
+            return
+        if self._seen.get((fact.pid, fact.starttime)) is family or family.leader.has_session(fact):
+            family.leader.has_session_still(begin)
+
+    def _place(self, fact: Stat, parent: int) -> bool:
         """Put it where it belongs; False when it, and what is below it, concerns nobody."""
         is_dead = fact.state in procfs.DEAD
-        owner = inherited or self._owner(fact, is_dead)
-        if owner is None and (fact.pid in self._leaders or (not is_dead and self._marker(fact))):
-            return False  # of a run that does not ask
+        owner = self._inherited(fact, parent) or self.owner(fact)
+        if owner is None and (fact.pid in self._leaders or (not is_dead and self.is_let_go(fact))):
+            return False
         self._owners[fact.pid] = owner
         if is_dead:
             return True
         if owner is not None:
             self._members.setdefault(owner, []).append(fact)
             self._seen[fact.pid, fact.starttime] = owner
-        elif self._is_doubtful(fact):
+        elif self.is_doubtful(fact):
             self._is_sure = False
         else:
             self._strays.append(fact)
         return True
 
+    def _inherited(self, fact: Stat, parent: int) -> Family | None:
+        """Whose it is as a child of its parent. One that is younger has only got the number of its parent."""
+        owner = self._owners[parent]
+        if owner is None or self._scan is None:
+            return owner
+        elder = self._scan.table.get(parent)
+        if elder is not None and elder.starttime > fact.starttime:
+            return None
+        if elder is not None and (elder.pid, elder.starttime) in self._claims:
+            self._claims.add((fact.pid, fact.starttime))
+        return owner
+
     def _prune(self, table: dict[int, Stat]) -> None:
         """Who is gone need not be known any more."""
-        self._seen = {key: owner for key, owner in self._seen.items() if _is_in(table, key)}
+        runs = set(self._by_pid.values())
+        self._seen = {key: owner for key, owner in self._seen.items() if owner in runs and _is_in(table, key)}
+        self._claims = {key for key in self._claims if _is_in(table, key)}
         self._markers = {key: value for key, value in self._markers.items() if _is_in(table, key)}
         self._doubts = {key: count for key, count in self._doubts.items() if _is_in(table, key)}
 
-    def _owner(self, fact: Stat, is_dead: bool) -> Family | None:
-        for number in (fact.pid, fact.session, fact.pgrp):
-            family = self._by_pid.get(number)
-            if family is not None and not self._is_taken(family.leader):
-                return family
-        known = self._seen.get((fact.pid, fact.starttime))
-        return known or (None if is_dead else self._runs.get(self._marker(fact)))  # the dead have no marker
+    def _shed(self) -> None:
+        """Forget who is gone, where no scan does it."""
+        if max(len(self._seen), len(self._markers)) < self._room:
+            return
+        pids = {pid for known in (self._seen, self._markers) for pid, _ in known}
+        self._prune({pid: fact for pid in pids if (fact := procfs.stat(pid)) is not None})
+        self._room = max(ROOM, 2 * len(self._seen), 2 * len(self._markers))
 
-    def _is_taken(self, leader: Leader) -> bool:
-        """Whether the number of a dead leader, which sessions and groups may still have, is somebody
-        else's by now: as long as they have it, the kernel gives it to nobody."""
-        return leader.dead and self._scan is not None and leader.pid in self._scan.table
+    # ---- evidence ---------------------------------------------------------------------------
+
+    def owner(self, fact: Stat) -> Family | None:
+        """The run that a process belongs to by itself, whoever its parent is."""
+        of_session = self._by_pid.get(fact.session)
+        for family in (self._by_pid.get(fact.pid), of_session):
+            if family is not None and not family.leader.dead:
+                return family
+        key = (fact.pid, fact.starttime)
+        known = self._seen.get(key)
+        if known is not None and self._runs.get(known.key) is known:
+            return known
+        marker = b"" if fact.state in procfs.DEAD else self._marker(fact)  # the dead have none
+        if marker in self._runs:
+            self._claims.add(key)
+            return self._runs[marker]
+        if not marker and of_session is not None and of_session.leader.has_session(fact):
+            return of_session
+        return None
+
+    def remember(self, fact: Stat, family: Family, *, claim: bool = False) -> None:
+        """A process was found to belong to a run; `claim`: only because its ancestor has the marker."""
+        self._seen[fact.pid, fact.starttime] = family
+        if claim:
+            self._claims.add((fact.pid, fact.starttime))
+        self._shed()
+
+    def is_claim(self, fact: Stat) -> bool:
+        """Whether the marker alone, its own or an ancestor's, shows whose it is."""
+        return (fact.pid, fact.starttime) in self._claims
+
+    def is_let_go(self, fact: Stat) -> bool:
+        """Whether its marker says that it may outlive its run."""
+        return self._marker(fact).rpartition(b":")[0] in self._lenient
 
     def _marker(self, fact: Stat) -> bytes:
         """What its environment says: "JOB:RUN", b"" for nothing (or for another daemon's)."""
         key = (fact.pid, fact.starttime)
         known = self._markers.get(key)
+        if known is None and fact.state == "D":
+            return b""  # who hangs in the kernel may hold what it takes to read that
         if known is None:
             environ = procfs.environ(fact.pid)
             known = _marker_in(environ or b"", self._prefix)
             if environ or (environ is None and _is_hidden(fact.pid)):  # else it has none at this moment
                 self._markers[key] = known
+                self._shed()
         return known
 
-    def _is_doubtful(self, fact: Stat) -> bool:
+    def is_doubtful(self, fact: Stat) -> bool:
         """Whether it cannot be told yet whose it is. Who is just executing a program has neither
         environment nor arguments for a moment, and who is just ending neither, for good: he may have left
         a child that was not looked at."""
         key = (fact.pid, fact.starttime)
         if self._markers.get(key) is not None:
             return False
-        if procfs.cmdline(fact.pid):
+        if fact.state != "D" and procfs.has_arguments(fact.pid):
             return bool(procfs.environ(fact.pid))  # it has come about between
         if not fact.still_lives(fact.pid):
             return True

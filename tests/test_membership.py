@@ -1,0 +1,297 @@
+"""Without cgroups: who belongs to a run, by evidence that nobody else can have, and who is looked at."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import kit
+import nasty
+import pytest
+from test_children import Ward
+
+from jobmon.events import Exited, LeaderDied
+from jobmon.linux import crowds, procfs, scan
+from jobmon.spec import KillScope
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+
+
+@pytest.fixture
+def ward() -> Iterator[Ward]:
+    """Children without cgroups."""
+    made = Ward()
+    yield made
+    made.close()
+
+
+# ---- numbers that are given out again -----------------------------------------------------------
+
+RECYCLED = """
+import os, signal, sys
+from jobmon.linux import procfs
+from jobmon.linux.crowds import GroupCrowd, Leader, TreeCrowd
+from jobmon.linux.tree import Tree
+import prctl
+
+def start(mark, then="exec sleep 1000"):
+    ours, its = os.pipe()
+    os.set_inheritable(its, True)
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        words = ["sh", "-c", f"echo up >&{its}; {then}"]
+        os.execve("/bin/sh", words, {"JOBMON_RUN": mark} if mark else {})
+    os.close(its)
+    assert os.read(ours, 3) == b"up\\n"
+    return pid
+
+def end(pid):
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+mark, pidfd = sys.argv[1], sys.argv[2] == "pidfd"
+prctl.set_child_subreaper(1)
+tree = Tree("us")
+leader = Leader(start("us:it:1"))
+if pidfd:
+    leader.pidfd = os.pidfd_open(leader.pid)
+crowds = TreeCrowd(leader, tree, b"it:1"), GroupCrowd(leader, tree, False)
+other = TreeCrowd(Leader(start("us:other:1")), tree, b"other:1")
+member = start("us:it:1")
+end(leader.pid)
+leader.dead = True
+now = procfs.ticks()
+while procfs.ticks() == now:
+    pass
+with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+    file.write(str(leader.pid - 1))
+stranger = start(mark, "sleep 1000 & exit")
+assert stranger == leader.pid, (stranger, leader.pid)
+os.waitpid(stranger, 0)
+(orphan,) = [pid for pid in procfs.children(1) if procfs.stat(pid).session == leader.pid]
+for _ in range(3):
+    tree.forget()
+    assert [crowd.pids() for crowd in crowds] == [[member], []]
+assert (orphan in other.pids()) == bool(mark)
+assert (orphan in [fact.pid for fact in tree.strays()]) == (not mark)
+print("right")
+"""
+
+
+@pytest.mark.parametrize("pidfd", ["pidfd", "none"])
+@pytest.mark.parametrize("mark", ["", "us:other:1"], ids=["unmarked", "of another run"])
+def test_the_session_of_a_recycled_number_is_another(mark: str, pidfd: str) -> None:
+    """When a session has the number of a dead leader again, nobody in it is a member, whether its first
+    process lives or not; the marker of another run counts for that one."""
+    spare_root = [] if os.geteuid() == 0 else ["--map-root-user"]
+    command = ["unshare", *spare_root, "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable]
+    done = subprocess.run(
+        [*command, "-c", RECYCLED, mark, pidfd],
+        cwd=kit.SOURCES,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=kit.DEADLINE,
+    )
+    if "ns_last_pid" in done.stderr:
+        pytest.skip("this kernel does not let us choose a number: CONFIG_CHECKPOINT_RESTORE")
+    assert done.stdout == "right\n", done.stderr
+
+
+def test_who_was_born_in_the_session_of_a_dead_leader_is_a_member(ward: Ward) -> None:
+    """An orphan without a marker is the run's for its session, which it got while its leader lived."""
+    ward.start("web", "trap '' TERM; env -i sleep 1000000 & echo $! > pid; exit 3", KillScope.JOB)
+    assert ward.until("web", LeaderDied) == LeaderDied(1, 3)
+    with open(os.path.join(ward.folder, "pid"), encoding="ascii") as file:
+        assert ward.children.pids("web") == [int(file.read())]
+
+
+def test_a_group_of_that_number_in_another_session_is_another(ward: Ward) -> None:
+    """A member of a group counts only in the session in which the leader made it."""
+    pid = kit.settled(ward.start("web", ("sleep", "1000000"), KillScope.GROUP))
+    fact = procfs.stat(pid)
+    assert fact is not None
+    crowd = ward.children._by_job["web"].crowd
+    ward.tree.forget()
+    assert crowd.pids() == [pid]
+    fact.session += 1
+    ward.tree._looked().table[pid] = fact
+    assert crowd.pids() == []
+
+
+# ---- markers that anybody can write ---------------------------------------------------------------
+
+
+FORGE = """export JOBMON_RUN="${JOBMON_RUN%:other:*}:web:1"
+setsid sh -c 'echo $$ > up; exec sleep 1000000' &
+"""
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("user", [0, 65534])
+def test_a_marker_alone_speaks_for_its_own_user_only(ward: Ward, user: int) -> None:
+    """Whoever has the marker of a run by forgery, and a user that nobody of the run has, is not of its kin;
+    it ends with it."""
+    up = ward.fifo("up")
+    os.chmod(up.path, 0o666)
+    web = kit.settled(ward.start("web", ("sleep", "1000000"), KillScope.JOB))
+    os.chmod(ward.folder, 0o755)
+    with open(os.path.join(ward.folder, "forge"), "w", encoding="ascii") as file:
+        file.write(FORGE)
+    become = ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "sh", "forge")
+    ward.start("other", become, KillScope.JOB)
+    forger = kit.settled(int(up.line()))
+    ward.until("other", Exited)
+
+    assert set(ward.children.pids("web")) == {web, forger}
+    assert set(ward.children.kin("web")) == ({web} if user else {web, forger})
+
+    ward.children.kill("web", 1)
+    ward.until("web", Exited)
+    assert forger not in kit.processes()
+    up.destroy()
+
+
+CLAIMS = """import ctypes, os, signal, sys
+class Map(ctypes.Structure):  # struct prctl_mm_map
+    _fields_ = [(name, ctypes.c_uint64) for name in (
+        "start_code", "end_code", "start_data", "end_data", "start_brk", "brk", "start_stack",
+        "arg_start", "arg_end", "env_start", "env_end", "auxv")]
+    _fields_ += [("auxv_size", ctypes.c_uint32), ("exe_fd", ctypes.c_uint32)]
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = libc.sbrk.restype = ctypes.c_void_p
+size = int(sys.argv[1])
+NORESERVE, PRIVATE_ANONYMOUS = 0x4000, 0x22
+start = libc.mmap(None, ctypes.c_size_t(size), 3, PRIVATE_ANONYMOUS | NORESERVE, -1, ctypes.c_long(0))
+field = [0, 0, 0] + open("/proc/self/stat").read().rpartition(")")[2].split()
+field = [int(word) if str(word).isdigit() else 0 for word in field]
+claim = Map(field[26], field[27], field[45], field[46], field[47], libc.sbrk(0), field[28],
+            start, start + size, start, start + size, 0, 0, 0xFFFFFFFF)
+PR_SET_MM, PR_SET_MM_MAP = 35, 14
+if libc.prctl(PR_SET_MM, PR_SET_MM_MAP, ctypes.byref(claim), ctypes.c_ulong(ctypes.sizeof(claim)), 0):
+    sys.exit(os.strerror(ctypes.get_errno()))
+if os.fork() == 0:  # an orphan in a session of its own: nothing but its environment can tell whose it is
+    os.setsid()
+    if os.fork() == 0:
+        print("up", os.getpid(), file=open(sys.argv[2], "w"), flush=True)
+        signal.pause()
+    os._exit(0)
+signal.pause()
+"""
+
+
+def claimer(size: int, fifo: kit.Fifo) -> tuple[str, ...]:
+    """A program of which a descendant claims arguments and an environment of so many bytes."""
+    return sys.executable, "-c", CLAIMS, str(size), fifo.path
+
+
+def test_of_a_claimed_environment_a_beginning_is_read(ward: Ward) -> None:
+    """However long a process says that its environment and its arguments are, a read is bounded."""
+    up = ward.fifo("up")
+    ward.start("web", claimer(1 << 24, up), KillScope.JOB)
+    pid = int(up.line().split()[1])
+    assert len(procfs.environ(pid) or b"") == 1 << 17
+    assert len(procfs.cmdline(pid) or []) <= 1 << 17
+    assert procfs.has_arguments(pid)
+    assert procfs.describe(pid).startswith(f"pid {pid} (")
+    ward.children.kill("web", 1)
+    ward.until("web", Exited)
+    kit.end_orphan(pid)
+    up.destroy()
+
+
+@pytest.mark.slow
+def test_a_claimed_environment_keeps_nobody_waiting(daemon: Callable[..., kit.Daemon]) -> None:
+    """A daemon without cgroups answers while a stray claims an environment of eight gigabytes."""
+    one = daemon({"jobs": {"quick": {"command": "exit 0"}}}, wrapper=nasty.without_cgroups())
+    up = one.fifo("up")
+    one.configure({"jobs": {"quick": {"command": "exit 0"}, "it": {"command": list(claimer(1 << 33, up))}}})
+    assert one.run_cli("reload").code == 0
+    assert one.run_cli("start", "it").code == 0
+    pid = int(up.line().split()[1])
+    assert one.pipe().overview()[1] == [pid]
+    assert one.run_cli("stop", "it").code == 0
+    assert one.stop() == 0
+    assert pid not in kit.processes()
+
+
+def test_the_marker_comes_first(ward: Ward) -> None:
+    """An environment that begins with the marker says whose it is, however long it is."""
+    pid = kit.settled(ward.start("web", ("sleep", "1000000"), KillScope.JOB, env={"LONG": "x" * 100_000}))
+    assert (procfs.environ(pid) or b"").startswith(b"JOBMON_RUN=")
+
+
+# ---- scans that take longer than a turn -------------------------------------------------------------
+
+MANY = "for n in 1 2 3 4 5 6 7 8; do sleep 1000000 & done; echo up > up; exec sleep 1000000"
+
+
+@pytest.fixture
+def slow_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan has time for a few processes in each turn."""
+    monkeypatch.setattr(scan, "MOST_SECONDS", 0.0005)
+
+
+def test_a_slow_scan_kills_whom_it_stopped(ward: Ward, slow_scans: None) -> None:
+    """Everybody is killed when the scan takes many turns; nobody is left stopped."""
+    up = ward.fifo("up")
+    ward.start("web", MANY, KillScope.JOB)
+    assert up.line() == "up"
+    everybody = kit.descendants_of(os.getpid())
+    assert len(everybody) == 9
+    ward.children.kill("web", 1)
+    assert ward.until("web", Exited) == Exited(1, "SIGKILL")
+    assert not everybody & set(kit.processes())
+    up.destroy()
+
+
+HEAR = """import os, signal
+signal.signal(signal.SIGTERM, lambda *_: print("heard", file=open("up", "w")))
+print("up", file=open("up", "w"))
+while True:
+    signal.pause()
+"""
+
+
+def test_a_slow_scan_signals_everybody_once(ward: Ward, slow_scans: None) -> None:
+    """A stop signal reaches those to whom the scan comes in a later turn, and everybody once."""
+    up = ward.fifo("up")
+    with open(os.path.join(ward.folder, "hear"), "w", encoding="ascii") as file:
+        file.write(HEAR)
+    ward.start(
+        "web", "trap '' TERM; " + f"{sys.executable} hear & " * 4 + "exec sleep 1000000", KillScope.JOB
+    )
+    for _ in range(4):
+        assert up.line() == "up"
+    ward.children.stop("web", 1, signal.SIGTERM)
+    while ward.children._owing:
+        ward.turn()
+    assert [up.line() for _ in range(4)] == ["heard"] * 4
+    ward.children.kill("web", 1)
+    ward.until("web", Exited)
+    assert up.drain().count("heard") == 4
+    up.destroy()
+
+
+def test_whoever_was_stopped_is_killed(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hunt that runs out of its turns kills all that it has stopped, found again or not."""
+    up = ward.fifo("up")
+    leader = ward.start("web", MANY, KillScope.JOB)
+    assert up.line() == "up"
+    everybody = kit.descendants_of(os.getpid())
+    prey = ward.tree.members(ward.children._by_job["web"].crowd)  # type: ignore[arg-type]
+    shown = [list(prey), []]
+    hunt = crowds.Hunt(ward.tree, lambda: shown.pop(0) if shown else [])
+    monkeypatch.setattr(crowds, "HUNT_GOES", 1)
+    assert hunt.go_on()
+    for pid in everybody:
+        kit.wait_gone(pid)
+    assert leader in everybody
+    up.destroy()
