@@ -350,6 +350,10 @@ def test_what_does_not_want_to_end_ends(
     daemon({"jobs": jobs}, directory=gone.directory, **gone.options)
     assert lifeline.survivors() == {}
     lifeline.destroy()
+    for pid in kit.zombies_of(os.getpid()):  # they came to us
+        one = kit.process_of(pid)
+        if one is not None and one.name in ("nasty", "exe"):
+            os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize("way", [nasty.WITH, nasty.WITHOUT])
