@@ -165,7 +165,26 @@ that for the job's end. Use the foreground mode that such programs have, or the 
 `include-dirs` too; the supervisor's own working-dir starts from where `jobmon` was called. A `~` is
 not expanded.
 
-**Variables**: a job has the daemon's environment, without what systemd told the daemon about itself, and on
+**Variables** are expanded in working-dir (both), include-dirs, log-file, state-dir, control-port and
+event-port, stdin, stdout and stderr: `$NAME` and `${{NAME}}` are replaced by the value in the daemon's
+environment.
+One that is not set is an error, but `$TMP` (the temporary directory) and `$DEVNULL` (`/dev/null`) exist
+even then. `$$` is a `$`, and a `$` that begins no name stays as it is. `command` is not expanded
+(the shell does that, where there is one), and neither are the values of `env`.
+
+**Signals** are written with their SIG, in upper or lower case: every name that `kill -l` lists, and
+`SIGRTMIN+n` and `SIGRTMAX-n`. SIGSTOP and SIGTSTP as the signal that stops a job are a warning: they
+only pause it.
+
+**Seconds** may have a fraction, and are at most {max_seconds}.
+
+**Paths of UNIX sockets** have at most {socket_bytes} bytes once they are expanded and absolute, and
+no comma, because `$JOBMON_PORT` separates the two with one.
+
+**Streams**: every stream that is a file of its own is opened anew for each run; stdout and stderr are
+appended to and made with mode 0666 less the umask, which is that of the caller of `jobmon daemon`.
+
+**Environment**: a job has the daemon's environment, without what systemd told the daemon about itself, and on
 top of it `env`. `$JOBMON_PORT` is the address of the job's own daemon, so that `jobmon` in a job or in its
 hooks reaches that one, unless `env` sets it. `$JOBMON_JOB` is the job's name, `$JOBMON_RUN` names its run.
 

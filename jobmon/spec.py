@@ -112,7 +112,7 @@ OF_A_RUN = (
     *("kill_scope", "type", "ready", "start_timeout", "watchdog"),
 )
 # The same of the daemon.
-OF_A_DAEMON = ("working_dir", "control_port", "event_port")
+OF_A_DAEMON = ("working_dir", "control_port", "event_port", "state_dir")
 
 
 # Who may give it commands.
@@ -131,6 +131,7 @@ class SupervisorSpec(Record):
     allow_users: tuple[str | int, ...] = ()
     allow_groups: tuple[str | int, ...] = ()
     allow_unidentified: bool = False
+    state_dir: str | None = None
 
 
 def canonical_signal(name: str) -> str | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 
 import inits
 import kit
@@ -15,6 +18,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 _RUNNING: list[kit.Daemon] = []
+
+# Daemons of root keep their state in here, also those that a test kills.
+os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="jobmon-", dir="/tmp")
+os.environ.pop("RUNTIME_DIRECTORY", None)
+atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True)
 
 # Whoever started the tests in the background has these ignored: they are part of what is tested.
 for _number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):

@@ -39,24 +39,24 @@ ATTRIBUTABLE = (
 )
 STRAYS = {"stray": ("stray",), "deaf stray": ("stray-deaf",)}
 
-_built: list[str] = []
+_built: dict[str, str] = {}
 
 
-def build() -> str:
-    """The path of the program. Skips where there is no C compiler."""
-    if not _built:
+def build(source: str = SOURCE) -> str:
+    """The path of a program, compiled once. Skips where there is no C compiler."""
+    if source not in _built:
         compiler = shutil.which("cc") or shutil.which("gcc")
         if compiler is None:
             pytest.skip("needs a C compiler: apt-get install gcc libc6-dev")
         folder = tempfile.mkdtemp(prefix="jobmon-nasty-", dir="/tmp")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.chmod(folder, 0o755)
-        path = os.path.join(folder, "nasty")
+        path = os.path.join(folder, os.path.basename(source).removesuffix(".c"))
         subprocess.run(
-            [compiler, "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", path, SOURCE], check=True
+            [compiler, "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", path, source], check=True
         )
-        _built.append(path)
-    return _built[0]
+        _built[source] = path
+    return _built[source]
 
 
 class Lifeline(kit.Lines):

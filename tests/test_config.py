@@ -124,6 +124,7 @@ EVERY_SUPERVISOR_KEY = {
     "allow-users": ["bob", 0],
     "allow-groups": [4294967294],
     "allow-unidentified": True,
+    "state-dir": "state",
 }
 EVERY_JOB_KEY = {
     "command": ["prog", "", "$HOME"],
@@ -189,7 +190,8 @@ def test_every_key_of_a_job() -> None:
 def test_every_key_of_the_supervisor() -> None:
     """Each key of the supervisor reaches its field."""
     assert read({"supervisor": EVERY_SUPERVISOR_KEY}).supervisor == SupervisorSpec(
-        "/data/run", "/tmp/c.sock", 65535, (), "/data/run/log", "DEBUG", ("bob", 0), (4294967294,), True
+        *("/data/run", "/tmp/c.sock", 65535, (), "/data/run/log", "DEBUG"),
+        *(("bob", 0), (4294967294,), True, "/data/run/state"),
     )
     assert set(EVERY_SUPERVISOR_KEY) == {row.name for row in config_keys.SUPERVISOR}
 
@@ -526,9 +528,10 @@ SUPERVISOR_ERRORS: list[tuple[str, object, list[str]]] = [
         'allow-groups: must be a list of names or numbers of groups, as ["deploy", 1000], not a hash'
     ]),
     ("control_port", 1, ['control_port: unknown key; did you mean "control-port"?']),
-    ("state-dir", "/", [
-        "state-dir: unknown key; the supervisor can have "
-        + ", ".join(row.name for row in config_keys.SUPERVISOR)
+    ("state-dir", 1, ['state-dir: must be a path in quotes, as "$TMP/file", not 1']),
+    ("state-directory", "/", ['state-directory: unknown key; did you mean "state-dir"?']),
+    ("zzz", "/", [
+        "zzz: unknown key; the supervisor can have " + ", ".join(row.name for row in config_keys.SUPERVISOR)
     ]),
 ]  # fmt: skip
 
@@ -1460,7 +1463,9 @@ def test_defaults_are_the_specs() -> None:
     result = read({"supervisor": supervisor, "jobs": {"a": {"command": "true", **names}}})
 
     assert result.jobs["a"] == JobSpec("a", "true", working_dir="/data", start_timeout=60.0)
-    assert result.supervisor == SupervisorSpec(working_dir="/data", log_file="/dev/null")
+    assert result.supervisor == SupervisorSpec(
+        working_dir="/data", log_file="/dev/null", state_dir="/run/jobmon/HASH"
+    )
 
 
 def test_reference_is_what_the_table_says() -> None:

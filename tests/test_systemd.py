@@ -283,7 +283,7 @@ def test_an_essential_job_that_ends_well_is_a_good_end(admin: Admin) -> None:
 
 def test_a_killed_daemon_comes_back_and_no_job_runs_twice(admin: Admin) -> None:
     """After SIGKILL the next daemon first stops what the dead one left, politely, then by force where
-    patience ends, and only then starts the jobs; its socket works; what has no cgroup is named in the log."""
+    patience ends, and only then starts the jobs; its socket works."""
     manager = admin.manager
     jobs = {
         "good": {"command": admin.says("good"), "autostart": True},
@@ -301,15 +301,33 @@ def test_a_killed_daemon_comes_back_and_no_job_runs_twice(admin: Admin) -> None:
     assert sorted(told[:2]) == [f"bad TERM {first['bad']}", f"good TERM {first['good']}"]
     assert not alive(first["good"])
     assert not alive(first["bad"])
+    assert not alive(first["free"])
     assert [line.split()[0] for line in sorted(told[2:])] == ["bad", "good", "up"]
     assert admin.run("list-jobs").out == "RUNNING good\nRUNNING bad\nRUNNING free\n"
     log = admin.logged()
     assert f'left job="good" signal="SIGTERM" pids="{first["good"]}' in log
     assert 'killing what a daemon that died has left job="bad"' in log
-    assert f'lives on from a daemon that is gone job="free" pid={first["free"]}' in log
+    assert f'left job="free" signal="SIGTERM" pids="{first["free"]}"' in log
+    manager.ctl("stop", UNIT)
 
-    os.kill(first["free"], signal.SIGKILL)
-    wait_gone(first["free"])
+
+def test_what_lives_in_the_unit_is_named_when_the_state_is_lost(admin: Admin) -> None:
+    """Without its state-dir a daemon knows no run that has no cgroup: it names those in its unit."""
+    manager = admin.manager
+    admin.install({"free": {"command": ["sleep", "1000000"], "kill-scope": "group", "autostart": True}})
+    manager.ctl("start", UNIT)
+    admin.until("up")
+    free = int(admin.run("pid", "free").out)
+    folder = os.path.join(manager.runtime, "jobmon")
+    (state,) = [name for name in os.listdir(folder) if os.path.isdir(os.path.join(folder, name))]
+    shutil.rmtree(os.path.join(folder, state))
+
+    os.kill(manager.pid(UNIT), signal.SIGKILL)
+    assert admin.until("down") == "signal killed KILL"
+    admin.until("up")
+    assert f'lives on from a daemon that is gone job="free" pid={free}' in admin.logged()
+    os.kill(free, signal.SIGKILL)
+    wait_gone(free)
     manager.ctl("stop", UNIT)
 
 

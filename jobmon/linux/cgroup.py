@@ -5,9 +5,10 @@ it forks or makes a session of its own, and cgroup.kill (Linux 5.14) reaches all
 The daemon makes one directory below its own cgroup, and a cgroup in it for each run. No
 controller is enabled, so nothing of the cgroup that the daemon lives in is written to.
 
-The directory is locked as long as its daemon lives: what a killed daemon left is told by that, and
-removed where it is empty. Its name begins with the family of the daemon, so that a successor finds
-what still lives of its own predecessors, and touches nobody else's. Knows nothing of jobs.
+The directory is locked as long as its daemon lives, and open to its own user alone, so that nobody else
+can lock it: what a killed daemon left is known by that, and removed where it is empty. Its name begins
+with the family of the daemon and ends with the daemon's ID, so that a successor finds what still lives of
+its own predecessors, and touches nobody else's. Knows nothing of jobs.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from jobmon.linux.signals import send_checked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from typing import NoReturn
 
 PREFIX = "jobmon."
 CLAIMS = 1000  # how often a new directory may be in somebody else's hands
+_MODE = 0o700
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -59,7 +61,7 @@ class Hierarchy:
         """A new, empty cgroup. Raises OSError."""
         self._serial += 1
         made = Cgroup(self, self._serial)
-        os.mkdir(made.path, 0o755)
+        os.mkdir(made.path, _MODE)
         return made
 
     def close(self) -> None:
@@ -198,6 +200,10 @@ class Cgroup:
         """Remove it, with the empty cgroups that were made below it; whether it is gone."""
         return _remove_tree(self.path)
 
+    def remove_all(self) -> None:
+        """Remove it, and the directory of its dead daemon if nothing else lives in it."""
+        _remove_tree(self._parent.path)
+
 
 def _name_of(pid: int) -> str:
     for line in (_read(f"/proc/{pid}/cgroup") or b"").splitlines():
@@ -239,19 +245,38 @@ def _remove_from_below(path: str) -> bool:
     return not os.path.isdir(path)
 
 
-def abandoned(family: str) -> list[Cgroup]:
-    """The cgroups, below our own, in which something lives that dead daemons of this family started."""
+def abandoned(family: str, dead: Collection[str]) -> list[Cgroup]:
+    """The cgroups, below our own, in which something lives that dead daemons of this family started.
+
+    `dead` are the IDs of daemons that are known to be dead, whoever holds their locks.
+    """
     own = procfs.cgroup2_path(os.getpid())
     if own is None:
         return []
     base = _name_of(os.getpid()).rstrip("/")
+    prefix = f"{PREFIX}{family}."
+    known = {prefix + one for one in dead}
+    names = known.intersection(_listed(own))
+    names.update(_dead(own, prefix))
     found = []
-    for name in _dead(own, f"{PREFIX}{family}."):
+    for name in sorted(names):
         for serial in _listed(f"{own}/{name}"):
             if serial.isdigit():
                 cgroup = Cgroup(_Ruin(f"{own}/{name}", f"{base}/{name}"), int(serial))
                 found += [cgroup] if cgroup.populated() else []
     return found
+
+
+def named(name: str, daemon: str) -> Cgroup | None:
+    """The cgroup of a dead daemon's run that /proc/PID/cgroup calls so, wherever it is; None where it is
+    gone, not to be seen from here, or not that daemon's."""
+    base, _, serial = name.rpartition("/")
+    if not serial.isdigit() or not base.endswith(f".{daemon}"):
+        return None
+    path = procfs.cgroup2_directory(base)
+    if path is None or not os.path.isdir(f"{path}/{serial}"):
+        return None
+    return Cgroup(_Ruin(path, base), int(serial))
 
 
 def own_pids() -> list[int]:
@@ -266,7 +291,7 @@ def _claim(path: str) -> int:
     holds the lock for a moment then, and the directory may be gone."""
     for _ in range(CLAIMS):
         try:
-            os.mkdir(path, 0o755)
+            os.mkdir(path, _MODE)
         except FileExistsError:
             pass
         fd = -1

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from jobmon.linux.engine import Engine
     from jobmon.linux.logfile import Log
     from jobmon.linux.sockets import Listener
+    from jobmon.linux.state import StateDir
     from jobmon.spec import SupervisorSpec
 
 _NO_PRCTL = (
@@ -229,6 +230,7 @@ def _serve(source: Source, setting: Setting) -> int:
     import prctl
 
     from jobmon.linux.engine import SIGNALS
+    from jobmon.linux.state import acquire
 
     # From here on there is something to tidy up: the engine reads what comes before it is there.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -238,20 +240,26 @@ def _serve(source: Source, setting: Setting) -> int:
     except OSError as error:
         raise StartupError(f"working-dir {spec.working_dir}: {error.strerror}", error.errno or 0) from None
     log = _open_log(spec, setting)
+    state = acquire(spec.state_dir, source.path, os.environ, log)
+    nofile = _raise_nofile()
     listeners: list[Listener] = []
     try:
-        if not _succeed(source, setting, log):
+        if not _succeed(source, setting, log, state):
+            state.close()
             return 0
+        state.begin(source.path, spec.control_port)
         _listen(spec, setting, log, listeners)
         prctl.set_child_subreaper(1)
-        engine = _engine(source, setting, log, listeners)
+        engine = _engine(source, setting, log, listeners, state, nofile)
     except BaseException:
         for listener in listeners:
             listener.close()
+        state.close()
         raise
     try:
         return _run(engine, listeners)
     finally:
+        state.close()  # before a client can see our end: it may start the next daemon at once
         engine.close()
         log.close()
 
@@ -271,12 +279,12 @@ def _open_log(spec: SupervisorSpec, setting: Setting) -> Log:
 
 def _family(source: Source) -> str:
     """What the daemons of one configuration have in common."""
-    from _blake2 import blake2s
+    from jobmon.linux.state import digest
 
-    return blake2s(os.fsencode(os.path.realpath(source.path)), digest_size=8).hexdigest()
+    return digest(os.fsencode(os.path.realpath(source.path)))
 
 
-def _succeed(source: Source, setting: Setting, log: Log) -> bool:
+def _succeed(source: Source, setting: Setting, log: Log, state: StateDir) -> bool:
     """Take the place of a daemon that died: what it left is ended. Whether to go on."""
     from jobmon.linux.cgroup import abandoned, own_pids
     from jobmon.linux.engine import SHUTDOWN
@@ -284,17 +292,31 @@ def _succeed(source: Source, setting: Setting, log: Log) -> bool:
     def tell(jobs: list[str], seconds: float) -> None:
         setting.notifier.waits("stopping what a daemon that died has left", jobs, seconds)
 
-    left = abandoned(_family(source))
+    _tell_others(source, log, state)
+    left = abandoned(_family(source), state.daemons)
     # Without a manager our cgroup may be everybody's, and too long to read.
     others = own_pids() if setting.notifier else []
-    if left or len(others) > 1:
+    if left or state.daemons or state.runs or len(others) > 1:
         from jobmon.linux import leftovers
 
-        if left and not leftovers.clear(left, source.config.jobs, log, SHUTDOWN, tell):
+        clearing = leftovers.Clearing(state, left, source.config.jobs, log)
+        if not clearing.clear(SHUTDOWN, tell):
             log.write(INFO, "told to end before it began")
             return False
-        leftovers.name_survivors(others, log)
+        leftovers.name_survivors([pid for pid in others if pid not in clearing.told], log)
     return True
+
+
+def _tell_others(source: Source, log: Log, state: StateDir) -> None:
+    """Name daemons that are not our predecessors, and yet have our configuration or our address."""
+    from jobmon.linux.state import others
+
+    for one in others(state, source.path, source.config.supervisor.control_port, os.environ):
+        if one.lives:
+            text = "another daemon runs this configuration under another path"
+        else:
+            text = "a daemon of another path died and left jobs, which only its own successor ends"
+        log.write(WARNING, text, path=one.daemon.config, pid=one.daemon.pid, jobs=", ".join(one.left) or None)
 
 
 def _listen(spec: SupervisorSpec, setting: Setting, log: Log, listeners: list[Listener]) -> None:
@@ -310,7 +332,14 @@ def _listen(spec: SupervisorSpec, setting: Setting, log: Log, listeners: list[Li
         os.close(fd)
 
 
-def _engine(source: Source, setting: Setting, log: Log, listeners: list[Listener]) -> Engine:
+def _engine(
+    source: Source,
+    setting: Setting,
+    log: Log,
+    listeners: list[Listener],
+    state: StateDir,
+    nofile: int,
+) -> Engine:
     from jobmon.linux.engine import Engine
     from jobmon.linux.peers import Access
     from jobmon.linux.reload import Reloader
@@ -320,10 +349,8 @@ def _engine(source: Source, setting: Setting, log: Log, listeners: list[Listener
 
     spec, jobs = source.config.supervisor, source.config.jobs
     access = Access.resolve(spec.allow_users, spec.allow_groups, unidentified=spec.allow_unidentified)
-    nofile = _raise_nofile()
     now = time.monotonic()
     wall = time.time() - now
-    marker = os.urandom(8).hex()
     control, event = (listener.address for listener in listeners)
 
     def announce() -> None:
@@ -332,14 +359,15 @@ def _engine(source: Source, setting: Setting, log: Log, listeners: list[Listener
 
     return Engine(
         Supervisor(jobs.values(), now, wall, begin=int((now + wall) * 1e6)),
-        Spawner(os.environb, marker, nofile, f"{control},{event}"),
+        Spawner(os.environb, state.id, nofile, f"{control},{event}"),
         log,
         access,
         reloader=Reloader(
             source, setting.log_path, frozenset(f"{role}-port" for role in setting.passed.values() if role)
         ),
-        tree=Tree(marker),
-        hierarchy=_hierarchy(f"{_family(source)}.{marker}", log),
+        tree=Tree(state.id),
+        hierarchy=_hierarchy(f"{_family(source)}.{state.id}", log),
+        state=state,
         announce=announce,
         notifier=setting.notifier,
         watchdog=setting.watchdog,

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from jobmon.linux.signals import Terminal
     from jobmon.linux.sockets import Stream
     from jobmon.linux.spawn import Spawner
+    from jobmon.linux.state import StateDir
     from jobmon.linux.tree import Tree
     from jobmon.spec import JobSpec
     from jobmon.supervisor import Supervisor
@@ -74,6 +75,7 @@ class Engine:
         reloader: Reloader,
         tree: Tree,
         hierarchy: Hierarchy | None,
+        state: StateDir,
         announce: Callable[[], None],
         notifier: Notifier,
         watchdog: float,
@@ -98,6 +100,7 @@ class Engine:
         self._signals = signals.SignalSource(companion.signals if companion is not None else SIGNALS)
         self._peers = peers.Peers()
         self._hierarchy = hierarchy
+        self._state = state
         self.children = Children(self.reactor, self._feed, self._look_later, tree)
         self._membership = tree if hierarchy is None else self.children.migrants
         tools = Tools(self.reactor, self.timers, self.children, spawner, log)
@@ -240,6 +243,8 @@ class Engine:
         try:
             if self.attendants.holds(job, what):
                 return
+            if isinstance(what, (events.Exited, events.SpawnFailed)):
+                self._state.gone(job, what.run)
             self.supervisor.feed(job, what, time.monotonic())
             self.attendants.after(job, what)
         except Exception as error:  # noqa: BLE001 - or the source would be disabled, for all jobs
@@ -383,6 +388,7 @@ class Engine:
         self.last_words.began(spec.name, birth.mark)
         try:
             self.children.add(spec, action.run, birth, its)
+            self._state.born(spec, action.run, birth.pid, "" if its is None else its.name)
         except Exception as error:  # noqa: BLE001 - it lives, so it is known and can be ended
             self.bug(f"a start of {spec.name}", error)
             self.children.kill(spec.name, action.run)

@@ -305,6 +305,28 @@ def boot_id() -> str | None:
     return None if data is None else data.decode("ascii").strip()
 
 
+def pid_namespace() -> int:
+    """The inode of our own PID namespace: a pid means nothing in another one. 0: it is not to be seen."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError as error:
+        _check_gone(error)
+        return 0
+
+
+def forks() -> int:
+    """How many processes and threads the machine has started since it was booted; 0: it does not say."""
+    for line in (_read("/proc/stat") or b"").splitlines():
+        if line.startswith(b"processes "):
+            return int(line.split()[1])
+    return 0
+
+
+def pid_max() -> int:
+    """The number from which on the kernel gives out numbers of processes anew."""
+    return int(_read("/proc/sys/kernel/pid_max") or b"0")
+
+
 def cgroup2_mount() -> Mount | None:
     """Where the unified hierarchy is mounted for us; in hybrid mode that is beside the old ones."""
     mounts = parse_mountinfo(_read("/proc/self/mountinfo") or b"", b"cgroup2")
@@ -336,12 +358,16 @@ def _unescape(path: bytes) -> str:
 
 def cgroup2_path(pid: int) -> str | None:
     """The directory of its unified cgroup; None when it is gone or its cgroup lies outside our mount."""
-    data = _head(f"/proc/{pid}/cgroup", _CHUNK)
-    mount = cgroup2_mount()
-    for line in data.splitlines():
-        if mount is not None and line.startswith(b"0::/"):
-            return _below(mount, os.fsdecode(line[3:]))
+    for line in _head(f"/proc/{pid}/cgroup", _CHUNK).splitlines():
+        if line.startswith(b"0::/"):
+            return cgroup2_directory(os.fsdecode(line[3:]))
     return None
+
+
+def cgroup2_directory(name: str) -> str | None:
+    """The directory of a unified cgroup that /proc calls so; None when it lies outside our mount."""
+    mount = cgroup2_mount()
+    return None if mount is None else _below(mount, name)
 
 
 def _below(mount: Mount, path: str) -> str | None:
