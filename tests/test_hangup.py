@@ -9,7 +9,7 @@ import sys
 
 import kit
 import pytest
-from inits import Screen, Shell, environment, need, spin
+from inits import Screen, Shell, environment, need, python, spin
 
 from jobmon import CommandPipe
 
@@ -23,8 +23,18 @@ if TYPE_CHECKING:
     Launch = Callable[..., Run]
 
 JOBMON = [sys.executable, "-m", "jobmon"]
-# A job that says goodbye before it ends, which is seen if it is stopped and not killed.
-POLITE = "trap 'echo bye >&3; exit 0' TERM; echo up >&3; while :; do sleep 1000 & wait $!; done"
+# A job that says goodbye to the FIFO that it is given, which is seen if it is stopped and not killed.
+SAYS_GOODBYE = """
+import os, signal, sys
+out = os.open(sys.argv[1], os.O_WRONLY)
+def leave(*_):
+    os.write(out, b"bye\\n")
+    os._exit(0)
+signal.signal(signal.SIGTERM, leave)
+os.write(out, b"up\\n")
+while True:
+    signal.pause()
+"""
 
 
 class Place:
@@ -39,7 +49,8 @@ class Place:
 
     def configure(self, *names: str, **supervisor: Any) -> None:
         """Write the configuration, with some more jobs."""
-        job = {"command": f"exec 3>{self.said.path}; {POLITE}", "autostart": True, "stderr": "inherit"}
+        command = [*python(SAYS_GOODBYE), self.said.path]
+        job = {"command": command, "autostart": True, "stderr": "inherit"}
         settings = {
             "control-port": str(self.directory / "control"),
             "event-port": str(self.directory / "event"),
@@ -166,12 +177,16 @@ def test_a_daemon_of_its_own_session_has_no_terminal(launch: Launch, place: Plac
     kit.wait_gone(pid)
 
 
-@pytest.mark.parametrize(("trap", "code"), [("", 129), ("trap 'exit 5' HUP; ", 5)])
+TRAPS = [("", 129), ("signal.signal(signal.SIGHUP, lambda *_: os._exit(5))", 5)]
+
+
+@pytest.mark.parametrize(("trap", "code"), TRAPS)
 def test_a_command_beside_the_jobs_learns_it(trap: str, code: int, launch: Launch, place: Place) -> None:
     """With `init CONFIG -- CMD` the hangup is CMD's: its end is that of the jobs, its code ours."""
     screen = Screen()
-    program = f"{trap}echo go >{place.said.path}; sleep 1000 & wait $!"
-    words = [*JOBMON, "init", place.path, "--", "sh", "-c", program]
+    tell = f"open({place.said.path!r}, 'w').write('go\\n')"
+    program = f"import os, signal\n{trap}\n{tell}\nsignal.pause()"
+    words = [*JOBMON, "init", place.path, "--", *python(program)]
     one = launch("none", words, env=environment(), **screen.options())
     place.said.until("go\n")
     spin(lambda: "the command is started" in place.log.read_text())
