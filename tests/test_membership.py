@@ -209,10 +209,10 @@ def test_of_a_claimed_environment_a_beginning_is_read(ward: Ward) -> None:
 
 @pytest.mark.slow
 def test_a_claimed_environment_keeps_nobody_waiting(daemon: Callable[..., kit.Daemon]) -> None:
-    """A daemon without cgroups answers while a stray claims an environment of eight gigabytes."""
+    """A daemon without cgroups answers while a stray claims an environment of a gigabyte."""
     one = daemon({"jobs": {"quick": {"command": "exit 0"}}}, wrapper=nasty.without_cgroups())
     up = one.fifo("up")
-    one.configure({"jobs": {"quick": {"command": "exit 0"}, "it": {"command": list(claimer(1 << 33, up))}}})
+    one.configure({"jobs": {"quick": {"command": "exit 0"}, "it": {"command": list(claimer(1 << 30, up))}}})
     assert one.run_cli("reload").code == 0
     assert one.run_cli("start", "it").code == 0
     pid = int(up.line().split()[1])
@@ -295,3 +295,38 @@ def test_whoever_was_stopped_is_killed(ward: Ward, monkeypatch: pytest.MonkeyPat
         kit.wait_gone(pid)
     assert leader in everybody
     up.destroy()
+
+
+# ---- what is taken away under the daemon ------------------------------------------------------------
+
+TAKEN = {
+    "/proc unmounted": (nasty.WITHOUT, "umount -l /proc"),
+    "/proc covered": (nasty.WITHOUT, "mount -t tmpfs none /proc"),
+    "cgroups unmounted": (nasty.WITH, 'umount -l "$1"'),
+    "cgroups covered": (nasty.WITH, 'mount -t tmpfs none "$1"'),
+    "both unmounted": (nasty.WITH, 'umount -l "$1" && umount -l /proc'),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "script"), TAKEN.values(), ids=TAKEN)
+def test_what_is_unmounted_is_not_taken_for_empty(
+    daemon: Callable[..., kit.Daemon], way: str, script: str
+) -> None:
+    """A stop still means gone, and the next run gets its cgroup, when /proc or the cgroups are taken away."""
+    nasty.options(way)
+    wrapper = nasty.without_cgroups() if way == nasty.WITHOUT else nasty.in_namespace("true")
+    deaf = "trap '' TERM; setsid sleep 1000000 & echo $! > up; exec sleep 1000000"
+    one = daemon({"jobs": {"it": {"command": deaf, "kill-timeout": 0.1}}}, wrapper=wrapper)
+    up = one.fifo("up")
+    for round_ in range(2):
+        assert one.run_cli("start", "it").code == 0
+        others = {int(up.line()), one.pipe().get_pid("it")}
+        if round_ == 0:
+            enter = ["nsenter", "--mount", f"--target={one.pid}"]
+            command = [*enter, "sh", "-c", script, "sh", nasty.mount_point()]
+            subprocess.run(command, check=True, timeout=kit.DEADLINE)
+        assert one.pipe().status("it")[0].processes == 2
+        assert one.run_cli("stop", "it").code == 0
+        assert not others & set(kit.processes())
+    assert "bug" not in one.log
