@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 
 import kit
 import nasty
 import pytest
 from test_children import Ward
 
-from jobmon.events import Exited, LeaderDied
-from jobmon.linux import crowds, procfs, scan
+from jobmon.events import Exited, LeaderDied, Spawned
+from jobmon.linux import cgroup, crowds, procfs, scan
 from jobmon.spec import KillScope
 
 TYPE_CHECKING = False
@@ -209,10 +211,10 @@ def test_of_a_claimed_environment_a_beginning_is_read(ward: Ward) -> None:
 
 @pytest.mark.slow
 def test_a_claimed_environment_keeps_nobody_waiting(daemon: Callable[..., kit.Daemon]) -> None:
-    """A daemon without cgroups answers while a stray claims an environment of eight gigabytes."""
+    """A daemon without cgroups answers while a stray claims an environment of a gigabyte."""
     one = daemon({"jobs": {"quick": {"command": "exit 0"}}}, wrapper=nasty.without_cgroups())
     up = one.fifo("up")
-    one.configure({"jobs": {"quick": {"command": "exit 0"}, "it": {"command": list(claimer(1 << 33, up))}}})
+    one.configure({"jobs": {"quick": {"command": "exit 0"}, "it": {"command": list(claimer(1 << 30, up))}}})
     assert one.run_cli("reload").code == 0
     assert one.run_cli("start", "it").code == 0
     pid = int(up.line().split()[1])
@@ -295,3 +297,173 @@ def test_whoever_was_stopped_is_killed(ward: Ward, monkeypatch: pytest.MonkeyPat
         kit.wait_gone(pid)
     assert leader in everybody
     up.destroy()
+
+
+# ---- what is taken away under the daemon ------------------------------------------------------------
+
+TAKEN = {
+    "/proc unmounted": (nasty.WITHOUT, "umount -l /proc"),
+    "/proc covered": (nasty.WITHOUT, "mount -t tmpfs none /proc"),
+    "cgroups unmounted": (nasty.WITH, 'umount -l "$1"'),
+    "cgroups covered": (nasty.WITH, 'mount -t tmpfs none "$1"'),
+    "both unmounted": (nasty.WITH, 'umount -l "$1" && umount -l /proc'),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "script"), TAKEN.values(), ids=TAKEN)
+def test_what_is_unmounted_is_not_taken_for_empty(
+    daemon: Callable[..., kit.Daemon], way: str, script: str
+) -> None:
+    """A stop still means gone, and the next run gets its cgroup, when /proc or the cgroups are taken away."""
+    nasty.options(way)
+    wrapper = nasty.without_cgroups() if way == nasty.WITHOUT else nasty.in_namespace("true")
+    deaf = "trap '' TERM; setsid sleep 1000000 & echo $! > up; exec sleep 1000000"
+    one = daemon({"jobs": {"it": {"command": deaf, "kill-timeout": 0.1}}}, wrapper=wrapper)
+    up = one.fifo("up")
+    for round_ in range(2):
+        assert one.run_cli("start", "it").code == 0
+        others = {int(up.line()), one.pipe().get_pid("it")}
+        if round_ == 0:
+            enter = ["nsenter", "--mount", f"--target={one.pid}"]
+            command = [*enter, "sh", "-c", script, "sh", nasty.mount_point()]
+            subprocess.run(command, check=True, timeout=kit.DEADLINE)
+        assert one.pipe().status("it")[0].processes == 2
+        assert one.run_cli("stop", "it").code == 0
+        assert not others & set(kit.processes())
+    assert "bug" not in one.log
+
+
+# ---- the order of things ------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[nasty.WITH, nasty.WITHOUT])
+def either(request: pytest.FixtureRequest) -> Iterator[Ward]:
+    """Children with cgroups, and without."""
+    if request.param == nasty.WITH:
+        nasty.options(nasty.WITH)
+    made = Ward(cgroup.Hierarchy(os.urandom(8).hex()) if request.param == nasty.WITH else None)
+    yield made
+    made.close()
+
+
+TIDIES = """import os, signal
+def tidy(*_):
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        print("tidying", os.getpid(), file=open("up", "w"), flush=True)
+        signal.pause()
+signal.signal(signal.SIGTERM, tidy)
+print("up", file=open("up", "w"), flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def test_whom_the_leader_starts_when_it_hears_is_not_signalled(
+    either: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gets a signal is listed before the leader hears of it: a helper that it starts then lives on."""
+    up = either.fifo("up")
+    with open(os.path.join(either.folder, "tidy"), "w", encoding="ascii") as file:
+        file.write(TIDIES)
+    leader = either.start("web", (sys.executable, "tidy"), KillScope.JOB)
+    either.until("web", Spawned)
+    assert up.line() == "up"
+    helpers: list[int] = []
+    sends = crowds.Leader.send
+
+    def send(self: crowds.Leader, number: int) -> None:
+        sends(self, number)
+        if number == signal.SIGTERM:
+            helpers.append(int(up.line().split()[1]))
+
+    monkeypatch.setattr(crowds.Leader, "send", send)
+    either.tree.forget()
+    either.children.deliver("web", 1, signal.SIGTERM, every=True)
+    monkeypatch.undo()
+    (helper,) = helpers
+    os.kill(helper, 0)
+    assert status_bits(helper, "SigPnd") == status_bits(helper, "ShdPnd") == 0
+    either.tree.forget()
+    assert {leader, helper} == set(either.children.pids("web"))
+    up.destroy()
+
+
+def status_bits(pid: int, name: str) -> int:
+    return int(kit.status_of(pid)[name], 16)
+
+
+def test_the_group_is_stopped_before_anybody_is_looked_for(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL begins with one SIGSTOP for the leader's group, which nobody can fork away from."""
+    up = ward.fifo("up")
+    ward.start("web", MANY, KillScope.JOB)
+    assert up.line() == "up"
+    everybody = kit.descendants_of(os.getpid())
+    monkeypatch.setattr(crowds.Hunt, "go_on", lambda _hunt: True)
+    ward.children.kill("web", 1)
+    monkeypatch.undo()
+    end = time.monotonic() + kit.DEADLINE
+    while {kit.processes()[pid].state for pid in everybody} != {"T"}:
+        assert time.monotonic() < end
+        os.sched_yield()
+    up.destroy()
+
+
+def test_a_hunt_looks_twice_for_newcomers(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two looks in a row at the children that came must find nobody before all processes are looked at."""
+    pid = kit.settled(ward.start("web", ("sleep", "1000000"), KillScope.JOB))
+    fact = procfs.stat(pid)
+    assert fact is not None
+    listed: list[bool] = []
+    lists = scan.Scan._list
+
+    def listing(self: scan.Scan) -> bool:
+        listed.append(bool(hunt._stopped))
+        return lists(self)
+
+    monkeypatch.setattr(scan.Scan, "_list", listing)
+    shown = [[], [fact]]
+
+    def prey() -> list[procfs.Stat]:
+        ward.tree.strays()  # as all do, it goes by the present scan
+        return shown.pop(0) if shown else []
+
+    hunt = crowds.Hunt(ward.tree, prey)
+    end = time.monotonic() + kit.DEADLINE
+    while not hunt.go_on():
+        assert time.monotonic() < end
+    assert listed
+    assert all(listed)
+    kit.wait_gone(pid)
+
+
+def test_an_end_just_before_the_watch_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends after the look and before its cgroup is watched wakes nobody, and is seen all the same."""
+    nasty.options(nasty.WITH)
+    ward = Ward(cgroup.Hierarchy(os.urandom(8).hex()))
+    watches = crowds.CgroupCrowd.watch
+
+    def watch(self: crowds.CgroupCrowd) -> int:
+        news = self._cgroup.open_events()
+        assert self._cgroup.populated()
+        for pid in self._cgroup.pids():
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED)
+        poller = select.poll()
+        poller.register(news, select.POLLPRI)
+        while self._cgroup.populated():
+            assert poller.poll(kit.DEADLINE * 1000)
+            os.pread(news, 4096, 0)
+        os.close(news)
+        signal.sigtimedwait([signal.SIGCHLD], 0)
+        return watches(self)
+
+    monkeypatch.setattr(crowds.CgroupCrowd, "watch", watch)
+    ward.start("web", "trap '' TERM; sleep 1000000 & exit 3", KillScope.JOB)
+    assert ward.until("web", LeaderDied) == LeaderDied(1, 3)
+    assert ward.until("web", Exited) == Exited(1, 3)
+    monkeypatch.undo()
+    ward.close()

@@ -47,7 +47,8 @@ class Hierarchy:
         self.name = f"{_name_of(os.getpid()).rstrip('/')}/{PREFIX}{name}"
         _clear_away(own)
         try:
-            self._lock = _claim(self.path)
+            # Also what all is reached by: a mount that is taken away or covered takes nothing with it.
+            self.fd = _claim(self.path)
         except OSError as error:
             raise Unavailable(f"{self.path}: {error.strerror}") from None
         self._serial = 0
@@ -61,13 +62,13 @@ class Hierarchy:
         """A new, empty cgroup. Raises OSError."""
         self._serial += 1
         made = Cgroup(self, self._serial)
-        os.mkdir(made.path, _MODE)
+        os.mkdir(str(self._serial), _MODE, dir_fd=self.fd)
         return made
 
     def close(self) -> None:
         """Remove the directory, unless something still lives in it."""
         _remove_tree(self.path)
-        os.close(self._lock)
+        os.close(self.fd)
 
     def _probe(self) -> None:
         """Whether a process can be born into a cgroup of ours, and be killed there."""
@@ -104,6 +105,7 @@ class _Ruin:
     def __init__(self, path: str, name: str) -> None:
         self.path = path
         self.name = name
+        self.fd = None
 
 
 class Cgroup:
@@ -136,13 +138,21 @@ class Cgroup:
         number = tail.partition("/")[0]
         return int(number) if not head and number.isdecimal() else 0
 
+    @property
+    def _place(self) -> tuple[str, int | None]:
+        """Its directory, as a path from that of the daemon if this is open."""
+        fd = self._parent.fd
+        return (self.path if fd is None else str(self._serial)), fd
+
     def open(self) -> int:
         """A descriptor of its directory, for clone3(2)."""
-        return os.open(self.path, _DIRECTORY)
+        path, at = self._place
+        return os.open(path, _DIRECTORY, dir_fd=at)
 
     def open_events(self) -> int:
         """A descriptor of cgroup.events: EPOLLPRI says that `populated` may have changed."""
-        return os.open(f"{self.path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        path, at = self._place
+        return os.open(f"{path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=at)
 
     def populated(self) -> bool:
         """Whether a process lives in it or below it; zombies do not count.
@@ -150,8 +160,9 @@ class Cgroup:
         Raises:
             OSError: it could not be looked at, which is not to be taken for an empty one.
         """
+        path, at = self._place
         try:
-            return b"populated 1" in _content(f"{self.path}/cgroup.events")
+            return b"populated 1" in _content(f"{path}/cgroup.events", at)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENODEV):  # it was removed
                 return False
@@ -160,8 +171,9 @@ class Cgroup:
     def pids(self) -> list[int]:
         """The processes in it and below it, as far as this PID namespace sees them."""
         found = []
-        for folder in _folders(self.path):
-            data = _read(f"{folder}/cgroup.procs") or b""
+        path, at = self._place
+        for folder in _folders(path, at):
+            data = _read(f"{folder}/cgroup.procs", at) or b""
             found += [int(word) for word in data.split() if word != b"0"]
         return found
 
@@ -173,7 +185,7 @@ class Cgroup:
     def kill(self) -> None:
         """SIGKILL to everything in it and below it, at once; forks cannot escape."""
         try:
-            _write(f"{self.path}/cgroup.kill", b"1")
+            self._write("cgroup.kill")
         except FileNotFoundError:  # before Linux 5.14
             self._freeze()
             self._kill_each(lambda _fact: True)
@@ -186,7 +198,7 @@ class Cgroup:
     def _freeze(self) -> None:
         """Frozen processes fork no more, and SIGKILL reaches them."""
         try:
-            _write(f"{self.path}/cgroup.freeze", b"1")
+            self._write("cgroup.freeze")
         except OSError:
             pass
 
@@ -196,9 +208,17 @@ class Cgroup:
             if fact is not None and wanted(fact):
                 send_checked(pid, signal.SIGKILL, self.holds)
 
+    def _write(self, name: str) -> None:
+        path, at = self._place
+        fd = os.open(f"{path}/{name}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=at)
+        try:
+            os.write(fd, b"1")
+        finally:
+            os.close(fd)
+
     def remove(self) -> bool:
         """Remove it, with the empty cgroups that were made below it; whether it is gone."""
-        return _remove_tree(self.path)
+        return _remove_tree(*self._place)
 
     def remove_all(self) -> None:
         """Remove it, and the directory of its dead daemon if nothing else lives in it."""
@@ -206,43 +226,52 @@ class Cgroup:
 
 
 def _name_of(pid: int) -> str:
-    for line in (_read(f"/proc/{pid}/cgroup") or b"").splitlines():
-        if line.startswith(b"0::"):
-            return os.fsdecode(line[3:])
-    return ""
+    return procfs.cgroup2_name(pid)
 
 
-def _folders(path: str) -> list[str]:
+def _folders(path: str, at: int | None = None) -> list[str]:
     """The cgroup and all below it, parents first."""
     found = [path]
     for folder in found:
         try:
-            if os.stat(folder).st_nlink == 2:  # its own two names: nothing below it, and mostly it is so
+            if os.stat(folder, dir_fd=at).st_nlink == 2:  # its own two names: nothing below it, mostly
                 continue
-            with os.scandir(folder) as entries:
-                found += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+            found += [f"{folder}/{name}" for name in _folders_in(folder, at)]
         except OSError:
             continue
     return found
 
 
-def _remove_tree(path: str) -> bool:
+def _folders_in(path: str, at: int | None) -> list[str]:
+    fd = os.open(path, _DIRECTORY, dir_fd=at)
     try:
-        os.rmdir(path)  # mostly there is nothing below it
+        with os.scandir(fd) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    finally:
+        os.close(fd)
+
+
+def _remove_tree(path: str, at: int | None = None) -> bool:
+    try:
+        os.rmdir(path, dir_fd=at)  # mostly there is nothing below it
     except FileNotFoundError:
         return True
     except OSError:
-        return _remove_from_below(path)
+        return _remove_from_below(path, at)
     return True
 
 
-def _remove_from_below(path: str) -> bool:
-    for folder in reversed(_folders(path)):
+def _remove_from_below(path: str, at: int | None) -> bool:
+    for folder in reversed(_folders(path, at)):
         try:
-            os.rmdir(folder)
+            os.rmdir(folder, dir_fd=at)
         except OSError:
             continue
-    return not os.path.isdir(path)
+    try:
+        os.stat(path, dir_fd=at)
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def abandoned(family: str, dead: Collection[str]) -> list[Cgroup]:
@@ -342,27 +371,19 @@ def _listed(path: str) -> list[str]:
         return []
 
 
-def _read(path: str) -> bytes | None:
+def _read(path: str, at: int | None = None) -> bytes | None:
     try:
-        return _content(path)
+        return _content(path, at)
     except OSError:
         return None
 
 
-def _content(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _content(path: str, at: int | None = None) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=at)
     try:
         pieces = []
         while chunk := os.read(fd, 65536):
             pieces.append(chunk)
         return b"".join(pieces)
-    finally:
-        os.close(fd)
-
-
-def _write(path: str, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, data)
     finally:
         os.close(fd)

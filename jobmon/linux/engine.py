@@ -13,7 +13,7 @@ import time
 from jobmon import __version__, events
 from jobmon.errors import SpawnError
 from jobmon.events import State
-from jobmon.linux import logfile, peers, reactor, signals, spawn
+from jobmon.linux import logfile, peers, procfs, reactor, signals, spawn
 from jobmon.linux.attendants import Attendants
 from jobmon.linux.births import Births
 from jobmon.linux.children import Children, spawn_failed
@@ -86,6 +86,7 @@ class Engine:
         self.supervisor = supervisor
         self.log = log
         self.pid = os.getpid()
+        procfs.pin()
         self.reactor = Reactor(self._source_failed)
         self.timers = Timers()
         self.sessions = Sessions(self, access, len(supervisor.jobs))

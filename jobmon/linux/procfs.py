@@ -28,6 +28,7 @@ _MOST_BYTES = 1 << 17  # of an environment, or of arguments: one string of execv
 
 DEAD = ("Z", "X")  # the states of what has ended: zombie, dead
 HEADLESS = "H"  # ours: the first thread has ended, others live; the kernel says "Z"
+_root: int | None = None
 TCP_ESTABLISHED = 1
 TCP_LISTEN = 10
 
@@ -75,10 +76,23 @@ class TcpSocket(Record):
     inode: int
 
 
+def pin() -> None:
+    """Keep the present /proc: whatever is unmounted, or mounted over it, from now on, is not looked at. For
+    the daemon, which must not take an empty /proc for one without processes."""
+    global _root  # noqa: PLW0603 - of this process
+    if _root is None:
+        _root = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def open_file(path: str, flags: int = os.O_RDONLY) -> int:
+    """Open a file in /proc."""
+    return os.open(path if _root is None else path[len("/proc/") :], flags | os.O_CLOEXEC, dir_fd=_root)
+
+
 def _read(path: str) -> bytes | None:
     """All of a file in /proc that the kernel alone writes; None when the process is gone or hides it."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_file(path)
     except OSError as error:
         _check_gone(error)
         return None
@@ -98,14 +112,6 @@ def _check_gone(error: OSError) -> None:
     """Raises what does not mean that there is nothing to see."""
     if error.errno not in _HIDDEN:
         raise error
-
-
-def _list(path: str) -> list[str]:
-    try:
-        return os.listdir(path)
-    except OSError as error:
-        _check_gone(error)
-        return []
 
 
 # --- one process ---------------------------------------------------------------------------------
@@ -157,7 +163,7 @@ def brood(pid: int, until: float) -> list[int] | None:
     for thread in _names(f"/proc/{pid}/task"):
         path = f"/proc/{pid}/task/{thread}/children"
         data = _read(path)
-        if data is None and os.path.isdir(f"/proc/{pid}/task/{thread}"):
+        if data is None and _head(f"/proc/{pid}/task/{thread}/stat", 1):
             return None
         found += map(int, (data or b"").split())
         if time.monotonic() > until:
@@ -209,7 +215,7 @@ def _head(path: str, size: int) -> bytes:
 def _beginning(path: str, size: int) -> bytes | None:
     """The beginning of a file in /proc, in one piece; None when the process is gone or hides it."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_file(path)
     except OSError as error:
         _check_gone(error)
         return None
@@ -246,7 +252,7 @@ def inodes(pid: int) -> Iterator[int]:
 def _fd_inodes(pid: int) -> Iterator[tuple[int, int]]:
     for fd in _names(f"/proc/{pid}/fd"):
         try:
-            target = os.readlink(f"/proc/{pid}/fd/{fd}")
+            target = _link(f"/proc/{pid}/fd/{fd}")
         except OSError as error:
             _check_gone(error)
             continue
@@ -254,22 +260,40 @@ def _fd_inodes(pid: int) -> Iterator[tuple[int, int]]:
         yield int(fd), int(target[target.index("[") + 1 : -1]) if is_one else 0
 
 
+def _link(path: str) -> str:
+    return os.readlink(path if _root is None else path[len("/proc/") :], dir_fd=_root)
+
+
 def _names(path: str) -> Iterator[str]:
     """What is in a directory of /proc, read as far as it is wanted: a process may have a million of them."""
     try:
-        with os.scandir(path) as entries:
+        fd = open_file(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        _check_gone(error)
+        return
+    try:
+        with os.scandir(fd) as entries:
             for entry in entries:
                 yield entry.name
     except OSError as error:
         _check_gone(error)
+    finally:
+        os.close(fd)
 
 
 # --- all processes -------------------------------------------------------------------------------
 
 
 def pids() -> list[int]:
-    """All that are visible, ascending. Who lives throughout is in it, who is born meanwhile may be."""
-    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    """All that are visible, ascending. Who lives throughout is in it, who is born meanwhile may be.
+
+    Raises:
+        OSError: not even we are there, so this is not /proc.
+    """
+    found = [int(name) for name in os.listdir("/proc" if _root is None else _root) if name.isdecimal()]
+    if not found:
+        raise FileNotFoundError(ENOENT, "no processes, as if it were not mounted", "/proc")
+    return found
 
 
 def scan() -> dict[int, Stat]:
@@ -356,12 +380,18 @@ def _unescape(path: bytes) -> str:
     return os.fsdecode(first + b"".join(bytes((int(part[:3], 8),)) + part[3:] for part in rest))
 
 
+def cgroup2_name(pid: int) -> str:
+    """What the kernel calls its unified cgroup; "" when it is gone."""
+    for line in _head(f"/proc/{pid}/cgroup", _CHUNK).splitlines():
+        if line.startswith(b"0::"):
+            return os.fsdecode(line[3:])
+    return ""
+
+
 def cgroup2_path(pid: int) -> str | None:
     """The directory of its unified cgroup; None when it is gone or its cgroup lies outside our mount."""
-    for line in _head(f"/proc/{pid}/cgroup", _CHUNK).splitlines():
-        if line.startswith(b"0::/"):
-            return cgroup2_directory(os.fsdecode(line[3:]))
-    return None
+    name = cgroup2_name(pid)
+    return cgroup2_directory(name) if name.startswith("/") else None
 
 
 def cgroup2_directory(name: str) -> str | None:
@@ -432,7 +462,7 @@ def _tcp_on_port(port: int, *, listening: bool = False) -> Iterator[tuple[bytes,
 def _lines(path: str) -> Iterator[bytes]:
     """The lines of a table in /proc after its heading, read as far as they are wanted."""
     try:
-        with open(path, "rb") as file:
+        with open(open_file(path), "rb") as file:
             next(file, b"")
             yield from file
     except OSError as error:

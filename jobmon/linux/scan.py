@@ -132,7 +132,7 @@ def _is_thread(line: bytes) -> bool:
 
 def _read(path: str) -> bytes:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = procfs.open_file(path)
     except OSError as error:
         if error.errno in (ENOENT, ESRCH, EACCES, EPERM):
             return b""

@@ -307,7 +307,7 @@ class Tree:
     def _listed(self) -> bytes:
         """Our children's numbers, each with a space behind it."""
         try:
-            with open(f"/proc/self/task/{self._me}/children", "rb") as file:
+            with open(procfs.open_file(f"/proc/self/task/{self._me}/children"), "rb") as file:
                 return file.read()
         except OSError:  # CONFIG_PROC_CHILDREN is optional
             return b"".join(b"%d " % pid for pid in procfs.children(self._me))
@@ -481,7 +481,7 @@ class Tree:
 def _is_hidden(pid: int) -> bool:
     """Whether a process does not let us see its environment. One that is ending has none (ESRCH)."""
     try:
-        os.close(os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC))
+        os.close(procfs.open_file(f"/proc/{pid}/environ"))
     except PermissionError:
         return True
     except OSError:
