@@ -418,6 +418,8 @@ def test_who_comes_while_the_daemon_restarts_is_served_by_the_next(admin: Admin)
         admin.until("down")
         admin.until("starting")
         waiting = [CommandPipe(manager.path("run", "jobmon", "control")) for _ in range(5)]
+        for pipe in waiting:
+            pipe.reconnect()  # now, while nobody takes it
         listener = subprocess.Popen(
             [admin.command, "listen", "1"], env=admin.environ, stdout=subprocess.PIPE, text=True
         )
