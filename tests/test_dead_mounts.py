@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -132,6 +133,20 @@ LOGGED = {
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("key", ["command", "working-dir", "stdin"])
+def test_what_fails_where_somebody_answers_is_a_start_that_failed(make: Make, key: str) -> None:
+    """A file system that may hang and does not changes nothing: no process was ever there."""
+    scene = make()
+    scene.begin({key: ["{}/none"] if key == "command" else "{}/none"})
+    scene.fs.serve()
+    with pytest.raises(JobError, match=r"/dead/none: ENOENT"):
+        scene.pipe.start("stuck", wait=False)
+
+    assert scene.watch.until("stuck", "failed").event == "state"
+    assert "launched" not in [event.event for event in scene.watch.seen]
+
+
+@pytest.mark.slow
 def test_a_log_that_is_served_makes_a_job_ready(make: Make) -> None:
     """Readiness by a line of a file that a server keeps: only of what the run itself has written."""
     scene = make()
@@ -165,7 +180,7 @@ def test_a_log_whose_server_falls_silent_keeps_only_its_job_waiting(make: Make) 
     scene.pipe.start("fine")
     scene.pipe.stop("fine")
     assert scene.watch.until("stuck", "stopping").cause == "start-timeout"
-    assert 'readiness="the last look does not die of SIGKILL' in scene.daemon.log
+    assert re.search(r'readiness="(nothing within 0.2 s|the last look does not die)', scene.daemon.log)
     assert scene.pipe.list_jobs() == {"stuck": True, "fine": False}
     scene.fs.close()
     with pytest.raises(JobError):

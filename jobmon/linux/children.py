@@ -146,6 +146,12 @@ class Children:
         child.report = birth.report
         self._reactor.register(birth.report, child.on_report, reactor.EXEC)
 
+    def show(self, job: str, run: int) -> None:
+        """The exec of a run takes long: from now on its process is known to all."""
+        child = self._find(job, run)
+        if child is not None and child.report >= 0:
+            self._launched(child)
+
     def add_guest(self, pid: int, ended: Callable[[os.waitid_result], None], job: str = "") -> None:
         """A child that leads no run: `ended` is told when it has been reaped. If it is there for a `job`, the
         run of that one is not gone before, for what it leaves may be the run's."""

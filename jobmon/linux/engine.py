@@ -56,6 +56,7 @@ HARMLESS = (signal.SIGUSR2, signal.SIGALRM, signal.SIGPROF, signal.SIGIO)
 SIGNALS = (signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, *SHUTDOWN, *HARMLESS)
 BIRTH_SECONDS = 0.005  # how long one turn may spend on starting processes
 FAILING_TURNS = 100  # so many in a row, and the loop is given up
+SHOWN_SECONDS = 0.2  # after which a process that waits for a file system is known to be there
 OPENING_SECONDS = 1.0  # how long clients wait for the autostart jobs to be launched, at most
 FAREWELL_SECONDS = 2.0  # how long the end waits for readers of the last event, and for strays
 REMNANTS_LOOK_SECONDS = 0.02
@@ -393,6 +394,9 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - it lives, so it is known and can be ended
             self.bug(f"a start of {spec.name}", error)
             self.children.kill(spec.name, action.run)
+        if birth.far:
+            shown = time.monotonic() + SHOWN_SECONDS
+            self.timers.arm(lambda _: self.children.show(spec.name, action.run), 0, shown)
 
     def _launch(self, spec: JobSpec, run: int, its: Cgroup | None) -> spawn.Birth:
         place = -1

@@ -59,13 +59,14 @@ PRIVATE = (
 
 class Birth(Record):
     """A new process. `report` (or -1, when it is executing its program already) is a descriptor
-    that tells what becomes of its exec: see `read_report`. `waits`: that may take long, because it
-    opens a FIFO first, or goes where nobody may answer. `mark` is where in its standard error it begins,
-    as `lastwords` has it."""
+    that tells what becomes of its exec: see `read_report`. `waits`: that takes as long as nobody opens the
+    other end of a FIFO; `far`: it may take long, if a file system does not answer. `mark` is where in its
+    standard error it begins, as `lastwords` has it."""
 
     pid: int
     report: int = -1
     waits: bool = False
+    far: bool = False
     mark: int = 0
 
 
@@ -126,7 +127,7 @@ class Spawner:
             mark = lastwords.mark_of(os.fstat(opened[-1])) if streams[2] in opened else 0
             if None in streams or task.waits or task.cgroup >= 0:
                 pid, report = self._fork(task, streams)
-                return Birth(pid, report, task.waits or None in streams, mark)
+                return Birth(pid, report, None in streams and not task.apart, task.waits, mark)
             return Birth(self._posix_spawn(streams, task.program, task.gift), mark=mark)
         finally:
             for fd in opened:
