@@ -60,18 +60,29 @@ class Turns:
 
     def start(self, names: Iterable[str], by: str, now: float, *, asked: bool = False) -> None:
         """Start jobs, after what they require. `asked`: by an operator."""
-        for name, restarted in self._with_requirements(names, now, asked=asked):
+        for name, restarted, by_need in self._with_requirements(names):
             self._stay(name, restarted, now)
-            self._refresh(name, now)
-            self._feed(name, Start(by, asked), now)
+            if not by_need:
+                self._refresh(name, now)
+                self._feed(name, Start(by, asked), now)
+            elif self._is_to_be_started(name):
+                self._start_requirement(name, by_need, now, asked=asked)
 
     def restart(self, names: Iterable[str], by: str, now: float, *, asked: bool = False) -> None:
         """Give jobs a new run, and what requires them."""
         names, what = tuple(names), RestartJob(by, asked)
         self._let_go([name for name in names if self._jobs[name].alive], what, now)
-        for name, _ in self._with_requirements(names, now, asked=asked):
-            if not self._jobs[name].alive:
-                self._let_go((name,), what, now)
+        down: list[str] = []  # in one go as far as possible: each asks for all that requires it
+        for name, restarted, by_need in self._with_requirements(names):
+            if by_need:
+                self._stay(name, restarted, now)
+                if self._is_to_be_started(name):
+                    self._let_go(down, what, now)  # what it requires comes before it
+                    down = []
+                    self._start_requirement(name, by_need, now, asked=asked)
+            elif not self._jobs[name].alive:
+                down.append(name)
+        self._let_go(down, what, now)
 
     def stop(self, names: Iterable[str], what: Stop | Remove, now: float) -> None:
         """Stop jobs, after what requires them."""
@@ -148,11 +159,9 @@ class Turns:
 
     # ---- coming up --------------------------------------------------------------------------
 
-    def _with_requirements(
-        self, names: Iterable[str], now: float, *, asked: bool
-    ) -> Iterator[tuple[str, str]]:
-        """The names in their order, each with what it requires and is to go; what they require is started
-        on the way."""
+    def _with_requirements(self, names: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+        """Give names and what they require, in their order: each with what it requires and is to go, and of
+        what is only required with what requires it."""
         names = tuple(names)
         needs = self.order.needs(*names)
         going: dict[str, str] = {}  # of what requires something that is to go: that
@@ -160,12 +169,17 @@ class Turns:
             if restarted := self._going_of(name, going):
                 going[name] = restarted
             if name not in needs:
-                yield name, restarted
+                yield name, restarted, ""
             elif name in self._jobs:
-                self._stay(name, restarted, now)
-                if not self._jobs[name].ready and self._jobs[name].state not in COMING:
-                    self._refresh(name, now)
-                    self._feed(name, Start(f"required by {needs[name]}", asked), now)
+                yield name, restarted, needs[name]
+
+    def _is_to_be_started(self, name: str) -> bool:
+        """Whether a requirement is neither ready nor on its way to it."""
+        return not self._jobs[name].ready and self._jobs[name].state not in COMING
+
+    def _start_requirement(self, name: str, by_need: str, now: float, *, asked: bool) -> None:
+        self._refresh(name, now)
+        self._feed(name, Start(f"required by {by_need}", asked), now)
 
     def _going_of(self, name: str, going: Mapping[str, str]) -> str:
         """What a job requires, directly or by what `going` knows, and is to go; the nearest."""
