@@ -37,7 +37,20 @@ setup(
     license="BSD-2-Clause",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=["jobmon", "jobmon.cli", "jobmon.linux"],
+    packages=[
+        "jobmon",
+        "jobmon.cli",
+        "jobmon.config",
+        "jobmon.core",
+        "jobmon.lean",
+        "jobmon.linux",
+        "jobmon.linux.control",
+        "jobmon.linux.daemon",
+        "jobmon.linux.kernel",
+        "jobmon.linux.monitor",
+        "jobmon.linux.processes",
+        "jobmon.protocol",
+    ],
     # Spelled out, so that an editable install is one line in a .pth file and no import hook:
     # the hook would be paid for at every start of Python.
     package_dir={"": "."},
@@ -57,7 +70,7 @@ setup(
         ],
     },
     # `program` and not `main`: it leaves without taking the interpreter down, which every call would pay for.
-    entry_points={"console_scripts": ["jobmon = jobmon.cli:program"]},
+    entry_points={"console_scripts": ["jobmon = jobmon.cli.main:program"]},
     platforms=["Linux"],
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobmon.cli import program
+from jobmon.cli.main import program
 
 if __name__ == "__main__":
     program()

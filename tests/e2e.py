@@ -40,13 +40,15 @@ _PROBE = 1 << 40  # a number that no client gets to
 # Becomes nobody when all that it may need is loaded: nobody may not be allowed to read this tree.
 _AS_NOBODY = f"""
 import os, sys
-import jobmon.cli, jobmon.cli.ask, jobmon.cli.control, jobmon.cli.explain, jobmon.cli.listen, jobmon.cli.local
-import jobmon.cli.reload, jobmon.cli.text, jobmon.cli.verbs, jobmon.cli.waiting, jobmon.client, jobmon.config
-import jobmon.linux.daemon
+import jobmon.cli.main, jobmon.cli.query
+import jobmon.cli.control, jobmon.cli.explain, jobmon.cli.listen, jobmon.cli.local
+import jobmon.cli.reload, jobmon.cli.formatting, jobmon.cli.commands, jobmon.cli.wait
+import jobmon.client, jobmon.config
+import jobmon.linux.daemon.main
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
 os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
-sys.exit(jobmon.cli.main(sys.argv[1:]))
+sys.exit(jobmon.cli.main.main(sys.argv[1:]))
 """
 
 

@@ -13,10 +13,10 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jobmon import events
-from jobmon.events import AT_REST, LEAVING, LIVE, Action, Input, Next, State
-from jobmon.machine import Job
-from jobmon.spec import JobSpec, JobType, Readiness, Restart
+from jobmon.core import events
+from jobmon.core.events import AT_REST, LEAVING, LIVE, Action, Input, Next, State
+from jobmon.core.machine import Job
+from jobmon.core.spec import JobSpec, JobType, Readiness, Restart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

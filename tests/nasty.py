@@ -17,7 +17,7 @@ import uuid
 import kit
 import pytest
 
-from jobmon.linux import procfs
+from jobmon.linux.kernel import procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def options(way: str) -> dict[str, Any]:
 
 def _may_make_cgroups() -> bool:
     if WITH not in _known:
-        script = "from jobmon.linux.cgroup import Hierarchy as H; H('tested-for').close()"
+        script = "from jobmon.linux.kernel.cgroup import Hierarchy as H; H('tested-for').close()"
         command = [sys.executable, "-c", script]
         done = subprocess.run(command, cwd=kit.SOURCES, check=False, capture_output=True)
         _known[WITH] = done.returncode == 0

@@ -11,13 +11,13 @@ from enum import Enum
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from jobmon import events
+from jobmon.core import events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from jobmon.events import Action, Input, Status
-    from jobmon.supervisor import Supervisor
+    from jobmon.core.events import Action, Input, Status
+    from jobmon.core.supervisor import Supervisor
 
 REACTION = 1.0  # seconds from a stop signal to a death
 KILLS_IN_VAIN = 3  # to a process that hangs in the kernel

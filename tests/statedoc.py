@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from jobmodel import READY, WORDS, Case, Edge, explore
 
-from jobmon import events
-from jobmon.events import LEAVING, State
-from jobmon.machine import TABLE, Job
-from jobmon.spec import JobSpec, Restart
+from jobmon.core import events
+from jobmon.core.events import LEAVING, State
+from jobmon.core.machine import TABLE, Job
+from jobmon.core.spec import JobSpec, Restart
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,31 +30,35 @@ CASES = (Case(Restart.NEVER, READY, 60.0), Case(Restart.ON_FAILURE))  # together
 
 
 def layers_markdown() -> str:
-    """The modules of each layer, downmost first, each with the first sentence of its docstring."""
-    lines = ["| layer | module | what it is |", "| --- | --- | --- |"]
-    for layer, modules in _layers().items():
-        paths = [path for module in modules for path in _paths(module)]
-        lines += [f"| {layer} | [{path}](../jobmon/{path}) | {_role(path)} |" for path in paths]
+    """The modules of each folder, downmost first, each with the first sentence of its docstring."""
+    lines = ["| folder | module | what it is |", "| --- | --- | --- |"]
+    for folder in _folders():
+        for path in _paths(folder):
+            name = os.path.basename(path)
+            lines.append(f"| {folder} | [{name}](../jobmon/{path}) | {_role(path)} |")
     return "\n".join(lines)
 
 
-def _layers() -> dict[str, tuple[str, ...]]:
-    """The table by which tests/test_house.py judges: read and not imported, it needs what only tests have."""
+def _folders() -> list[str]:
+    """The folders in the order of tests/test_house.py, which is read: to import it needs pytest."""
     with open(os.path.join(TOP, "tests", "test_house.py"), encoding="utf-8") as file:
         for node in ast.parse(file.read()).body:
-            if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "LAYERS":
-                assert node.value is not None
-                return dict(ast.literal_eval(node.value))
-    raise LookupError("tests/test_house.py has no LAYERS")
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "MAY_USE":
+                assert isinstance(node.value, ast.Dict)
+                return [str(ast.literal_eval(key)) for key in node.value.keys if key is not None]
+    raise LookupError("tests/test_house.py has no MAY_USE")
 
 
-def _paths(module: str) -> list[str]:
-    """The files of a module, relative to the package; of the command line, which is one subject, all."""
-    path = module.replace(".", "/")
-    folder = os.path.join(TOP, "jobmon", path)
-    if module == "cli":
-        return [f"cli/{name}" for name in sorted(os.listdir(folder)) if name.endswith(".py")]
-    return [os.path.join(path, "__init__.py") if os.path.isdir(folder) else f"{path}.py"]
+_TOP_LEVEL = {"base": ("__init__.py", "errors.py"), "client": ("link.py", "client.py", "transport.py")}
+
+
+def _paths(folder: str) -> list[str]:
+    """The files of a folder, relative to the package, its own description first."""
+    if folder in _TOP_LEVEL:
+        return list(_TOP_LEVEL[folder])
+    place = folder.replace(".", "/")
+    names = sorted(name for name in os.listdir(os.path.join(TOP, "jobmon", place)) if name.endswith(".py"))
+    return [f"{place}/{name}" for name in names] + (["__main__.py"] if folder == "cli" else [])
 
 
 def _role(path: str) -> str:

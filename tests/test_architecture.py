@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import statedoc
 
-from jobmon import events
-from jobmon.events import State
-from jobmon.machine import TABLE, keep
+from jobmon.core import events
+from jobmon.core.events import State
+from jobmon.core.machine import TABLE, keep
 
 
 def document() -> str:
@@ -33,7 +33,7 @@ def test_every_module_is_shown_with_its_role() -> None:
     """Nobody has to guess what a file of the package is for: each row of the layers says it in a sentence."""
     rows = [row.split(" | ") for row in statedoc.layers_markdown().splitlines()[2:]]
 
-    assert "[machine.py](../jobmon/machine.py)" in [row[1] for row in rows]
+    assert "[machine.py](../jobmon/core/machine.py)" in [row[1] for row in rows]
     assert [row[1] for row in rows if len(row) != 3 or len(row[2]) < len("A role |")] == []
 
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jobmon import events
-from jobmon.backoff import SHORTAGES, Death, Past, Verdict, judge
-from jobmon.events import State
-from jobmon.machine import Job
-from jobmon.spec import JobSpec, Restart
+from jobmon.core import events
+from jobmon.core.backoff import SHORTAGES, Death, Past, Verdict, judge
+from jobmon.core.events import State
+from jobmon.core.machine import Job
+from jobmon.core.spec import JobSpec, Restart
 
 if TYPE_CHECKING:
-    from jobmon.events import Status
+    from jobmon.core.events import Status
 
 BAD, GOOD = Death(False), Death(True)
 UNSPAWNED = Death(False, unspawned=True)

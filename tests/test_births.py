@@ -16,11 +16,11 @@ import nasty
 import pytest
 
 from jobmon import ConfigError, JobError
-from jobmon.events import Spawn
-from jobmon.linux import spawn
-from jobmon.linux.births import TURNS, Births
-from jobmon.linux.spawn import Spawner
-from jobmon.spec import JobSpec
+from jobmon.core.events import Spawn
+from jobmon.core.spec import JobSpec
+from jobmon.linux.processes import spawn
+from jobmon.linux.processes.spawn import Spawner
+from jobmon.linux.processes.spawnqueue import TURNS, Births
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

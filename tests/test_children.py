@@ -15,22 +15,23 @@ import forbid
 import kit
 import pytest
 
-from jobmon.events import Exited, Launched, LeaderDied, Spawned, SpawnFailed
-from jobmon.linux import cgroup, children, reactor
-from jobmon.linux.children import Children
-from jobmon.linux.reactor import Reactor
-from jobmon.linux.signals import SignalSource, name_of
-from jobmon.linux.spawn import Spawner
-from jobmon.linux.timers import Timers
-from jobmon.linux.tree import Tree
-from jobmon.spec import JobSpec, KillScope
+from jobmon.core.events import Exited, Launched, LeaderDied, Spawned, SpawnFailed
+from jobmon.core.spec import JobSpec, KillScope
+from jobmon.linux.kernel import cgroup, reactor
+from jobmon.linux.kernel.reactor import Reactor
+from jobmon.linux.kernel.signals import SignalSource, name_of
+from jobmon.linux.kernel.timers import Timers
+from jobmon.linux.processes import children
+from jobmon.linux.processes.children import Children
+from jobmon.linux.processes.spawn import Spawner
+from jobmon.linux.processes.tracker import Tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from jobmon.events import ProcessInput
+    from jobmon.core.events import ProcessInput
 
 SLEEP = ("sleep", "1000000")
 DEADLY = [

@@ -15,7 +15,7 @@ import kit
 import pytest
 
 import jobmon
-from jobmon.cli.verbs import VERBS
+from jobmon.cli.commands import VERBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmon import cli, errors
-from jobmon.cli import text
+from jobmon import errors
+from jobmon.cli import formatting, output
+from jobmon.cli.commands import VERBS, UsageError, did_you_mean, distance, parse
 from jobmon.cli.help import overview, page
 from jobmon.cli.listen import plain
-from jobmon.cli.verbs import VERBS, UsageError, did_you_mean, distance, parse
+from jobmon.cli.main import main
 from jobmon.client import parse_port, patience_for, ports_from, refusal
 from jobmon.protocol import Event07, EventMessage, JobStatus
 
@@ -118,7 +119,7 @@ def test_errors_have_their_exit_codes(
     """Each error ends with its own code and words on standard error, and prints nothing else."""
     monkeypatch.setenv("JOBMON_PORT", f"{tmp_path}/control,{tmp_path}/event")
 
-    assert cli.main(words) == code
+    assert main(words) == code
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "jobmon" in printed.err
@@ -131,7 +132,7 @@ def test_a_missing_daemon_is_named_with_where_it_was_looked_for(
     """The message has the address, the reason, and what JOBMON_PORT is."""
     where = f"{tmp_path}/control"
     monkeypatch.setenv("JOBMON_PORT", f"{where},{tmp_path}/event")
-    cli.main(["list-jobs"])
+    main(["list-jobs"])
 
     said = capsys.readouterr().err
     assert said == (
@@ -145,7 +146,7 @@ def test_a_missing_daemon_is_named_with_where_it_was_looked_for(
 )
 def test_help_is_no_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Who asks for help gets it on standard output."""
-    assert cli.main(words) == 0
+    assert main(words) == 0
     printed = capsys.readouterr()
     assert printed.out
     assert printed.err == ""
@@ -197,7 +198,7 @@ def test_distance(one: str, other: str) -> None:
 )
 def test_durations(words: str, seconds: float) -> None:
     """The documented units, and bare seconds."""
-    assert text.seconds(words) == pytest.approx(seconds)
+    assert formatting.seconds(words) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -206,14 +207,14 @@ def test_durations(words: str, seconds: float) -> None:
 def test_what_is_no_duration(words: str) -> None:
     """Anything else is refused with the forms there are."""
     with pytest.raises(UsageError, match="500ms, 20s, 2m, 1h or bare seconds"):
-        text.seconds(words)
+        formatting.seconds(words)
 
 
 def test_a_duration_has_a_limit() -> None:
     """Nobody waits longer than ten years, and no number is too long to say so."""
     for words in ("999999h", "9" * 400):
         with pytest.raises(UsageError, match="ten years"):
-            text.seconds(words)
+            formatting.seconds(words)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_a_duration_has_a_limit() -> None:
 )
 def test_spans(seconds: float, words: str) -> None:
     """A time that has passed is told in its two largest units."""
-    assert text.span(seconds) == words
+    assert formatting.span(seconds) == words
 
 
 # ---- escaping --------------------------------------------------------------------------------
@@ -258,13 +259,13 @@ def test_spans(seconds: float, words: str) -> None:
 )
 def test_escaping(name: str, line: str) -> None:
     """Control characters, line separators, what turns the direction, and backslashes are escaped."""
-    assert text.escape(name) == line
+    assert formatting.escape(name) == line
 
 
 @given(st.text())
 def test_escaping_can_be_undone(name: str) -> None:
     """An escaped name is one printable line, and no two names have the same."""
-    line = text.escape(name)
+    line = formatting.escape(name)
 
     assert line.isprintable()
     assert "".join(unescaped(line)) == name
@@ -289,7 +290,7 @@ def test_a_poor_terminal_gets_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the encoding of standard output lacks is escaped, never a traceback."""
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    cli.say("RUNNING \u00fc")
+    output.say("RUNNING \u00fc")
     sys.stdout.flush()
 
     assert raw.getvalue() == b"RUNNING \\xfc\n"
@@ -299,7 +300,7 @@ def test_no_standard_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None
     """A caller who has closed standard output still gets the exit code."""
     monkeypatch.setattr(sys, "stdout", None)
 
-    assert cli.main(["--version"]) == 0
+    assert main(["--version"]) == 0
 
 
 # ---- words -----------------------------------------------------------------------------------
@@ -362,7 +363,7 @@ NOW = 1_000_000.0
 )
 def test_status_lines(job: JobStatus, line: str) -> None:
     """How a job is, in one line for people."""
-    assert text.status_line(job, NOW) == line
+    assert formatting.status_line(job, NOW) == line
 
 
 def test_the_table_is_aligned() -> None:
@@ -372,7 +373,7 @@ def test_the_table_is_aligned() -> None:
         JobStatus("\u65e5\u672c", "stopped", False, None, 0, NOW, processes=0),
     ]
 
-    assert text.table(jobs, NOW) == [
+    assert formatting.table(jobs, NOW) == [
         "JOB   STATE    PID   PROCESSES  SINCE      RESTARTS  RESULT",
         "web   running  4711  12         1 min ago  3         last run: exit 1",
         "\u65e5\u672c  stopped  -     -          -          0",
@@ -386,7 +387,7 @@ def test_the_table_has_descriptions_where_there_are_any() -> None:
         JobStatus("db", "stopped", False, None, 0, NOW, processes=0),
     ]
 
-    assert text.table(jobs, NOW) == [
+    assert formatting.table(jobs, NOW) == [
         "JOB  STATE    PID  PROCESSES  SINCE      RESTARTS  RESULT  DESCRIPTION",
         "web  failed   -    -          1 min ago  3         exit 1  the\\nshop",
         "db   stopped  -    -          -          0",

@@ -23,8 +23,8 @@ import kit
 import pytest
 
 import jobmon
-from jobmon import cli
 from jobmon.cli import control
+from jobmon.cli.main import main
 from jobmon.protocol import (
     CONTROL,
     ERR_NOT_PERMITTED,
@@ -466,7 +466,7 @@ def test_start_and_the_answer_to_its_question(
 
         server.play(script)
         with deadline():
-            assert cli.main([verb, "x"]) == 0
+            assert main([verb, "x"]) == 0
         server.finish()
         assert [one.command for one in server.heard] == [verb, "graph"]
 
@@ -502,7 +502,7 @@ def test_the_line_that_it_is_tried_again(
     server.play(script)
     events.play(news)
     with deadline():
-        assert cli.main(["start", "x"]) == 1
+        assert main(["start", "x"]) == 1
     line = "jobmon: x: exit 1; it is tried again, and waited for\n"
     assert capfd.readouterr().err == (line if before == 2 else "") + "jobmon: x: has died\n"
 
@@ -514,7 +514,7 @@ def test_wait_beside_a_command(ports: tuple[Server, Server], turn: str) -> None:
     for script in turns(turn):
         server.play(script)
         with deadline():
-            assert cli.main(["wait", "x", "--", "true"]) == 0
+            assert main(["wait", "x", "--", "true"]) == 0
         server.finish()
 
 
@@ -542,7 +542,7 @@ def told(words: list[str], seconds: float, capfd: pytest.CaptureFixture[str]) ->
     """Give up in time, not before the timeout, at most a second after it, with 124 and a line on it."""
     began = time.monotonic()
     with deadline():
-        assert cli.main(timed(words, seconds)) == 124
+        assert main(timed(words, seconds)) == 124
     assert seconds <= time.monotonic() - began < seconds + 1
     line = "jobmon: timed out: the daemon at .* does not answer\n"
     assert re.fullmatch(line, capfd.readouterr().err)
@@ -617,7 +617,7 @@ def test_a_command_goes_on_when_the_daemon_falls_silent(
     end = kit.Fifo(f"{tmp_path}/end")
     began = time.monotonic()
     with deadline():
-        assert cli.main(["wait", "x", "--timeout", "300ms", "--", "cat", end.path]) == 124
+        assert main(["wait", "x", "--timeout", "300ms", "--", "cat", end.path]) == 124
     assert time.monotonic() - began < 1.3
     told = re.fullmatch(
         "jobmon: the command goes on, pid ([0-9]+)\njobmon: timed out: .* does not answer\n",

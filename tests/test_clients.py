@@ -13,8 +13,8 @@ import time
 import kit
 import pytest
 
-from jobmon import eventlog
-from jobmon.linux import sessions
+from jobmon.core import eventlog
+from jobmon.linux.control import server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -239,19 +239,19 @@ def test_one_connection_cannot_wait_a_million_times(served: kit.Daemon, client: 
     """What waits costs memory and a look at every change: past a bound more is refused, not kept."""
     one = client()
     wait = {"type": "request", "command": "wait", "jobs": ["web"]}
-    one.send(b"".join(frame({**wait, "id": n}) for n in range(sessions.MAX_UNANSWERED + 2)))
+    one.send(b"".join(frame({**wait, "id": n}) for n in range(server.MAX_UNANSWERED + 2)))
     refused = [one.receive() for _ in range(2)]
 
     assert [(reply["id"], reply["error"]["code"]) for reply in refused] == [
-        (sessions.MAX_UNANSWERED, "failed"),
-        (sessions.MAX_UNANSWERED + 1, "failed"),
+        (server.MAX_UNANSWERED, "failed"),
+        (server.MAX_UNANSWERED + 1, "failed"),
     ]
     assert "wait already" in refused[0]["error"]["message"]
 
     served.pipe().restart("web")
 
-    assert {one.receive()["id"] for _ in range(sessions.MAX_UNANSWERED)} == set(
-        range(sessions.MAX_UNANSWERED)
+    assert {one.receive()["id"] for _ in range(server.MAX_UNANSWERED)} == set(
+        range(server.MAX_UNANSWERED)
     )
     one.send(frame(STATUS))
     assert one.receive()["ok"]
@@ -354,10 +354,10 @@ def test_who_half_closes_over_tcp_and_vanishes_is_asked_for(daemon: Factory) -> 
 
 CURIOUS = (
     "import sys\n"
-    "from jobmon.linux import sockets\n"
+    "from jobmon.linux.kernel import sockets\n"
     "sockets.KEEPALIVE_SECONDS = 1\n"
     "del sys.argv[1:4]\n"  # python -m jobmon: that is us
-    "from jobmon.cli import main\n"
+    "from jobmon.cli.main import main\n"
     "sys.exit(main())\n"
 )
 
@@ -383,18 +383,18 @@ def test_07_terminates_and_leaves(daemon: Factory, half: bool) -> None:
 
 def test_fifteen_seconds_are_what_the_contract_says() -> None:
     """The constants that the tests below shorten are those of the protocol's description."""
-    assert (sessions.FRAME_SECONDS, sessions.DRAIN_SECONDS) == (15.0, 15.0)
+    assert (server.FRAME_SECONDS, server.DRAIN_SECONDS) == (15.0, 15.0)
     assert eventlog.KEPT_EVENTS == 10_000
 
 
 IMPATIENT = (
     "import sys\n"
-    "from jobmon import eventlog\n"
-    "from jobmon.linux import sessions\n"
+    "from jobmon.core import eventlog\n"
+    "from jobmon.linux.control import server as sessions\n"
     "eventlog.KEPT_EVENTS = 500\n"
     "sessions.FRAME_SECONDS = sessions.DRAIN_SECONDS = float(sys.argv.pop(1))\n"
     "del sys.argv[1:4]\n"  # python -m jobmon: that is us
-    "from jobmon.cli import main\n"
+    "from jobmon.cli.main import main\n"
     "sys.exit(main())\n"
 )
 

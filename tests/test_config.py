@@ -15,11 +15,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jobmon import config, config_keys, config_kinds, spec
-from jobmon.config import Config, Problem, load
-from jobmon.config_docs import DIALECT
-from jobmon.errors import ConfigError
-from jobmon.spec import (
+from jobmon.config import Config, Problem, load, loader
+from jobmon.config import keys as config_keys
+from jobmon.config import values as config_kinds
+from jobmon.config.docs import DIALECT
+from jobmon.core import spec
+from jobmon.core.spec import (
     Essential,
     JobSpec,
     JobType,
@@ -29,6 +30,7 @@ from jobmon.spec import (
     SupervisorSpec,
     canonical_signal,
 )
+from jobmon.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -1370,7 +1372,7 @@ BEYOND_THE_SCHEMA = (
 
 def agrees(master: dict[str, Any]) -> bool:
     """Whether the schema and load are of one mind about a master."""
-    schema = config.json_schema()
+    schema = loader.json_schema()
     try:
         read(master)
     except ConfigError as error:
@@ -1427,7 +1429,7 @@ def test_schema_agrees_about_the_supervisor(row: config_keys.Key, value: object)
 
 def test_schema_has_every_key() -> None:
     """The schema has the keys of the table with their defaults and meanings, and no others."""
-    schema = config.json_schema()
+    schema = loader.json_schema()
     parts = (
         (schema["properties"]["supervisor"], config_keys.SUPERVISOR),
         (schema["$defs"]["job"], config_keys.JOB),
@@ -1446,7 +1448,7 @@ def test_schema_has_every_key() -> None:
 
 def test_schema_of_job_files() -> None:
     """$defs has the schema of a job file, wrapped or not."""
-    schema = config.json_schema()
+    schema = loader.json_schema()
     job_file = schema["$defs"]["job-file"]
 
     assert validate(job_file, {"a": {"command": "x"}}, schema)
@@ -1473,7 +1475,7 @@ def test_reference_is_what_the_table_says() -> None:
     with open(os.path.join(TOP, "docs", "configuration.md"), encoding="utf-8") as file:
         on_disk = file.read()
 
-    assert on_disk == config.reference(), (
+    assert on_disk == loader.reference(), (
         "write it anew: python3 -c 'from jobmon.config import reference; print(reference(), end=\"\")'"
         " > docs/configuration.md"
     )
@@ -1481,7 +1483,7 @@ def test_reference_is_what_the_table_says() -> None:
 
 def test_examples_of_the_reference_work() -> None:
     """The JSON that stands in the reference is right."""
-    master, job_file = re.findall(r"```json\n(.*?)```", config.reference(), re.DOTALL)
+    master, job_file = re.findall(r"```json\n(.*?)```", loader.reference(), re.DOTALL)
 
     result = read(master, files={"/data/jobs/cleanup.json": job_file})
 

@@ -18,7 +18,7 @@ import pytest
 from inits import LEAVES, PROBE, Run, Screen, may_mount, need, spin
 
 import jobmon
-from jobmon.linux.init import MOMENT
+from jobmon.linux.processes.init import MOMENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import re
 import pytest
 
 import jobmon
-from jobmon.cli.verbs import VERBS
-from jobmon.config_keys import JOB, SUPERVISOR
-from jobmon.events import State
+from jobmon.cli.commands import VERBS
+from jobmon.config.keys import JOB, SUPERVISOR
+from jobmon.core.events import State
 from jobmon.protocol import CONDITIONS
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

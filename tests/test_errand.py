@@ -11,16 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmon import spec
-from jobmon.linux import errand, reactor
-from jobmon.linux.children import Children
-from jobmon.linux.errand import Errand, Result
-from jobmon.linux.reactor import Reactor
-from jobmon.linux.reload import _KINDS
-from jobmon.linux.signals import SignalSource
-from jobmon.linux.timers import Timers
-from jobmon.linux.tree import Tree
-from jobmon.plan import Change, Keys, Plan
+from jobmon.core import spec
+from jobmon.core.plan import Change, Keys, Plan
+from jobmon.linux.daemon.reload import _KINDS
+from jobmon.linux.kernel import reactor
+from jobmon.linux.kernel.reactor import Reactor
+from jobmon.linux.kernel.signals import SignalSource
+from jobmon.linux.kernel.timers import Timers
+from jobmon.linux.processes import worker
+from jobmon.linux.processes.children import Children
+from jobmon.linux.processes.tracker import Tree
+from jobmon.linux.processes.worker import Errand, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def test_too_long_is_told(site: Site) -> None:
 
 def test_too_much_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A result has a bound, and the child is killed."""
-    monkeypatch.setattr(errand, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(worker, "MAX_BYTES", 1 << 20)
     site.begin(lambda: "x" * (2 << 20))
 
     assert site.finish().trouble == "it comes to more than 1 MiB"
@@ -179,4 +180,4 @@ KEYS = st.builds(Keys, hot=st.tuples(TEXTS), restart=st.tuples())
 @given(st.builds(Plan, added=st.tuples(JOBS), changed=st.tuples(st.builds(Change, spec=JOBS)), daemon=KEYS))
 def test_what_travels_arrives_as_it_was(plan: Plan) -> None:
     """Specs with all that they hold."""
-    assert errand.unpack(errand.pack(plan), _KINDS) == plan
+    assert worker.unpack(worker.pack(plan), _KINDS) == plan

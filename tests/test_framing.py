@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobmon.errors import LocalProtocolError, RemoteProtocolError
-from jobmon.framing import HEADER, FrameReader, frame
+from jobmon.protocol.framing import HEADER, FrameReader, frame
 
 LIMIT = 64
 

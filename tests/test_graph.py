@@ -12,7 +12,7 @@ import kit
 import pytest
 
 from jobmon.cli.explain import SHOWN_OF_A_NAME, dot, steps
-from jobmon.cli.text import escape
+from jobmon.cli.formatting import escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -22,92 +22,50 @@ TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # ---- the rules -----------------------------------------------------------------------------
 
-# Each layer with its modules, downmost first. A module imports only what stands before it.
-LAYERS: dict[str, tuple[str, ...]] = {
-    # The package itself has no name here. It loads the API on demand, and gives its version to all.
-    "words": ("", "lean", "records", "errors", "fastjson"),
-    "policy": (
-        "spec",
-        "events",
-        "order",
-        "backoff",
-        "eventlog",
-        "machine",
-        "waits",
-        "waiters",
-        "turns",
-        "supervisor",
-        "why",
-        "jsontext",
-        "config_kinds",
-        "config_keys",
-        "config_docs",
-        "config",
-        "plan",
+# Each folder with the folders that it may import from, downmost first: the path of a file says what it may
+# touch. Modules directly under jobmon/ and jobmon/linux/ belong to the groups in TOP_LEVEL.
+MAY_USE: dict[str, tuple[str, ...]] = {
+    "base": ("lean",),
+    "lean": (),
+    "core": ("lean", "base"),
+    "config": ("lean", "base", "core"),
+    "protocol": ("lean", "base"),
+    "linux": ("lean", "base"),
+    "linux.kernel": ("lean", "base", "core", "linux"),
+    "linux.processes": ("lean", "base", "core", "linux", "linux.kernel"),
+    "linux.monitor": ("lean", "base", "core", "linux", "linux.kernel", "linux.processes"),
+    "linux.control": ("lean", "base", "core", "protocol", "linux", "linux.kernel", "linux.processes"),
+    "linux.daemon": (
+        *("lean", "base", "core", "config", "protocol"),
+        *("linux", "linux.kernel", "linux.processes", "linux.monitor", "linux.control"),
     ),
-    "protocol": ("framing", "wire", "protocol"),
-    "linux": (
-        "linux",
-        "linux.csignal",
-        "linux.syscalls",
-        "linux.signals",
-        "linux.timers",
-        "linux.reactor",
-        "linux.procfs",
-        "linux.cgroup",
-        "linux.scan",
-        "linux.tree",
-        "linux.migrants",
-        "linux.crowds",
-        "linux.quotas",
-        "linux.peers",
-        "linux.sockets",
-        "linux.lastwords",
-        "linux.mounts",
-        "linux.spawn",
-        "linux.init",
-        "linux.companion",
-        "linux.children",
-        "linux.errand",
-        "linux.logfile",
-        "linux.globs",
-        "linux.state",
-        "linux.loading",
-        "linux.notify",
-        "linux.remains",
-        "linux.leftovers",
-        "linux.remnants",
-        "linux.output",
-        "linux.receiver",
-        "linux.runsocket",
-        "linux.readiness",
-        "linux.attendants",
-        "linux.answers",
-        "linux.reload",
-        "linux.sessions",
-        "linux.births",
-        "linux.engine",
-        "linux.daemon",
-    ),
-    "face": ("link", "client", "transport", "cli", "__main__"),
+    "client": ("lean", "base", "protocol"),
+    "cli": ("lean", "base", "protocol", "client"),
 }
 
-# What each layer may use besides itself. The client speaks the protocol and knows no policy, so the
-# protocol knows none either: linux.engine translates.
-MAY_USE: dict[str, frozenset[str]] = {
-    "words": frozenset(),
-    "policy": frozenset(("words",)),
-    "protocol": frozenset(("words",)),
-    "linux": frozenset(("words", "policy", "protocol")),
-    "face": frozenset(("words", "protocol")),
+# What stands directly under jobmon/, and so has no folder to say it.
+TOP_LEVEL = {
+    "": "base",  # its version; it loads the API by name, so that it imports nothing
+    "errors": "base",
+    "client": "client",
+    "link": "client",
+    "transport": "client",
+    "__main__": "cli",
 }
 
 # The face may use the rest of the house only where it is needed, inside a function of these modules:
 # nobody who asks for a status pays for an engine.
 DAEMON_VERBS = frozenset(("cli.local", "cli.init"))
 
+# Imports that run upward, for types only: a narrow port between the clients' side and the engine is missing.
+UPWARD: dict[tuple[str, str], str] = {
+    ("linux.control.server", "linux.daemon.engine"): "the sessions see the whole engine",
+    ("linux.control.server", "linux.daemon.reload"): "the outcome of a reload is the reloader's",
+    ("linux.daemon.reload", "linux.daemon.engine"): "the reloader sees the whole engine",
+}
+
 IMPURE = frozenset("ctypes os random select signal socket subprocess threading time".split())
-PURE_LAYERS = frozenset(("words", "policy", "protocol"))
+PURE_FOLDERS = frozenset(("base", "lean", "core", "config", "protocol"))
 
 # Nobody in the package: each costs memory or start-up time that JobMon promises not to spend,
 # or does what belongs to the engine alone.
@@ -123,7 +81,7 @@ NOT_IN_THE_CLIENT = NOWHERE | frozenset(
 
 # Imports that break a rule above, each for a reason.
 EXEMPT: dict[tuple[str, str], str] = {
-    ("fastjson", "json"): "where the C functions of json are missing or differ from what we know",
+    ("lean.fastjson", "json"): "where the C functions of json are missing or differ from what we know",
 }
 
 MAX_FUNCTION_LINES = 60
@@ -164,7 +122,7 @@ def tree(path: str) -> ast.Module:
 
 
 def module_name(path: str) -> str:
-    """jobmon/linux/spawn.py is linux.spawn; the package itself has the empty name."""
+    """jobmon/linux/processes/spawn.py is linux.spawn; the package itself has the empty name."""
     parts = path.removesuffix(".py").split(os.sep)[1:]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -195,7 +153,7 @@ def imports(nodes: Iterable[ast.AST], *, lazy: bool = False) -> Iterator[tuple[s
 
 
 def full_name(module: str, name: str) -> str:
-    """`from jobmon.linux import spawn` means jobmon.linux.spawn; `from os import path` means os."""
+    """`from jobmon.linux import spawn` means jobmon.linux.processes.spawn; `from os import path` means os."""
     if module.partition(".")[0] != "jobmon":
         return module
     inner = f"{module}.{name}".removeprefix("jobmon.")
@@ -215,18 +173,24 @@ def inside(module: str) -> Iterator[tuple[str, bool]]:
             yield name.removeprefix("jobmon").removeprefix("."), lazy
 
 
-PLACES = {module: layer for layer, modules in LAYERS.items() for module in modules}
-ORDER = {module: place for place, module in enumerate(PLACES)}
+def folder_of(module: str) -> str:
+    """The folder of a module: the row of MAY_USE that holds for it."""
+    if module in TOP_LEVEL:
+        return TOP_LEVEL[module]
+    return module if module in MAY_USE else module.rpartition(".")[0]
 
 
-def place(module: str) -> int:
-    """A module's number in the order of the house; those of the package cli share one."""
-    return ORDER.get("cli" if module.startswith("cli.") else module, len(ORDER))
-
-
-def layer_of(module: str) -> str:
-    """A module's layer; parts of the package cli are cli."""
-    return PLACES.get("cli" if module.startswith("cli.") else module, "no layer")
+def coupled(module: str) -> set[str]:
+    """The modules of JobMon that a module imports, for types only, or lazily, too."""
+    names = set()
+    for node in ast.walk(tree(MODULES[module])):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {full_name(str(node.module), alias.name) for alias in node.names}
+    ours = (name for name in names if name.split(".")[0] == "jobmon")
+    inner = {name.removeprefix("jobmon").removeprefix(".") for name in ours}
+    return inner & set(MODULES) - {module}
 
 
 def functions(path: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -239,40 +203,59 @@ def functions(path: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 # ---- the layers ----------------------------------------------------------------------------
 
 
-def test_every_module_has_its_place() -> None:
-    """Each module of the package stands in the table, and the table names no module that is not there."""
-    there = {module for module in MODULES if not module.startswith("cli.")}
+def test_every_module_is_in_a_known_folder() -> None:
+    """Each module stands in a folder whose imports are ruled, and each rule has a folder."""
+    assert {folder_of(module) for module in MODULES} == set(MAY_USE)
 
-    assert set(PLACES) == there
+
+def test_the_rules_run_downward() -> None:
+    """No two folders may import from each other, over whatever others."""
+    below: dict[str, set[str]] = {}
+    for _ in MAY_USE:
+        for folder, others in MAY_USE.items():
+            below[folder] = set(others).union(*(below.get(other, set()) for other in others))
+
+    assert [folder for folder in MAY_USE if folder in below[folder]] == []
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_run_downward(module: str) -> None:
-    """From its own layer a module imports what stands before it, from others what its layer may use."""
-    layer = layer_of(module)
+    """A module imports from its own folder and from what that folder may use; types count as well."""
+    folder = folder_of(module)
     wrong = []
-    for name, lazy in inside(module):
-        if layer_of(name) == layer:
-            allowed = name.startswith("cli") or place(name) < place(module)
-        else:
-            allowed = layer_of(name) in MAY_USE.get(layer, ()) or (lazy and module in DAEMON_VERBS)
-        if not allowed:
+    for name in coupled(module):
+        allowed = folder_of(name) in (folder, *MAY_USE[folder]) or (module, name) in UPWARD
+        if not (allowed or module in DAEMON_VERBS or module == ""):
             wrong.append(name)
 
-    assert wrong == [], f"jobmon.{module} ({layer}) may not import these"
+    assert wrong == [], f"jobmon.{module} ({folder}) may not import these"
 
 
-def test_machine_and_protocol_do_not_know_each_other() -> None:
-    """What the wire says and what a job does are translated in one place, above both."""
-    policy, protocol = (set(LAYERS[layer]) for layer in ("policy", "protocol"))
+def test_there_is_no_circle() -> None:
+    """No module imports itself over others, not even for types or inside a function."""
+    below = {module: {name for name in coupled(module) if (module, name) not in UPWARD} for module in MODULES}
+    below[""] = set()  # it loads by name
+    while leaves := [module for module, names in below.items() if not names]:
+        for module in leaves:
+            del below[module]
+        for names in below.values():
+            names.difference_update(leaves)
 
-    assert not any(name in protocol for module in policy for name, _ in inside(module))
-    assert not any(name in policy for module in protocol for name, _ in inside(module))
+    assert below == {}
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if layer_of(module) in PURE_LAYERS])
+@pytest.mark.parametrize("module", [module for module in MODULES if module not in DAEMON_VERBS])
+def test_only_what_needs_it_is_lazy_across_folders(module: str) -> None:
+    """At run time, too, the rules hold: a lazy import is no way around them."""
+    folder = folder_of(module)
+    names = {name for name, _ in inside(module) if name in MODULES}
+
+    assert {name for name in names if folder_of(name) not in (folder, *MAY_USE[folder])} == set()
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if folder_of(module) in PURE_FOLDERS])
 def test_pure_layers_are_given_the_world(module: str) -> None:
-    """Words, policy and protocol touch no clock, no process and no file: these come as arguments."""
+    """The pure folders touch no clock, no process and no file: these come as arguments."""
     assert outside(module) & IMPURE == set()
 
 
@@ -282,9 +265,9 @@ def test_costly_modules_are_imported_nowhere(module: str) -> None:
     assert outside(module) & NOWHERE == set()
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if layer_of(m) != "linux"])
+@pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith("linux")])
 def test_ctypes_stands_in_one_place(module: str) -> None:
-    """Only linux.syscalls speaks to the C library."""
+    """Only linux.kernel.syscalls speaks to the C library."""
     assert "ctypes" not in outside(module)
 
 
@@ -292,7 +275,7 @@ def test_ctypes_stands_in_one_module() -> None:
     """Within linux/, too, nobody but syscalls imports ctypes."""
     users = {module for module in MODULES if "ctypes" in outside(module)}
 
-    assert users <= {"linux.syscalls"}
+    assert users <= {"linux.kernel.syscalls"}
 
 
 CLIENT_VERBS = [["help"], ["--version"], ["status", "web"], ["list-jobs"], ["start", "web"], ["listen"]]
@@ -305,7 +288,7 @@ def test_a_client_loads_little(arguments: list[str], tmp_path: object) -> None:
     program = (
         "import sys\n"
         "before = set(sys.modules)\n"
-        "from jobmon.cli import main\n"
+        "from jobmon.cli.main import main\n"
         "sys.argv[1:] = " + repr(arguments) + "\n"
         "try:\n"
         "    main()\n"
@@ -327,7 +310,8 @@ def test_a_client_loads_little(arguments: list[str], tmp_path: object) -> None:
     assert "jobmon.cli" in loaded, done.stderr
     assert loaded & NOT_IN_THE_CLIENT == set()
     heavy = {name for name in loaded if name.startswith("jobmon.")}
-    assert {name for name in heavy if layer_of(name.removeprefix("jobmon.")) in ("policy", "linux")} == set()
+    folders = {name: folder_of(name.removeprefix("jobmon.")) for name in heavy}
+    assert {name for name, folder in folders.items() if folder.startswith(("core", "linux"))} == set()
 
 
 def test_the_public_names_are_the_api() -> None:
@@ -488,7 +472,7 @@ def test_the_reader_of_imports_sees_what_it_should() -> None:
     """Plain and lazy imports are seen, those for type checkers are not: blind rules would always hold."""
     text = (
         "import os.path\n"
-        "from jobmon.linux import spawn\n"
+        "from jobmon.linux.processes import spawn\n"
         "if TYPE_CHECKING:\n    import typing\nelse:\n    import enum\n"
         "def f():\n    from json import loads\n"
         "try:\n    import ctypes\nexcept ImportError:\n    pass\n"
@@ -499,12 +483,12 @@ def test_the_reader_of_imports_sees_what_it_should() -> None:
     assert ("enum", False) in seen
     assert ("json", True) in seen
     assert ("ctypes", False) in seen
-    assert ("jobmon.linux.spawn", False) in seen
+    assert ("jobmon.linux.processes.spawn", False) in seen
     assert not any(name == "typing" for name, _ in seen)
 
 
 def test_the_rules_can_be_broken() -> None:
     """The engine does use what pure layers may not, so the test of them looks at something."""
-    used = {name for module in LAYERS["linux"] for name in outside(module)}
+    used = {name for module in MODULES if module.startswith("linux") for name in outside(module)}
 
     assert {"os", "select"} <= used

@@ -34,7 +34,7 @@ from inits import (
     state,
 )
 
-from jobmon.linux.init import MOMENT
+from jobmon.linux.processes.init import MOMENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

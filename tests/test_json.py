@@ -22,9 +22,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from jobmon import errors, protocol
-from jobmon.cli.verbs import VERBS
-from jobmon.events import HAPPENINGS, Next, State
-from jobmon.fastjson import dumps
+from jobmon.cli.commands import VERBS
+from jobmon.core.events import HAPPENINGS, Next, State
+from jobmon.lean.fastjson import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ JOBS: dict[str, Any] = {  # each is called for the state that it comes to, and w
 }
 # A daemon that cannot kill one of its jobs.
 SPARES_ONE = (
-    "from jobmon.linux.engine import Engine",
+    "from jobmon.linux.daemon.engine import Engine",
     "kill = Engine._kill",
     "Engine._kill = lambda self, action: None if action.job == 'killing' else kill(self, action)",
 )

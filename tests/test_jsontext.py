@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobmon import fastjson
-from jobmon.jsontext import MAX_DEPTH, MAX_FAULTS, Document, Node, Scanner, quote
+from jobmon.config.jsontext import MAX_DEPTH, MAX_FAULTS, Document, Node, Scanner, quote
+from jobmon.lean import fastjson
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import kit
 import pytest
 
 from jobmon import JobError
-from jobmon.linux.lastwords import MAX_BYTES, LastWords, mark_of
-from jobmon.spec import JobSpec
+from jobmon.core.spec import JobSpec
+from jobmon.linux.processes.stderrtail import MAX_BYTES, LastWords, mark_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

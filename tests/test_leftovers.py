@@ -20,7 +20,8 @@ import nasty
 import pytest
 
 import jobmon
-from jobmon.linux import cgroup, procfs, state
+from jobmon.linux.kernel import cgroup, procfs
+from jobmon.linux.processes import statedir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Dead:
 
     def state_dir(self) -> str:
         """Where the state of its configuration is."""
-        path = state.default(self.path, os.environ)
+        path = statedir.default(self.path, os.environ)
         return f"/tmp/jobmon-{USER}-{os.path.basename(path)}" if self.way == UNPRIVILEGED else path
 
     def lives(self, pid: int = 0) -> bool:
@@ -112,7 +113,7 @@ def options(way: str) -> dict[str, Any]:
         return nasty.options(way)
     if os.geteuid() != 0:
         pytest.skip("needs root, to be another user")
-    command = [*_AS_USER, sys.executable, "-c", "import jobmon.linux.daemon"]
+    command = [*_AS_USER, sys.executable, "-c", "import jobmon.linux.daemon.main"]
     if subprocess.run(command, cwd=kit.SOURCES, check=False).returncode:
         pytest.skip("another user may not read this tree")
     return {"wrapper": _AS_USER}

@@ -11,12 +11,12 @@ import sys
 
 import pytest
 
-from jobmon import events, waits
-from jobmon.eventlog import EventLog
-from jobmon.events import State
-from jobmon.linux import answers
-from jobmon.spec import JobSpec, Readiness
-from jobmon.supervisor import Supervisor
+from jobmon.core import conditions, events
+from jobmon.core.eventlog import EventLog
+from jobmon.core.events import State
+from jobmon.core.spec import JobSpec, Readiness
+from jobmon.core.supervisor import Supervisor
+from jobmon.linux.control import replies
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,12 +111,12 @@ def lose_the_first(chain: Chain) -> None:
 
 
 def wait(chain: Chain) -> None:
-    chain.supervisor.wait(chain.names, "me", 1.0, until=("stopped", waits.stopped), since=0)
+    chain.supervisor.wait(chain.names, "me", 1.0, until=("stopped", conditions.stopped), since=0)
 
 
 def explain(chain: Chain) -> None:
     for name in chain.names:
-        answers.why(chain.supervisor, name, 1.0, lambda _: "")
+        replies.why(chain.supervisor, name, 1.0, lambda _: "")
 
 
 def say_what_goes_first(chain: Chain) -> None:

@@ -14,7 +14,7 @@ import tty
 import pytest
 from test_clients import Raw
 
-from jobmon.linux.logfile import DEBUG, ERROR, INFO, LEVELS, WARNING, Log
+from jobmon.linux.log import DEBUG, ERROR, INFO, LEVELS, WARNING, Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def test_a_full_standard_error_costs_lines_and_not_time(
     reader, writer = endpoints(kind)
     os.dup2(writer, 2)
     if kind.startswith("somebody"):
-        monkeypatch.setattr("jobmon.linux.logfile.os.open", refuse)
+        monkeypatch.setattr("jobmon.linux.log.os.open", refuse)
     log = Log(None, "DEBUG")
     monkeypatch.undo()
     fill(writer)
@@ -338,10 +338,10 @@ def test_a_flood_of_refused_clients_costs_few_lines(daemon: Callable[..., kit.Da
 
 HASTY = (
     "import sys\n"
-    "from jobmon.linux import logfile\n"
+    "from jobmon.linux import log as logfile\n"
     "logfile.LIMIT_LINES, logfile.LIMIT_SECONDS = 1, 0.3\n"
     "del sys.argv[1:4]\n"  # python -m jobmon: that is us
-    "from jobmon.cli import main\n"
+    "from jobmon.cli.main import main\n"
     "sys.exit(main())\n"
 )
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jobmon import events
-from jobmon.events import LEAVING, LIVE, Next, State
-from jobmon.machine import MAX_KILL_INTERVAL, TABLE, Job, describe
-from jobmon.spec import JobSpec, JobType, Readiness, Restart
+from jobmon.core import events
+from jobmon.core.events import LEAVING, LIVE, Next, State
+from jobmon.core.machine import MAX_KILL_INTERVAL, TABLE, Job, describe
+from jobmon.core.spec import JobSpec, JobType, Readiness, Restart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jobmon.events import Action, Input
+    from jobmon.core.events import Action, Input
 
 PID, NEW_PID = 4711, 4712
 READY = Readiness("fd", 3)

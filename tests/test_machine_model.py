@@ -9,15 +9,15 @@ import jobmodel
 import pytest
 from jobmodel import Case, Violation, explore, explore_again
 
-from jobmon import events, machine
-from jobmon.events import State
-from jobmon.machine import TABLE, Job
-from jobmon.spec import JobType, Restart
+from jobmon.core import events, machine
+from jobmon.core.events import State
+from jobmon.core.machine import TABLE, Job
+from jobmon.core.spec import JobType, Restart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jobmon.events import Input
+    from jobmon.core.events import Input
 
     Cell = Callable[[Job, Any, float], None]
 

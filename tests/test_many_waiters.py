@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 import kit
 import pytest
 
-from jobmon import events, waits
+from jobmon.core import conditions, events
+from jobmon.core.spec import JobSpec, Readiness
+from jobmon.core.supervisor import Supervisor
 from jobmon.protocol import CLIENT, Connection, ReplyMessage, Request
-from jobmon.spec import JobSpec, Readiness
-from jobmon.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
-    from jobmon.events import JobResult, Reply
-    from jobmon.machine import Job
-    from jobmon.waits import Condition, Mark
+    from jobmon.core.conditions import Condition, Mark
+    from jobmon.core.events import JobResult, Reply
+    from jobmon.core.machine import Job
 
     Make = Callable[..., kit.Daemon]
 
@@ -71,7 +71,7 @@ class Crowd:
         self.supervisor = Supervisor([JobSpec(name, "true", ready=READY) for name in ("web", "other")])
         self.looks: Counter[str] = Counter()
         self.count = 0
-        self.until = until, self.counted(waits.condition(until, 5.0))
+        self.until = until, self.counted(conditions.condition(until, 5.0))
         for name, number in (("web", on_web), ("other", on_other)):
             self.supervisor.start([name], f"start {name}", 0.0)
             self.supervisor.feed(name, events.Launched(1, 100), 0.0)

@@ -14,9 +14,10 @@ import nasty
 import pytest
 from test_children import Ward
 
-from jobmon.events import Exited, LeaderDied, Spawned
-from jobmon.linux import cgroup, crowds, procfs, scan
-from jobmon.spec import KillScope
+from jobmon.core.events import Exited, LeaderDied, Spawned
+from jobmon.core.spec import KillScope
+from jobmon.linux.kernel import cgroup, procfs, scan
+from jobmon.linux.processes import members as crowds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ def ward() -> Iterator[Ward]:
 
 RECYCLED = """
 import os, signal, sys
-from jobmon.linux import procfs
-from jobmon.linux.crowds import GroupCrowd, Leader, TreeCrowd
-from jobmon.linux.tree import Tree
+from jobmon.linux.kernel import procfs
+from jobmon.linux.processes.members import GroupCrowd, Leader, TreeCrowd
+from jobmon.linux.processes.tracker import Tree
 import prctl
 
 def start(mark, then="exec sleep 1000"):

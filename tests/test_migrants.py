@@ -11,9 +11,10 @@ import nasty
 import pytest
 from test_children import Ward
 
-from jobmon.events import Exited, LeaderDied
-from jobmon.linux import cgroup, procfs, scan, tree
-from jobmon.spec import KillScope
+from jobmon.core.events import Exited, LeaderDied
+from jobmon.core.spec import KillScope
+from jobmon.linux.kernel import cgroup, procfs, scan
+from jobmon.linux.processes import tracker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -268,8 +269,8 @@ def test_deaths_share_one_look(ward: Ward, monkeypatch: pytest.MonkeyPatch, orph
         assert up.line() == "up"
     for pid in pids:
         kit.settled(pid)
-    listed, scans = Counted(monkeypatch, tree.Tree, "_listed"), Counted(monkeypatch, scan.Scan, "_list")
-    judged = Counted(monkeypatch, tree.Tree, "owner")
+    listed, scans = Counted(monkeypatch, tracker.Tree, "_listed"), Counted(monkeypatch, scan.Scan, "_list")
+    judged = Counted(monkeypatch, tracker.Tree, "owner")
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
         kit.wait_gone(pid)

@@ -11,7 +11,7 @@ import deadfs
 import kit
 import pytest
 
-from jobmon.linux.mounts import LINKS, Mounts
+from jobmon.linux.kernel.mounts import LINKS, Mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

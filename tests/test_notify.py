@@ -16,12 +16,12 @@ import kit
 import pytest
 
 import jobmon
-from jobmon.events import State
-from jobmon.linux.notify import Herald, Notifier, passed_sockets, watchdog_seconds
-from jobmon.linux.reactor import Reactor
-from jobmon.linux.timers import Timers
-from jobmon.spec import JobSpec
-from jobmon.supervisor import Supervisor
+from jobmon.core.events import State
+from jobmon.core.spec import JobSpec
+from jobmon.core.supervisor import Supervisor
+from jobmon.linux.daemon.systemd import Herald, Notifier, passed_sockets, watchdog_seconds
+from jobmon.linux.kernel.reactor import Reactor
+from jobmon.linux.kernel.timers import Timers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jobmon.order import Order, cycles
-from jobmon.spec import JobSpec
+from jobmon.core.graph import Order, cycles
+from jobmon.core.spec import JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -14,7 +14,7 @@ import nasty
 import pytest
 from nasty import WITH, WITHOUT
 
-from jobmon.linux import procfs
+from jobmon.linux.kernel import procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def test_a_storm_of_orphans(daemon: Make, way: str) -> None:
 def test_without_reaping_zombies_stay(daemon: Make) -> None:
     """The control: with a daemon that reaps no orphans, there are zombies to be seen."""
     breaks = (
-        "from jobmon.linux import children",
+        "from jobmon.linux.processes import children",
         "children._reap_any = lambda: None",
         "children._peek_any = lambda: None",
     )
@@ -124,7 +124,10 @@ def test_orphans_of_a_job_are_reaped_before_it_is_stopped(daemon: Make) -> None:
 
 BROKEN = {
     "no subreaper": ("import prctl", "prctl.set_child_subreaper = lambda _on: None"),
-    "no marker": ("from jobmon.linux import tree", "tree._marker_in = lambda _environ, _prefix: b''"),
+    "no marker": (
+        "from jobmon.linux.processes import tracker",
+        "tracker._marker_in = lambda _environ, _prefix: b''",
+    ),
 }
 
 
@@ -142,7 +145,7 @@ def test_without_the_means_something_survives(daemon: Make, breaks: tuple[str, .
 
 def test_without_a_kill_nothing_is_stopped(daemon: Make) -> None:
     """The control: with a daemon that cannot kill, a deaf job is not called stopped."""
-    breaks = ("from jobmon.linux import cgroup", "cgroup.Cgroup.kill = lambda _self: None")
+    breaks = ("from jobmon.linux.kernel import cgroup", "cgroup.Cgroup.kill = lambda _self: None")
     it = Nasty(daemon, WITH, "DEAF", "setsid", breaks=breaks)
     it.line.wait_for("setsid")
     assert it.daemon.run_cli("stop", "--timeout", "300ms", "it").code == 124
@@ -216,7 +219,7 @@ def test_a_killed_daemons_cgroups_are_removed(daemon: Make) -> None:
 
 BEGINNERS = """
 import sys
-from jobmon.linux.cgroup import Hierarchy
+from jobmon.linux.kernel.cgroup import Hierarchy
 for count in range(40):
     Hierarchy(f"{sys.argv[1]}-{count}").close()
 """

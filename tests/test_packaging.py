@@ -151,7 +151,7 @@ def test_the_wheel_carries_the_licence_and_the_command(wheel: Path) -> None:
         (points,) = (name for name in names if name.endswith("entry_points.txt"))
 
         assert any(name.endswith("LICENSE") for name in names)
-        assert "jobmon = jobmon.cli:program" in archive.read(points).decode()
+        assert "jobmon = jobmon.cli.main:program" in archive.read(points).decode()
 
 
 def test_the_metadata_say_what_it_is_and_needs(wheel: Path) -> None:

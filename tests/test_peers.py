@@ -15,7 +15,7 @@ import tempfile
 import pytest
 
 from jobmon.errors import StartupError
-from jobmon.linux import peers, procfs, sockets
+from jobmon.linux.kernel import peers, procfs, sockets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

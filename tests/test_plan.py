@@ -6,16 +6,17 @@ import pytest
 from test_config import EVERY_JOB_KEY, EVERY_SUPERVISOR_KEY, read
 from test_supervisor import Bench, spec_of
 
-from jobmon import config_keys, events, waits
-from jobmon.events import State
-from jobmon.plan import Change, Keys, Plan, plan
+from jobmon.config import keys as config_keys
+from jobmon.core import conditions, events
+from jobmon.core.events import State
+from jobmon.core.plan import Change, Keys, Plan, plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from jobmon.config import Config
-    from jobmon.spec import JobSpec
+    from jobmon.core.spec import JobSpec
 
 NEXT_RUN = "command stdin stdout stderr env working-dir kill-scope type ready start-timeout watchdog".split()
 NEW_DAEMON = "working-dir control-port event-port".split()
@@ -242,7 +243,7 @@ def test_who_waits_for_what_is_removed_is_told_at_once() -> None:
     site = Site(spec_of("web"), spec_of("db", requires=("web",)), spec_of("app", requires=("db",)))
     site.up("web", "db")
     supervisor = site.supervisor
-    for condition in (waits.restarted, waits.exited):
+    for condition in (conditions.restarted, conditions.exited):
         name = condition.__name__
         supervisor.wait(["web"], name, 0.0, until=(name, condition))
     supervisor.stop(["web"], "stop", 0.0, wait=True)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 from test_supervisor import READY, Bench, spec_of
 
-from jobmon import events, waits
-from jobmon.events import State
-from jobmon.plan import Change, Plan
-from jobmon.spec import Essential, JobType, Restart
+from jobmon.core import conditions, events
+from jobmon.core.events import State
+from jobmon.core.plan import Change, Plan
+from jobmon.core.spec import Essential, JobType, Restart
 
 if TYPE_CHECKING:
-    from jobmon.events import Action
+    from jobmon.core.events import Action
 
 
 def sent(bench: Bench, kind: type[Action]) -> list[str]:
@@ -201,6 +201,6 @@ def test_a_timeout_of_zero_is_one() -> None:
 def test_what_holds_at_once_needs_no_time() -> None:
     """With `timeout: 0`, too, a condition that holds is a success."""
     bench = Bench().up()
-    bench.supervisor.wait(["web"], "me", 0.0, until=("ready", waits.ready), timeout=0.0)
+    bench.supervisor.wait(["web"], "me", 0.0, until=("ready", conditions.ready), timeout=0.0)
 
     assert bench.code() == ""

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from jobmon.linux import procfs
+from jobmon.linux.kernel import procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

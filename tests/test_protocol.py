@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmon import errors, protocol, wire
+from jobmon import errors, protocol
 from jobmon.errors import LocalProtocolError, RemoteProtocolError
-from jobmon.framing import MAX_REPLY, MAX_REQUEST, frame
 from jobmon.protocol import (
     CLIENT,
     COMMANDS,
@@ -38,7 +37,9 @@ from jobmon.protocol import (
     Success,
     encode,
     failed,
+    wire,
 )
+from jobmon.protocol.framing import MAX_REPLY, MAX_REQUEST, frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

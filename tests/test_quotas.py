@@ -14,8 +14,8 @@ import kit
 import pytest
 from test_clients import Raw, frame, memory_of
 
-from jobmon.linux import quotas
-from jobmon.linux.quotas import Quotas
+from jobmon.linux.control import quotas
+from jobmon.linux.control.quotas import Quotas
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def smaller(**limits: float) -> list[str]:
     lines = ["import sys", "from jobmon.linux import quotas, sessions"]
     for name, value in limits.items():
         lines.append(f"{'quotas' if hasattr(quotas, name) else 'sessions'}.{name} = {value}")
-    lines += ["del sys.argv[1:4]", "from jobmon.cli import main", "sys.exit(main())"]
+    lines += ["del sys.argv[1:4]", "from jobmon.cli.main import main", "sys.exit(main())"]
     return [sys.executable, "-c", "\n".join(lines)]
 
 

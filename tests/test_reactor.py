@@ -9,8 +9,8 @@ import signal
 import kit
 import pytest
 
-from jobmon.linux import reactor
-from jobmon.linux.reactor import CHILD, COMMAND, EXEC, READ, SIGNAL, TIMER, WRITE, Reactor
+from jobmon.linux.kernel import reactor
+from jobmon.linux.kernel.reactor import CHILD, COMMAND, EXEC, READ, SIGNAL, TIMER, WRITE, Reactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

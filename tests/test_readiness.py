@@ -21,9 +21,9 @@ import kit
 import nasty
 import pytest
 
-from jobmon.linux.output import Finder, Output
-from jobmon.linux.readiness import http_status, url
-from jobmon.linux.runsocket import RunSocket
+from jobmon.linux.monitor.logmatch import Finder, Output
+from jobmon.linux.monitor.notifysocket import RunSocket
+from jobmon.linux.monitor.probes import http_status, url
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

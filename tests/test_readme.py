@@ -12,7 +12,7 @@ import sys
 import pytest
 
 import jobmon
-from jobmon.cli.verbs import VERBS
+from jobmon.cli.commands import VERBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

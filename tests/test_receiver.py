@@ -33,7 +33,7 @@ from test_readiness import (
     until_heard,
 )
 
-from jobmon.linux import receiver
+from jobmon.linux.monitor import notifyreceiver
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def has_passrights() -> bool:
     """Whether the kernel can keep descriptors out."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
         try:
-            own.setsockopt(socket.SOL_SOCKET, receiver.SO_PASSRIGHTS, 1)
+            own.setsockopt(socket.SOL_SOCKET, notifyreceiver.SO_PASSRIGHTS, 1)
         except OSError:
             return False
     return True
@@ -248,8 +248,8 @@ def test_descriptors_that_never_close(run: Any) -> None:
     hanging: set[int] = set()
 
     def attack() -> object:
-        fds = [os.open("file", os.O_RDWR, dir_fd=place) for _ in range(2 * receiver.MOST_STUCK)]
-        assert sum(fill(connected(address), fds) for address in addresses) > receiver.MOST_STUCK
+        fds = [os.open("file", os.O_RDWR, dir_fd=place) for _ in range(2 * notifyreceiver.MOST_STUCK)]
+        assert sum(fill(connected(address), fds) for address in addresses) > notifyreceiver.MOST_STUCK
         kept = mmap.mmap(fds[0], 4096)
         kept[0] = 1  # dirty for good, because WRITE is not answered
         return kept
@@ -269,7 +269,7 @@ def test_descriptors_that_never_close(run: Any) -> None:
     for pid in hanging:
         kit.wait_gone(pid)
 
-    assert receiver.MANY_STUCK < len(hanging) < receiver.MOST_STUCK + 4
+    assert notifyreceiver.MANY_STUCK < len(hanging) < notifyreceiver.MOST_STUCK + 4
 
 
 def cpu_seconds(pid: int) -> float:

@@ -766,8 +766,8 @@ def test_a_log_is_made_only_once_nothing_is_wrong(daemon: Factory) -> None:
 # Reads another address than the one at the start, whose socket systemd has given; the events' it has not.
 GIVEN = """
 import json
-from jobmon.linux.loading import Source
-from jobmon.linux.reload import Reloader
+from jobmon.linux.daemon.configsource import Source
+from jobmon.linux.daemon.reload import Reloader
 source = Source("jobmon.json")
 json.dump({"supervisor": {"control-port": 1, "event-port": 2}}, open("jobmon.json", "w"))
 print(*Reloader(source, None, frozenset(["control-port"]))._prepare().plan.daemon.restart)
@@ -787,8 +787,8 @@ def test_an_address_that_is_not_used_needs_no_restart(tmp_path: Path) -> None:
 # Reads a configuration anew as a daemon does, where nobody may ask for a name.
 NO_NAMES = """
 import json, sys
-from jobmon.linux.loading import Source
-from jobmon.linux.reload import Reloader
+from jobmon.linux.daemon.configsource import Source
+from jobmon.linux.daemon.reload import Reloader
 source = Source("jobmon.json")
 sys.modules["pwd"] = sys.modules["grp"] = None  # to import one now fails
 config = json.load(open("jobmon.json"))
@@ -812,8 +812,8 @@ def test_names_are_asked_for_only_if_others_are_named(tmp_path: Path) -> None:
 # Reads a configuration anew where a module of the standard library has gone.
 NO_LIBRARY = """
 import json, sys
-from jobmon.linux.loading import Source
-from jobmon.linux.reload import Reloader
+from jobmon.linux.daemon.configsource import Source
+from jobmon.linux.daemon.reload import Reloader
 source = Source("jobmon.json")
 sys.modules["re"] = None  # to import it now fails
 job = {"command": "true", "stdout": "log", "ready": {"log": "up"}}
@@ -940,8 +940,8 @@ def test_a_socket_that_another_has_by_now_is_left_to_it(daemon: Factory) -> None
 # Reads a configuration again and again as the daemon does, and says how many objects more there are.
 AGAIN = """
 import sys
-from jobmon.linux.loading import Source, forget
-from jobmon.plan import plan
+from jobmon.linux.daemon.configsource import Source, forget
+from jobmon.core.plan import plan
 source = Source("jobmon.json")
 def again():
     new = source.read()

@@ -10,9 +10,9 @@ import sys
 import kit
 import pytest
 
-from jobmon.linux import signals
-from jobmon.linux.signals import SignalSource, name_of, number_of, parse
-from jobmon.spec import REALTIME_SIGNALS, SIGNALS
+from jobmon.core.spec import REALTIME_SIGNALS, SIGNALS
+from jobmon.linux.kernel import signals
+from jobmon.linux.kernel.signals import SignalSource, name_of, number_of, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def test_closing_gives_the_mask_back() -> None:
 
 def test_what_is_ignored_is_known() -> None:
     """What a process was started with ignored, and what Python ignores, is what children must get back."""
-    program = "from jobmon.linux import signals; print(*sorted(signals.ignored()))"
+    program = "from jobmon.linux.kernel import signals; print(*sorted(signals.ignored()))"
     done = subprocess.run(
         ["sh", "-c", "trap '' HUP INT; exec \"$@\"", "sh", sys.executable, "-c", program],
         capture_output=True,

@@ -17,7 +17,7 @@ import tracemalloc
 import pytest
 
 from jobmon.errors import StartupError
-from jobmon.linux import sockets
+from jobmon.linux.kernel import sockets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -897,7 +897,7 @@ def test_idle_connections_are_small() -> None:
 def test_the_wrappers_are_not_loaded() -> None:
     """Nothing in here loads `socket` or `selectors`: half a megabyte in every daemon."""
     code = (
-        "import jobmon.linux.sockets, jobmon.linux.peers, jobmon.linux.procfs, sys;"
+        "import jobmon.linux.kernel.sockets, jobmon.linux.kernel.peers, jobmon.linux.kernel.procfs, sys;"
         " print({'socket', 'selectors', 're', 'typing'} & set(sys.modules))"
     )
     said = subprocess.run([sys.executable, "-Sc", code], capture_output=True, text=True, check=True).stdout

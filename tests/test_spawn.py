@@ -15,10 +15,11 @@ from pathlib import Path
 import kit
 import pytest
 
+from jobmon.core.spec import JobSpec
 from jobmon.errors import SpawnError
-from jobmon.linux import cgroup, signals, spawn
-from jobmon.linux.spawn import Birth, Spawner
-from jobmon.spec import JobSpec
+from jobmon.linux.kernel import cgroup, signals
+from jobmon.linux.processes import spawn
+from jobmon.linux.processes.spawn import Birth, Spawner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

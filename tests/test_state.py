@@ -10,9 +10,9 @@ import tempfile
 import kit
 import pytest
 
-from jobmon.linux import state
-from jobmon.linux.logfile import Log
-from jobmon.spec import JobSpec
+from jobmon.core.spec import JobSpec
+from jobmon.linux.log import Log
+from jobmon.linux.processes import statedir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     MakeDaemon = Callable[..., kit.Daemon]
 
-RUN = state.Run("id", "boot", 1, 'a "job"\n\u00e9', 7, 12, 345, "/c/1", "SIGINT", 0.5, "job")
-DAEMON = state.Daemon("id", "boot", 1, 12, 345, 6789, "/a/b.json", "8:1", "/a/control")
+RUN = statedir.Run("id", "boot", 1, 'a "job"\n\u00e9', 7, 12, 345, "/c/1", "SIGINT", 0.5, "job")
+DAEMON = statedir.Daemon("id", "boot", 1, 12, 345, 6789, "/a/b.json", "8:1", "/a/control")
 
 
 @pytest.fixture
@@ -43,22 +43,22 @@ def place() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("record", [RUN, DAEMON], ids=["run", "daemon"])
-def test_a_record_comes_back_as_it_was(record: state.Run | state.Daemon) -> None:
+def test_a_record_comes_back_as_it_was(record: statedir.Run | statedir.Daemon) -> None:
     """What is written is one JSON object of version 1, and is read as what it was."""
-    data = state.encode(record)
+    data = statedir.encode(record)
 
     assert json.loads(data)["v"] == 1
-    assert state.decode(type(record), data) == record
+    assert statedir.decode(type(record), data) == record
 
 
 def without(name: str) -> dict[str, Any]:
     """A record of a run that lacks a field."""
-    return {key: value for key, value in json.loads(state.encode(RUN)).items() if key != name}
+    return {key: value for key, value in json.loads(statedir.encode(RUN)).items() if key != name}
 
 
 def changed(**fields: Any) -> dict[str, Any]:
     """A record of a run with other fields."""
-    return {**json.loads(state.encode(RUN)), **fields}
+    return {**json.loads(statedir.encode(RUN)), **fields}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def changed(**fields: Any) -> dict[str, Any]:
     [
         (b"", "it is empty: its daemon died while writing it"),
         (b"\xff", "it is no JSON: "),
-        (state.encode(RUN)[:-1], "it is no JSON: "),
+        (statedir.encode(RUN)[:-1], "it is no JSON: "),
         (b'{"v":1} {}', "it is no JSON: "),
         (b"[" * 60000, "it is no JSON: "),
         (b"[1]", "it is no JSON object"),
@@ -86,20 +86,20 @@ def changed(**fields: Any) -> dict[str, Any]:
 def test_what_is_no_record_says_why(data: bytes | dict[str, Any], why: str) -> None:
     """Whatever stands in a file is a record of a run or an error that names what is wrong."""
     text = data if isinstance(data, bytes) else json.dumps(data).encode()
-    with pytest.raises(state.Garbage) as raised:
-        state.decode(state.Run, text)
+    with pytest.raises(statedir.Garbage) as raised:
+        statedir.decode(statedir.Run, text)
 
     assert str(raised.value).startswith(why)
 
 
 def test_a_run_is_there_from_birth_to_end(place: str, log: Log) -> None:
     """Each run has a file as long as it lives, whatever its job is called; an orderly end leaves none."""
-    one = state.StateDir(place, log, removes=True)
+    one = statedir.StateDir(place, log, removes=True)
     one.begin(__file__, 6666)
     names = ["web", "../../x", "\n", "n" * 4096, '"\u00e9\U0001f600' * 900]
     for number, name in enumerate(names):
         one.born(JobSpec(name, "true", signal="SIGHUP", kill_timeout=3.0), number, os.getpid(), "")
-    runs = [state.decode(state.Run, read(f"{place}/{name}")) for name in files(place, "run.")]
+    runs = [statedir.decode(statedir.Run, read(f"{place}/{name}")) for name in files(place, "run.")]
 
     assert sorted(run.job for run in runs) == sorted(names)
     assert {(run.pid, run.signal, run.kill_timeout) for run in runs} == {(os.getpid(), "SIGHUP", 3.0)}
@@ -114,14 +114,14 @@ def test_a_run_is_there_from_birth_to_end(place: str, log: Log) -> None:
 
 def test_what_was_left_comes_back(place: str, log: Log) -> None:
     """The next one finds the runs and their daemon, and keeps both until each run is forgotten."""
-    one = state.StateDir(place, log)
+    one = statedir.StateDir(place, log)
     one.begin(__file__, 6666)
     one.born(JobSpec("web", "true"), 1, os.getpid(), "")
     one.close()
-    two = state.StateDir(place, log)
+    two = statedir.StateDir(place, log)
     two.begin(__file__, 6666)
     two.close()
-    three = state.StateDir(place, log)
+    three = statedir.StateDir(place, log)
     (name,) = three.runs
 
     assert list(three.daemons) == [one.id]
@@ -136,8 +136,8 @@ def test_what_was_before_the_boot_is_forgotten(place: str, log: Log) -> None:
     os.mkdir(place, 0o700)
     for name, record in (("run.x", RUN), ("daemon.id", DAEMON)):
         with open(f"{place}/{name}", "wb") as file:
-            file.write(state.encode(record))
-    one = state.StateDir(place, log)
+            file.write(statedir.encode(record))
+    one = statedir.StateDir(place, log)
 
     assert (one.runs, one.daemons) == ({}, {})
     one.close()
@@ -146,7 +146,7 @@ def test_what_was_before_the_boot_is_forgotten(place: str, log: Log) -> None:
 
 def test_a_disk_that_is_full_is_said_once(place: str, log: Log, tmp_path: Path) -> None:
     """A run whose state cannot be written is a warning, and once is enough until one can."""
-    one = state.StateDir(place, log)
+    one = statedir.StateDir(place, log)
     one.begin(__file__, 6666)
     os.chmod(place, 0o500)
     told = kit.in_child(lambda: _born_as_user(one, place))
@@ -158,7 +158,7 @@ def test_a_disk_that_is_full_is_said_once(place: str, log: Log, tmp_path: Path) 
     assert 'error="Permission denied"' in text
 
 
-def _born_as_user(one: state.StateDir, place: str) -> None:
+def _born_as_user(one: statedir.StateDir, place: str) -> None:
     if os.geteuid() == 0:
         os.chown(place, 64998, 64998)
         os.setresuid(64998, 64998, 64998)
@@ -171,19 +171,19 @@ def test_a_directory_that_cannot_be_trusted_is_refused(place: str, log: Log) -> 
     os.mkdir(place)
     os.chmod(place, 0o770)
     with pytest.raises(PermissionError, match="others may write to it"):
-        state.StateDir(place, log)
+        statedir.StateDir(place, log)
     os.chmod(place, 0o700)
     os.symlink(place, f"{place}-link")
     with pytest.raises(NotADirectoryError):
-        state.StateDir(f"{place}-link", log)
+        statedir.StateDir(f"{place}-link", log)
     os.chmod(os.path.dirname(place), 0o777)
     with pytest.raises(PermissionError, match=f"others may write to {os.path.dirname(place)}"):
-        state.StateDir(place, log)
+        statedir.StateDir(place, log)
     os.chmod(os.path.dirname(place), 0o700)
     if os.geteuid() == 0:
         os.chown(place, 64998, 64998)
         with pytest.raises(PermissionError, match="it belongs to another user"):
-            state.StateDir(place, log)
+            statedir.StateDir(place, log)
 
 
 def test_a_child_does_not_inherit_the_lock(place: str, log: Log) -> None:
@@ -192,7 +192,7 @@ def test_a_child_does_not_inherit_the_lock(place: str, log: Log) -> None:
     told = os.pipe()
     pid = os.fork()
     if pid == 0:
-        state.StateDir(place, log).begin(__file__, 6666)
+        statedir.StateDir(place, log).begin(__file__, 6666)
         if os.fork() == 0:
             os.write(told[1], str(os.getpid()).encode())
             os.read(ends[0], 1)
@@ -201,7 +201,7 @@ def test_a_child_does_not_inherit_the_lock(place: str, log: Log) -> None:
     assert kit.readable(told[0])
     child = int(os.read(told[0], 20))
 
-    state.StateDir(place, log).close()  # it is not locked
+    statedir.StateDir(place, log).close()  # it is not locked
     assert kit.process_of(child) is not None
     os.write(ends[1], b".")
     kit.wait_gone(child)
@@ -261,22 +261,22 @@ def test_where_it_is_by_default(environ: dict[str, str], base: str, tmp_path: Pa
     fallback = "/run/jobmon/" if is_ours else f"/tmp/jobmon-{me}-"
     begin = base.replace("OWN", str(tmp_path)) or fallback
     os.symlink(__file__, tmp_path / "link.json")
-    path = state.default(__file__, own)
+    path = statedir.default(__file__, own)
 
     assert path.startswith(begin)
     assert len(path) == len(begin) + 16
-    assert state.default(str(tmp_path / "link.json"), own) == path
+    assert statedir.default(str(tmp_path / "link.json"), own) == path
 
 
 def test_the_second_gets_an_error_that_names_the_first(place: str, log: Log) -> None:
     """The lock belongs to the process, and ends with it."""
-    told = kit.in_child(lambda: state.StateDir(place, log).begin(__file__, 6666))
-    one = state.StateDir(place, log)
+    told = kit.in_child(lambda: statedir.StateDir(place, log).begin(__file__, 6666))
+    one = statedir.StateDir(place, log)
     assert told == "None"
     one.begin(__file__, 6666)
 
     def second() -> None:
-        state.StateDir(place, log)
+        statedir.StateDir(place, log)
 
     assert "runs already: pid" in kit.in_child(second)
     one.close()

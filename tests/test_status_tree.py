@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kit import Lines, settled
 
-from jobmon import wire
-from jobmon.cli import text, tree
+from jobmon.cli import formatting, processtree
 from jobmon.client import CommandPipe
-from jobmon.linux import answers, procfs
-from jobmon.linux.procfs import Stat
-from jobmon.protocol import CONTROL, BadRequest, Connection, JobStatus, Request, encode, job_status
+from jobmon.linux.control import replies
+from jobmon.linux.kernel import procfs
+from jobmon.linux.kernel.procfs import Stat
+from jobmon.protocol import CONTROL, BadRequest, Connection, JobStatus, Request, encode, job_status, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,9 +45,11 @@ def status(*processes: Process, count: int | None = None) -> JobStatus:
     return JobStatus("web", "running", True, 10, 1, processes=many, tree=processes)
 
 
-def drawn(job: JobStatus, lines: tree.Lines = tree.FINE, columns: int | None = None) -> list[str]:
+def drawn(
+    job: JobStatus, lines: processtree.Lines = processtree.FINE, columns: int | None = None
+) -> list[str]:
     """The lines of a job's tree."""
-    return list(tree.branches(job, lines, columns))
+    return list(processtree.branches(job, lines, columns))
 
 
 # ---- drawing ---------------------------------------------------------------------------------
@@ -66,7 +68,7 @@ def test_children_stand_below_their_parents() -> None:
 
 def test_a_plain_tree_is_ascii() -> None:
     """The same tree for those who cannot show its lines."""
-    lines = drawn(status(*FAMILY, (21, 20, "\u00fc" * 20)), tree.PLAIN, 12)
+    lines = drawn(status(*FAMILY, (21, 20, "\u00fc" * 20)), processtree.PLAIN, 12)
 
     assert lines[:3] == ["|- 10 leader", "|  |- 11 ...", "|  |  `- ..."]
     assert lines[-1] == "   `- 21 ..."
@@ -83,8 +85,8 @@ def test_a_terminal_is_not_exceeded(columns: int) -> None:
     """No line is wider than the terminal, wide characters counted as two."""
     job = status((10, 1, "\u65e5\u672c\u8a9e \u65e5\u672c\u8a9e"), (11, 10, "x" * 100))
 
-    assert all(text.width(line) <= columns for line in drawn(job, tree.FINE, columns))
-    assert len(drawn(job, tree.FINE, columns)) == 2
+    assert all(formatting.width(line) <= columns for line in drawn(job, processtree.FINE, columns))
+    assert len(drawn(job, processtree.FINE, columns)) == 2
 
 
 pids = st.integers(1, 12)
@@ -126,7 +128,7 @@ def test_a_deep_tree_is_drawn() -> None:
 )
 def test_without_a_locale_there_are_no_fine_lines(environ: dict[str, str], poor: bool) -> None:
     """Python's own UTF-8 where no locale is set does not count: the terminal has not heard of it."""
-    assert tree._is_poor(environ) is poor
+    assert processtree._is_poor(environ) is poor
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_without_a_locale_there_are_no_fine_lines(environ: dict[str, str], poor:
 )
 def test_an_encoding_without_the_lines_gets_plain_ones(encoding: str, able: bool) -> None:
     """What standard output cannot encode is not tried."""
-    assert tree._can_write(encoding) is able
+    assert processtree._can_write(encoding) is able
 
 
 # ---- the wire --------------------------------------------------------------------------------
@@ -309,12 +311,12 @@ def test_a_tree_has_bounds() -> None:
     """A job of very many processes costs the daemon no more than the bound; its leader is told first."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         pids = [os.getpid(), child.pid, 1 << 30]
-        shown, gone = answers.tree(pids, child.pid, 2)
-        everybody, gone_of_all = answers.tree(pids, child.pid, 9)
+        shown, gone = replies.tree(pids, child.pid, 2)
+        everybody, gone_of_all = replies.tree(pids, child.pid, 9)
         assert child.stdin is not None
         child.stdin.write(b"\n")
 
     assert [pid for pid, _, _ in shown] == [child.pid, os.getpid()]
     assert gone == 0
     assert (len(everybody), gone_of_all) == (2, 1)
-    assert answers.tree(pids, None, 0) == ((), 0)
+    assert replies.tree(pids, None, 0) == ((), 0)

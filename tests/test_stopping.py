@@ -454,8 +454,8 @@ def check_foreign(daemon: Make, program: str) -> None:
 
 RECYCLED = """
 import os, signal
-from jobmon.linux.crowds import GroupCrowd, Leader, TreeCrowd
-from jobmon.linux.tree import Tree
+from jobmon.linux.processes.members import GroupCrowd, Leader, TreeCrowd
+from jobmon.linux.processes.tracker import Tree
 
 def start(mark):
     ours, its = os.pipe()

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jobmon import events
-from jobmon.eventlog import EventLog
-from jobmon.events import JobResult, Reply, State
-from jobmon.plan import Change, Plan
-from jobmon.spec import Essential, JobSpec, Readiness, Restart
-from jobmon.supervisor import TOLD_OF_A_BUG, Supervisor
+from jobmon.core import events
+from jobmon.core.eventlog import EventLog
+from jobmon.core.events import JobResult, Reply, State
+from jobmon.core.plan import Change, Plan
+from jobmon.core.spec import Essential, JobSpec, Readiness, Restart
+from jobmon.core.supervisor import TOLD_OF_A_BUG, Supervisor
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from jobmon.events import Action, Input
+    from jobmon.core.events import Action, Input
 
 READY = Readiness("fd", 3)
 
@@ -1053,7 +1053,7 @@ def test_the_history_of_a_contradiction_is_short_and_of_one_job() -> None:
 
 def test_the_log_says_who_missed_something(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events are numbered without a gap; only so many are kept, and the log knows which."""
-    monkeypatch.setattr("jobmon.eventlog.KEPT_EVENTS", 3)
+    monkeypatch.setattr("jobmon.core.eventlog.KEPT_EVENTS", 3)
     begun = EventLog(begin=7)
     log = EventLog()
     assert (log.first, log.holds(0), list(log.after(0))) == (1, True, [])

@@ -20,19 +20,20 @@ from hypothesis.stateful import (
 )
 from simkernel import SimKernel, Temper
 
-from jobmon import events, machine, waits
-from jobmon.events import AT_REST, LEAVING, Next, State
-from jobmon.machine import TABLE, Job
-from jobmon.plan import Change, Plan
-from jobmon.spec import Essential, JobSpec, JobType, Readiness, Restart
-from jobmon.supervisor import Supervisor
-from jobmon.turns import Turns
-from jobmon.waiters import Waiters
+from jobmon.core import conditions as waits
+from jobmon.core import events, machine
+from jobmon.core.events import AT_REST, LEAVING, Next, State
+from jobmon.core.machine import TABLE, Job
+from jobmon.core.ordering import Turns
+from jobmon.core.plan import Change, Plan
+from jobmon.core.spec import Essential, JobSpec, JobType, Readiness, Restart
+from jobmon.core.supervisor import Supervisor
+from jobmon.core.waiters import Waiters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from jobmon.events import Action, Input, Reply
+    from jobmon.core.events import Action, Input, Reply
 
 NAMES = ("a", "b", "c")
 PATIENCE = 10.0

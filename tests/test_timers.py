@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmon.linux import syscalls
-from jobmon.linux.timers import Timers
+from jobmon.linux.kernel import syscalls
+from jobmon.linux.kernel.timers import Timers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ import kit
 import pytest
 
 from jobmon import JobError, WaitTimeout
-from jobmon.cli.text import condition
-from jobmon.cli.verbs import VERBS, UsageError, parse
+from jobmon.cli.commands import VERBS, UsageError, parse
+from jobmon.cli.formatting import condition
 from jobmon.protocol import CONDITIONS
 
 TYPE_CHECKING = False

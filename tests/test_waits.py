@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jobmon import eventlog, events, waits
-from jobmon.eventlog import EventLog
-from jobmon.events import Reply, State
-from jobmon.spec import JobSpec, JobType, Readiness, Restart
-from jobmon.supervisor import Supervisor
+from jobmon.core import conditions, eventlog, events
+from jobmon.core.eventlog import EventLog
+from jobmon.core.events import Reply, State
+from jobmon.core.spec import JobSpec, JobType, Readiness, Restart
+from jobmon.core.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
-    from jobmon.eventlog import Event
+    from jobmon.core.eventlog import Event
 
 READY = Readiness("fd", 3)
 STEADY = 5.0  # the seconds of "stable"
@@ -196,9 +196,9 @@ def words_of(text: str, job: str) -> Iterator[tuple[str, str]]:
             yield each, who or job
 
 
-def condition(name: str) -> tuple[str, waits.Condition]:
+def condition(name: str) -> tuple[str, conditions.Condition]:
     """A condition as the daemon passes it."""
-    return name, waits.condition(name, STEADY)
+    return name, conditions.condition(name, STEADY)
 
 
 class World:
@@ -718,7 +718,7 @@ def test_any_times_out_although_another_has_failed() -> None:
 def test_a_command_on_two_jobs_forgets_no_time(last: str) -> None:
     """`start a b --wait stable:5s`: what happens to b does not make one forget when a is stable."""
     world = World()
-    world.supervisor.start(["a", "b"], "me", world.now, until=("stable", waits.condition("stable", 5.0)))
+    world.supervisor.start(["a", "b"], "me", world.now, until=("stable", conditions.condition("stable", 5.0)))
     world.act()
     world.tell(f"a.launch a.ready b.launch b.ready 2s {last} 3s")
     if last == "b.stop":
@@ -733,7 +733,7 @@ def test_a_command_that_can_hold_no_more_is_answered_at_once(verb: str, end: str
     """`restart a b --wait stable:5s`: when a cannot be stable any more, b is not waited for; it goes on."""
     world = World()
     ask = getattr(world.supervisor, verb)
-    ask(["a", "b"], "me", world.now, until=("stable", waits.condition("stable", 5.0)), timeout=60.0)
+    ask(["a", "b"], "me", world.now, until=("stable", conditions.condition("stable", 5.0)), timeout=60.0)
     world.act()
     world.tell(f"b.launch b.ready {'' if end == 'a.nofile' else 'a.launch a.ready'} 1s {end}")
 
@@ -748,7 +748,7 @@ def test_a_command_that_can_hold_no_more_is_answered_at_once(verb: str, end: str
 def test_what_has_held_is_told_with_what_holds_no_more() -> None:
     """`start a b --wait running`: a was running in its time; b was given up."""
     world = World()
-    world.supervisor.start(["a", "b"], "me", world.now, until=("running", waits.CONDITIONS["running"]))
+    world.supervisor.start(["a", "b"], "me", world.now, until=("running", conditions.CONDITIONS["running"]))
     world.act()
     world.tell("a.launch a.stop a.gone")
     assert world.verdict("me") == "-"
@@ -764,7 +764,7 @@ def test_who_is_up_already_does_not_end_the_wait_for_the_others() -> None:
     """`start a b --wait ready` where a is up: that is told, when b is ready."""
     world = World()
     world.tell("a.up")
-    world.supervisor.start(["a", "b"], "me", world.now, until=("ready", waits.CONDITIONS["ready"]))
+    world.supervisor.start(["a", "b"], "me", world.now, until=("ready", conditions.CONDITIONS["ready"]))
     world.act()
     assert world.verdict("me") == "-"
     world.tell("b.launch b.ready")

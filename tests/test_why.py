@@ -15,19 +15,19 @@ import e2e
 import kit
 import pytest
 
-from jobmon import events
-from jobmon.events import Next, State
-from jobmon.plan import Change, Plan
-from jobmon.spec import JobSpec, JobType, Readiness, Restart
-from jobmon.supervisor import Supervisor
-from jobmon.why import MAX_JOBS, asked, why
+from jobmon.core import events
+from jobmon.core.events import Next, State
+from jobmon.core.explain import MAX_JOBS, asked, why
+from jobmon.core.plan import Change, Plan
+from jobmon.core.spec import JobSpec, JobType, Readiness, Restart
+from jobmon.core.supervisor import Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from jobmon.events import Input, Status
+    from jobmon.core.events import Input, Status
 
     Make = Callable[..., kit.Daemon]
 

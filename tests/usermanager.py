@@ -21,7 +21,7 @@ import tempfile
 
 from kit import DEADLINE, Fifo, readable, wait_gone
 
-from jobmon.linux import procfs
+from jobmon.linux.kernel import procfs
 
 RUN = "/run/systemd"
 TRACES = ("unit-root", "systemd-units-load", "propagate")

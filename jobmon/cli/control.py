@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from time import monotonic
 
-from jobmon.cli import OK, complain, say
-from jobmon.cli.text import condition, escape, seconds
+from jobmon.cli.formatting import condition, escape, seconds
+from jobmon.cli.output import OK, complain, say
 from jobmon.client import CommandPipe, EventStream, graph_of, lists_of
 from jobmon.errors import JobError, JobMonError
 from jobmon.protocol import EventMessage
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from jobmon.cli.verbs import Arguments, Verb
+    from jobmon.cli.commands import Arguments, Verb
 
 QUIET = 2.0  # seconds; who waits for longer is told what keeps him
 NEWS = 2.0  # seconds for connecting to hear of that

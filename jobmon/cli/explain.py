@@ -5,18 +5,18 @@ from __future__ import annotations
 import sys
 import time
 
-from jobmon.cli import OK, say
-from jobmon.cli.text import about, columns, escape
+from jobmon.cli.formatting import about, columns, escape
+from jobmon.cli.output import OK, say
 from jobmon.client import CommandPipe
 from jobmon.errors import RemoteProtocolError
-from jobmon.fastjson import dumps
+from jobmon.lean.fastjson import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from jobmon.cli.verbs import Arguments, Verb
+    from jobmon.cli.commands import Arguments, Verb
 
     Graph = dict[str, dict[str, Any]]
 

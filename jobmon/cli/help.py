@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from jobmon.cli import OK, USAGE, complain, say
-from jobmon.cli.verbs import VERBS, did_you_mean
+from jobmon.cli.commands import VERBS, did_you_mean
+from jobmon.cli.output import OK, USAGE, complain, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from jobmon.cli.verbs import Arguments, Verb
+    from jobmon.cli.commands import Arguments, Verb
 
 _ABOUT = """\
 JobMon starts, watches, restarts and stops jobs, and tells what happens to them.

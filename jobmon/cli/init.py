@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-from jobmon.cli import FAILED, complain
+from jobmon.cli.commands import UsageError
 from jobmon.cli.local import take_utf_8
-from jobmon.cli.verbs import UsageError
+from jobmon.cli.output import FAILED, complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from jobmon.cli.verbs import Arguments, Verb
-    from jobmon.linux.init import Manner
+    from jobmon.cli.commands import Arguments, Verb
+    from jobmon.linux.processes.init import Manner
 
 _FOR_CMD = ("--group", "--rewrite", "--map-exit", "--leftovers")
 _UNCATCHABLE = (9, 19)  # SIGKILL, SIGSTOP: signal(7)
@@ -24,12 +24,12 @@ def run(verb: Verb, arguments: Arguments) -> int:
     try:
         manner = _manner(arguments)
         if manner.parent_death:
-            from jobmon.linux.init import follow_parent
+            from jobmon.linux.processes.init import follow_parent
 
             follow_parent(manner.parent_death, os.getppid())
         if arguments.given:
             return _with_jobs(arguments.given[0], arguments.command, manner)
-        from jobmon.linux import init
+        from jobmon.linux.processes import init
 
         return init.main(arguments.command, manner)
     except ImportError as error:
@@ -42,17 +42,17 @@ def run(verb: Verb, arguments: Arguments) -> int:
 
 def _with_jobs(config: str, command: list[str], manner: Manner) -> int:
     take_utf_8()
-    from jobmon.linux import daemon
-    from jobmon.linux.companion import Companion
+    from jobmon.linux.daemon.main import main
+    from jobmon.linux.processes.maincommand import Companion
 
-    return daemon.main(config, "init", Companion(command, manner) if command else None)
+    return main(config, "init", Companion(command, manner) if command else None)
 
 
 # ---- options ---------------------------------------------------------------------------------
 
 
 def _manner(arguments: Arguments) -> Manner:
-    from jobmon.linux.init import Manner
+    from jobmon.linux.processes.init import Manner
 
     options, each = arguments.options, arguments.each
     for name in _FOR_CMD if not arguments.command else ():
@@ -70,7 +70,7 @@ def _manner(arguments: Arguments) -> Manner:
 
 
 def _seconds(text: str) -> float:
-    from jobmon.cli.text import seconds
+    from jobmon.cli.formatting import seconds
 
     return seconds(text)
 
@@ -90,7 +90,7 @@ def _signal(word: str) -> int:
     """Return the number of a signal; 0 for "0"."""
     if word == "0":
         return 0
-    from jobmon.linux.signals import parse
+    from jobmon.linux.kernel.signals import parse
 
     try:
         return parse(word)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import sys
 from select import POLLERR, POLLHUP, POLLIN, poll
 
-from jobmon.cli import OK, complain, flush, say
-from jobmon.cli.text import count, escape
-from jobmon.cli.verbs import UsageError
+from jobmon.cli.commands import UsageError
+from jobmon.cli.formatting import count, escape
+from jobmon.cli.output import OK, complain, flush, say
 from jobmon.client import EventStream, ends
-from jobmon.fastjson import dumps
+from jobmon.lean.fastjson import dumps
 from jobmon.protocol import Event07, EventMessage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from jobmon.cli.verbs import Arguments, Verb
+    from jobmon.cli.commands import Arguments, Verb
 
 _WORDS: dict[int | str, str] = {
     0: "RUNNING",

@@ -6,13 +6,13 @@ import os
 import sys
 
 from jobmon import cli
-from jobmon.cli import FAILED, OK, say
-from jobmon.cli.text import plural
+from jobmon.cli.formatting import plural
+from jobmon.cli.output import FAILED, OK, say
 from jobmon.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from jobmon.cli.verbs import Arguments, Verb
+    from jobmon.cli.commands import Arguments, Verb
 
 _OURS = "1"  # which value of Python's option utf8 is our doing
 
@@ -28,7 +28,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
 
 
 def _daemon(path: str, options: dict[str, str]) -> int:
-    from jobmon.linux.daemon import main
+    from jobmon.linux.daemon.main import main
 
     mode = next((mode for mode in ("foreground", "background") if f"--{mode}" in options), "auto")
     return main(path, mode)
@@ -44,7 +44,7 @@ def _schema() -> int:
 
 
 def _check(path: str) -> int:
-    from jobmon.linux.loading import Source
+    from jobmon.linux.daemon.configsource import Source
 
     try:
         source = Source(path)
@@ -77,7 +77,7 @@ def take_utf_8() -> None:
 
 
 def _begin_anew() -> None:
-    from jobmon.linux.csignal import signal
+    from jobmon.lean.cpython import signal
 
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)  # Python ignores them, which would be inherited

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from jobmon.cli import FAILED, OK, complain, say
-from jobmon.cli.text import escape
+from jobmon.cli.formatting import escape
+from jobmon.cli.output import FAILED, OK, complain, say
 from jobmon.client import CommandPipe
 from jobmon.errors import ConfigError, JobError, RemoteProtocolError
-from jobmon.fastjson import dumps
+from jobmon.lean.fastjson import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from jobmon.cli.verbs import Arguments, Verb
+    from jobmon.cli.commands import Arguments, Verb
 
 
 def run(verb: Verb, arguments: Arguments) -> int:

@@ -1,0 +1,594 @@
+"""One job: its states, the TABLE, and `Job.step`. Every transition of JobMon lives here.
+
+No I/O, no clock, no chance: `now` is an argument, what is to be done comes back as actions.
+The table is data: the tests, the document and the diagram read the same TABLE.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from jobmon.core.backoff import SHORTAGES, Death, Past, begin_anew, judge
+from jobmon.core.events import (
+    AT_REST,
+    LEAVING,
+    LIVE,
+    Action,
+    Arm,
+    Changed,
+    Disarm,
+    Exited,
+    Happened,
+    Hold,
+    Impossible,
+    Input,
+    Kill,
+    Launched,
+    LeaderDied,
+    Next,
+    ProcessInput,
+    Ready,
+    Release,
+    Remove,
+    Removed,
+    RequirementLost,
+    RestartJob,
+    SendSignal,
+    Shutdown,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    SpecChanged,
+    Start,
+    State,
+    Status,
+    Stop,
+    Timer,
+    Warn,
+    WatchdogExpired,
+)
+from jobmon.core.spec import OF_A_RUN, JobSpec, JobType
+from jobmon.lean.records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Cell = Callable[["Job", Any, float], None]
+
+NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as a shell says it
+LATE, SILENT, IMPATIENT = "start-timeout", "watchdog", "kill-timeout"  # causes that are known by name
+GAVE_UP = ", gave up "  # stands in a result between the cause and how often it was tried again
+MAX_KILL_INTERVAL = 60.0  # seconds between SIGKILLs to a process that does not die
+
+
+class Job:
+    """One supervised job. `step` is the only way to change it, `_enter` the only writer of `state`."""
+
+    __slots__ = (
+        "_actions",
+        "_interval",
+        "_kept",
+        "_last",
+        "_reports_ready",
+        "_restarts_itself",
+        "armed",
+        "asked",
+        "cause",
+        "deaths",
+        "endings",
+        "exit_code",
+        "held",
+        "launches",
+        "leader",
+        "losses",
+        "next",
+        "past",
+        "pid",
+        "ran",
+        "restarts",
+        "result",
+        "run",
+        "since",
+        "spawn_error",
+        "spec",
+        "state",
+        "status",
+        "token",
+        "wanted",
+    )
+
+    def __init__(self, spec: JobSpec, now: float = 0.0, run: int = 0) -> None:
+        self.spec = spec
+        self.ran = spec  # what the last run was launched with
+        self.state = State.STOPPED
+        self.next: Next | None = None
+        self.run = run
+        self.pid: int | None = None  # while anything of the run lives
+        self.leader: int | None = None  # the same, while its first process lives
+        self.token = 0
+        self.armed: float | None = None
+        self.past = _NO_PAST
+        self.launches = 0  # processes that came to be
+        self.deaths = 0  # runs of which nothing was left
+        self.losses = 0  # those of them that nobody has asked for, but for the success of a oneshot
+        self.endings = 0  # times that it was given up, or ended for good by itself
+        self.status: Status = None  # of the last death
+        self.restarts = 0
+        self.result = ""
+        self.cause = ""
+        self.spawn_error = ""
+        self.since = now
+        self.exit_code: int | str = 0  # what its end means for the daemon's, if it is essential
+        self._kept: _Kept | None = None
+        self._interval = 0.0
+        self._reports_ready = False
+        self._restarts_itself = False
+        self._last: tuple[int, int | None] = (0, None)  # run and pid of the last process
+        self.held = ""  # for what it has to wait before it may be launched
+        self.wanted = ""  # who or what asked for its latest launch, or for the one that is to come
+        self.asked = False  # whether that was an operator, who waits for it
+        self._actions: list[Action] = []
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process of it may live."""
+        return self.state in LIVE
+
+    @property
+    def ready(self) -> bool:
+        """Whether what requires it may run: it serves, or it is a oneshot that has succeeded."""
+        return self.state is (State.EXITED if self.ran.type is JobType.ONESHOT else State.RUNNING)
+
+    @property
+    def stale(self) -> tuple[str, ...]:
+        """The keys of its configuration that a reload has changed since its run was launched."""
+        then, now = self.ran, self.spec
+        if then is now or not self.alive:
+            return ()
+        changed = [field for field in OF_A_RUN if getattr(then, field) != getattr(now, field)]
+        return tuple(field.replace("_", "-") for field in changed)
+
+    @property
+    def waits_for(self) -> str:
+        """For what its launch has to wait, and who or what has asked for it."""
+        return f"{self.held}; {self.wanted}"
+
+    def step(self, what: Input, now: float) -> list[Action]:
+        """Take one input at `now` (CLOCK_MONOTONIC seconds); return what is to be done, in order."""
+        if self._is_late(what):
+            return []
+        actions: list[Action] = []
+        self._actions = actions
+        TABLE[type(what)][self.state](self, what, now)
+        self._actions = _NOTHING
+        return actions
+
+    def _is_late(self, what: Input) -> bool:
+        if isinstance(what, ProcessInput):
+            return what.run != self.run
+        return isinstance(what, Timer) and what.token != self.token
+
+    # ---- what cells are made of -----------------------------------------------------------
+
+    def _do(self, action: Action) -> None:
+        self._actions.append(action)
+
+    def _enter(
+        self, state: State, now: float, cause: str, kind: str = "state", arm: float | None = None
+    ) -> None:
+        """Go to `state`; with `arm`, be woken after so many seconds."""
+        before, self.state, self.since, self.cause = self.state, state, now, cause
+        if self.armed is not None and arm is None:
+            self._do(Disarm(self.spec.name))
+            self.armed = None
+        self.token += 1
+        if arm is not None:
+            self._arm(arm, now)
+        if state not in LEAVING:
+            self.next = None
+            self._kept = None
+        self._do(Changed(self.spec.name, *self._whose(kind), before, state, cause))
+        if kind != "state" or state is not State.STARTING:
+            self._happened(kind)
+
+    def _happened(self, kind: str) -> None:
+        self._do(Happened(self.spec.name, kind, self.state, *self._whose(kind), self.cause))
+
+    def _whose(self, kind: str) -> tuple[int, int | None]:
+        """Run and pid that are spoken of: of a death the last process, even if a run follows at once."""
+        return self._last if kind == "died" else (self.run, self.pid)
+
+    def _arm(self, delay: float, now: float) -> None:
+        self.token += 1
+        self.armed = now + delay
+        self._do(Arm(self.spec.name, self.token, self.armed))
+
+    def _spawn(self, now: float, cause: str, kind: str = "state") -> None:
+        self.spawn_error = ""
+        if self.held:
+            self._enter(State.WAITING, now, cause if kind == "died" else self.waits_for, kind)
+            self.cause = self.waits_for
+            return
+        self.run += 1
+        self.ran = self.spec
+        self._reports_ready = self.spec.ready is not None or self.spec.type is JobType.ONESHOT
+        self._enter(State.STARTING, now, cause, kind, self.spec.start_timeout)
+        self._do(Spawn(self.spec.name, self.run, self.spec, self.asked))
+
+    def _halt(self, following: Next, now: float, cause: str) -> None:
+        self._enter(State.STOPPING, now, cause, arm=self.spec.kill_timeout)
+        self.next = following
+        self._do(SendSignal(self.spec.name, self.run, self.spec.signal))
+
+    def _kill(self, following: Next, now: float, cause: str) -> None:
+        self._interval = min(max(self.spec.kill_timeout, 1.0), MAX_KILL_INTERVAL)
+        self._enter(State.KILLING, now, cause, arm=self._interval)
+        self.next = following
+        self._do(Kill(self.spec.name, self.run))
+
+    def _gone(self) -> str:
+        """The process is gone: what listeners call the transition that follows."""
+        had_process, self.pid, self.leader = self.pid is not None, None, None
+        self._restarts_itself = False
+        self.deaths += had_process
+        return "died" if had_process else "state"
+
+    def _decide(self, death: Death, now: float, cause: str, kind: str, code: Status) -> None:
+        spec = self.spec if self.spec.type is self.ran.type else self.spec.replace(type=self.ran.type)
+        verdict = judge(spec, death, self.past, now, cause)
+        self.past = verdict.past
+        self.losses += kind == "died" and not (death.ok and spec.type is JobType.ONESHOT)
+        self.result = f"{cause}{GAVE_UP}{_tried(verdict.past.failures)}" if verdict.gave_up else cause
+        if verdict.delay is not None:
+            self._enter(State.BACKOFF, now, cause, kind, verdict.delay)
+        else:
+            fine = death.ok and not verdict.gave_up
+            self.exit_code = 0 if fine else code or 1  # never 0 for a failure
+            self.endings += 1
+            self._enter(State.EXITED if fine else State.FAILED, now, self.result, kind)
+
+    def _leave(self, now: float, cause: str) -> None:
+        following, kept, kind = self.next, self._kept, self._gone()
+        self.result = cause
+        if following is Next.RESTART:
+            self._spawn(now, cause, kind)
+            self.cause = self.wanted if self.state is State.STARTING else self.cause
+        elif following is Next.REMOVE:
+            self._enter(State.STOPPED, now, cause, kind)
+            self._removed()
+        elif following is Next.DECIDE and kept is not None:  # never without
+            self._decide(kept.death, now, kept.cause, kind, kept.code)
+        else:
+            self._enter(State.STOPPED, now, cause, kind)
+
+    def _removed(self) -> None:
+        self._happened("removed")
+        self._do(Removed(self.spec.name))
+
+    def _death(self, status: Status) -> Death:
+        return Death(status in self.spec.success_codes)
+
+
+class _Kept(Record):
+    """What to decide on once all is gone: the leader's own death, or what was wrong with it."""
+
+    death: Death
+    cause: str
+    code: Status
+
+
+def describe(status: Status) -> str:
+    """A status for people: "exit 7", "SIGKILL", "unknown"."""
+    if status is None:
+        return "unknown"
+    return status if isinstance(status, str) else f"exit {status}"
+
+
+_NO_PAST = Past()
+_NOTHING: list[Action] = []
+
+
+# ---- the cells: one small function each, named for what it does ------------------------------
+
+
+def impossible(job: Job, what: Input, now: float) -> None:
+    """BUG"""
+    job._do(Impossible(job.spec.name, job.state, what, ()))
+
+
+def keep(job: Job, what: Input, now: float) -> None:
+    """="""
+
+
+def spawn(job: Job, what: Start | RestartJob, now: float) -> None:
+    """spawn"""
+    job.past = begin_anew(job.past)
+    job._restarts_itself = False
+    _want(job, what)
+    job._spawn(now, what.by)
+
+
+def settle(job: Job, what: Stop | Shutdown, now: float) -> None:
+    """-> stopped"""
+    if job.state is not State.STOPPED:
+        job._enter(State.STOPPED, now, _by(what))
+
+
+def hold(job: Job, what: Hold, now: float) -> None:
+    """= (held)"""
+    job.held = what.reason
+    if job.state is State.WAITING:
+        job.cause = job.waits_for
+
+
+def release(job: Job, what: Release, now: float) -> None:
+    """= (free)"""
+    job.held = ""
+
+
+def go(job: Job, what: Release, now: float) -> None:
+    """spawn"""
+    job.held = ""
+    job._spawn(now, f"{job.wanted}; its requirements are ready")
+
+
+def lose(job: Job, what: RequirementLost, now: float) -> None:
+    """failed(requirement)"""
+    job.result = what.reason
+    job.exit_code = 1
+    job.endings += 1
+    job._enter(State.FAILED, now, what.reason)
+
+
+def halt_stop(job: Job, what: Stop | Shutdown, now: float) -> None:
+    """halt(STOP)"""
+    if isinstance(what, Stop) and what.now:
+        job._kill(Next.STOP, now, what.by)
+    else:
+        job._halt(Next.STOP, now, _by(what))
+
+
+def halt_restart(job: Job, what: RestartJob, now: float) -> None:
+    """halt(RESTART)"""
+    job.past = begin_anew(job.past)
+    _want(job, what)
+    job._halt(Next.RESTART, now, what.by)
+
+
+def halt_remove(job: Job, what: Remove, now: float) -> None:
+    """halt(REMOVE)"""
+    if what.now:
+        job._kill(Next.REMOVE, now, "removed")
+    else:
+        job._halt(Next.REMOVE, now, "removed")
+
+
+def halt_decide(job: Job, what: LeaderDied | WatchdogExpired | Timer, now: float) -> None:
+    """halt(DECIDE)"""
+    if isinstance(what, LeaderDied):
+        job.leader = None
+        kept = _Kept(job._death(what.status), describe(what.status), what.status)
+    else:
+        kept = _Kept(Death(False), LATE if isinstance(what, Timer) else SILENT, 1)
+    job._halt(Next.DECIDE, now, kept.cause)
+    job._kept = kept
+
+
+def next_stop(job: Job, what: Stop | Shutdown, now: float) -> None:
+    """next=STOP"""
+    _set_next(job, Next.STOP)
+    if isinstance(what, Stop) and what.now and job.state is State.STOPPING:
+        job._kill(job.next or Next.STOP, now, what.by)
+
+
+def next_restart(job: Job, what: Start | RestartJob, now: float) -> None:
+    """next=RESTART"""
+    job.past = begin_anew(job.past)
+    _want(job, what)
+    _set_next(job, Next.RESTART)
+
+
+def next_remove(job: Job, what: Remove, now: float) -> None:
+    """next=REMOVE"""
+    job.next = Next.REMOVE
+    if what.now and job.state is State.STOPPING:
+        job._kill(Next.REMOVE, now, "removed")
+
+
+def adopt_spec(job: Job, what: SpecChanged, now: float) -> None:
+    """new spec"""
+    job.spec = what.spec
+
+
+def adopt_spec_wanted(job: Job, what: SpecChanged, now: float) -> None:
+    """new spec; REMOVE becomes STOP"""
+    adopt_spec(job, what, now)
+    if job.next is Next.REMOVE:
+        job.next = Next.STOP
+
+
+def forget(job: Job, what: Remove, now: float) -> None:
+    """gone"""
+    if job.state is not State.STOPPED:
+        job._enter(State.STOPPED, now, "removed")
+    job._removed()
+
+
+def launched(job: Job, what: Launched, now: float) -> None:
+    """= (a process exists)"""
+    job.pid = job.leader = what.pid
+    job._last = (job.run, job.pid)
+    job.launches += 1
+    if job._restarts_itself:
+        job._restarts_itself = False
+        job._happened("restarting")
+    job._happened("launched")
+
+
+def lose_leader(job: Job, what: LeaderDied, now: float) -> None:
+    """= (others live)"""
+    job.leader = None
+
+
+def spawned(job: Job, what: Spawned, now: float) -> None:
+    """ready=none: running"""
+    if not job._reports_ready:
+        job._enter(State.RUNNING, now, "launched")
+
+
+def ready(job: Job, what: Ready, now: float) -> None:
+    """running"""
+    job._enter(State.RUNNING, now, "ready")
+
+
+def decide_spawn(job: Job, what: SpawnFailed, now: float) -> None:
+    """decide (no process)"""
+    death = Death(False, unspawned=True, shortage=what.errno in SHORTAGES)
+    job.spawn_error = what.reason
+    code = NOT_FOUND if what.errno in (errno.ENOENT, errno.ENOTDIR) else NOT_EXECUTABLE
+    job._decide(death, now, what.reason, job._gone(), code)
+
+
+def decide(job: Job, what: Exited, now: float) -> None:
+    """decide"""
+    job.status = what.status
+    job._decide(job._death(what.status), now, describe(what.status), job._gone(), what.status)
+
+
+def leave_spawn(job: Job, what: SpawnFailed, now: float) -> None:
+    """leave (no process)"""
+    job._leave(now, what.reason)
+
+
+def leave(job: Job, what: Exited, now: float) -> None:
+    """leave"""
+    job.status = what.status
+    job._leave(now, describe(what.status))
+
+
+def out_of_patience(job: Job, what: Timer, now: float) -> None:
+    """kill(next)"""
+    job._kill(job.next or Next.STOP, now, IMPATIENT)
+
+
+def kill_again(job: Job, what: Timer, now: float) -> None:
+    """SIGKILL again, log, arm x2"""
+    job._interval = min(job._interval * 2, MAX_KILL_INTERVAL)
+    job._do(Warn(job.spec.name, job.run, job.pid, "does not die of SIGKILL"))
+    job._do(Kill(job.spec.name, job.run))
+    job._arm(job._interval, now)
+
+
+def retry(job: Job, what: Timer, now: float) -> None:
+    """spawn (by itself)"""
+    waited = job.armed is not None and job.armed > job.since
+    if waited:
+        job.past = job.past.replace(penalty_end=now)
+    job.restarts += 1
+    job._restarts_itself = True
+    job.wanted, job.asked = "penalty over" if waited else "restart", False
+    job._spawn(now, job.wanted)
+
+
+def _want(job: Job, what: Start | RestartJob) -> None:
+    """Remember who asked for the launch that follows."""
+    job.wanted, job.asked = what.by, what.asked
+
+
+def _set_next(job: Job, following: Next) -> None:
+    if job.next is not Next.REMOVE:
+        job.next = following
+
+
+def _tried(restarts: int) -> str:
+    """Say how often a job was restarted after a penalty before it was given up."""
+    if not restarts:
+        return "without a penalised restart"
+    return f"after {restarts} penalised restart{'' if restarts == 1 else 's'}"
+
+
+def _by(what: Stop | Shutdown) -> str:
+    return what.by if isinstance(what, Stop) else "shutdown"
+
+
+def _row(**cells: Cell) -> dict[State, Cell]:
+    """One row: `down` stands for the three states at rest, what is not named is impossible."""
+    down = cells.pop("down", impossible)
+    row = dict.fromkeys(State, impossible) | dict.fromkeys(AT_REST, down)
+    return row | {State(name): cell for name, cell in cells.items()}
+
+
+def _everywhere(cell: Cell) -> dict[State, Cell]:
+    """A row that is the same in every state."""
+    return dict.fromkeys(State, cell)
+
+
+TABLE: dict[type[Input], dict[State, Cell]] = {
+    Start: _row(
+        down=spawn,
+        waiting=keep,
+        starting=keep,
+        running=keep,
+        stopping=next_restart,
+        killing=next_restart,
+        backoff=spawn,
+    ),
+    Stop: _row(
+        down=settle,
+        waiting=settle,
+        starting=halt_stop,
+        running=halt_stop,
+        stopping=next_stop,
+        killing=next_stop,
+        backoff=settle,
+    ),
+    RestartJob: _row(
+        down=spawn,
+        waiting=keep,
+        starting=halt_restart,
+        running=halt_restart,
+        stopping=next_restart,
+        killing=next_restart,
+        backoff=spawn,
+    ),
+    SpecChanged: _row(
+        down=adopt_spec,
+        waiting=adopt_spec,
+        starting=adopt_spec,
+        running=adopt_spec,
+        stopping=adopt_spec_wanted,
+        killing=adopt_spec_wanted,
+        backoff=adopt_spec,
+    ),
+    Remove: _row(
+        down=forget,
+        waiting=forget,
+        starting=halt_remove,
+        running=halt_remove,
+        stopping=next_remove,
+        killing=next_remove,
+        backoff=forget,
+    ),
+    Shutdown: _row(
+        down=settle,
+        waiting=settle,
+        starting=halt_stop,
+        running=halt_stop,
+        stopping=next_stop,
+        killing=next_stop,
+        backoff=settle,
+    ),
+    Hold: _everywhere(hold),
+    Release: _everywhere(release) | {State.WAITING: go},
+    RequirementLost: _row(waiting=lose),
+    Launched: _row(starting=launched, stopping=launched, killing=launched),
+    Spawned: _row(starting=spawned, stopping=keep, killing=keep),
+    Ready: _row(starting=ready, running=keep, stopping=keep, killing=keep),
+    SpawnFailed: _row(starting=decide_spawn, stopping=leave_spawn, killing=leave_spawn),
+    LeaderDied: _row(starting=halt_decide, running=halt_decide, stopping=lose_leader, killing=lose_leader),
+    Exited: _row(starting=decide, running=decide, stopping=leave, killing=leave),
+    WatchdogExpired: _row(running=halt_decide, stopping=keep, killing=keep),
+    Timer: _row(starting=halt_decide, stopping=out_of_patience, killing=kill_again, backoff=retry),
+}

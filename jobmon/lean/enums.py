@@ -1,0 +1,63 @@
+"""`Enum` without `enum`.
+
+`enum` loads `functools`, `operator` and `reprlib`: half a megabyte of every daemon, and the hash of
+an Enum's member is Python code in the hottest places.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from enum import Enum
+else:
+    class _EnumType(type):
+        """Makes the values of a class body its members, each of which there is once."""
+
+        def __new__(mcs, name, bases, body):
+            values = {key: body.pop(key) for key in list(body) if key.isupper()}
+            cls = super().__new__(mcs, name, bases, body)
+            cls._members = {}
+            for key, value in values.items():
+                member = object.__new__(cls)
+                member.name, member.value = key, value
+                cls._members[value] = member
+                setattr(cls, key, member)
+            return cls
+
+        def __call__(cls, value):
+            if isinstance(value, cls):
+                return value
+            try:
+                return cls._members[value]
+            except KeyError:
+                raise ValueError(f"{value!r} is not a valid {cls.__name__}") from None
+
+        def __iter__(cls):
+            return iter(cls._members.values())
+
+        def __len__(cls):
+            return len(cls._members)
+
+        def __contains__(cls, value):
+            return isinstance(value, cls)
+
+    class Enum(metaclass=_EnumType):
+        """As in `enum`: members are compared by identity and made from their values."""
+
+        def __repr__(self):
+            return f"<{self}: {self.value!r}>"
+
+        def __str__(self):
+            return f"{type(self).__name__}.{self.name}"
+
+        def __copy__(self):
+            return self
+
+        def __deepcopy__(self, _memo):
+            return self
+
+        def __reduce__(self):
+            return type(self), (self.value,)
+
+
+__all__ = ("Enum",)

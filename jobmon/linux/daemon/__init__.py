@@ -1,0 +1,1 @@
+"""The daemon: start-up, the loop, the configuration on the disk, systemd."""

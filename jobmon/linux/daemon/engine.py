@@ -1,0 +1,529 @@
+"""The loop: turns kernel events into inputs and actions into system calls. Decides nothing.
+
+One thread, one epoll. A turn dispatches what is ready, carries out what the supervisor wants,
+and starts processes for a few milliseconds at most, so that a thousand starts do not keep a
+client waiting. While nothing happens it sleeps in epoll_wait without a timeout.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from jobmon import __version__
+from jobmon.core import events
+from jobmon.core.events import State
+from jobmon.core.machine import LATE
+from jobmon.core.spec import KillScope
+from jobmon.errors import SpawnError
+from jobmon.lean.cpython import signal
+from jobmon.linux import log as logfile
+from jobmon.linux.control.server import Sessions
+from jobmon.linux.daemon.reload import Wish
+from jobmon.linux.daemon.systemd import Herald
+from jobmon.linux.kernel import peers, procfs, reactor, signals
+from jobmon.linux.kernel.reactor import Reactor
+from jobmon.linux.kernel.timers import Timers
+from jobmon.linux.monitor.probes import Tools
+from jobmon.linux.monitor.runmonitor import Attendants
+from jobmon.linux.processes import spawn
+from jobmon.linux.processes.children import Children, spawn_failed
+from jobmon.linux.processes.finalsweep import Remnants
+from jobmon.linux.processes.spawnqueue import Births
+from jobmon.linux.processes.stderrtail import LastWords
+from jobmon.linux.processes.worker import place_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+    from typing import Any
+
+    from jobmon.core.spec import JobSpec
+    from jobmon.core.supervisor import Supervisor
+    from jobmon.linux.daemon.reload import Outcome, Reloader
+    from jobmon.linux.daemon.systemd import Notifier
+    from jobmon.linux.kernel.cgroup import Cgroup, Hierarchy
+    from jobmon.linux.kernel.peers import Access, Peer
+    from jobmon.linux.kernel.signals import Terminal
+    from jobmon.linux.kernel.sockets import Stream
+    from jobmon.linux.log import Log
+    from jobmon.linux.processes.maincommand import Companion
+    from jobmon.linux.processes.spawn import Spawner
+    from jobmon.linux.processes.statedir import StateDir
+    from jobmon.linux.processes.tracker import Tree
+
+# SIGPWR and SIGRTMIN+3 are how container managers ask an init to shut down.
+SHUTDOWN = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGPWR, signal.SIGRTMIN + 3)
+# Sent by mistake, each of these would end a process that does not heed it.
+HARMLESS = (signal.SIGUSR2, signal.SIGALRM, signal.SIGPROF, signal.SIGIO)
+SIGNALS = (signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, *SHUTDOWN, *HARMLESS)
+BIRTH_SECONDS = 0.005  # how long one turn may spend on starting processes
+FAILING_TURNS = 100  # so many in a row, and the loop is given up
+SHOWN_SECONDS = 0.2  # after which a process that waits for a file system is known to be there
+OPENING_SECONDS = 1.0  # how long clients wait for the autostart jobs to be launched, at most
+FAREWELL_SECONDS = 2.0  # how long the end waits for readers of the last event, and for strays
+REMNANTS_LOOK_SECONDS = 0.02
+WALL_SLACK = 0.001  # seconds that unix time may drift before it is set right
+
+
+class Engine:
+    """The daemon at work. `announce` is called once the autostart jobs are launched."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        spawner: Spawner,
+        log: Log,
+        access: Access,
+        *,
+        reloader: Reloader,
+        tree: Tree,
+        hierarchy: Hierarchy | None,
+        state: StateDir,
+        announce: Callable[[], None],
+        notifier: Notifier,
+        watchdog: float,
+        terminal: Terminal,
+        companion: Companion | None = None,
+        about: dict[str, Any],
+    ) -> None:
+        self.supervisor = supervisor
+        self.log = log
+        self.pid = os.getpid()
+        procfs.pin()
+        self.reactor = Reactor(self._source_failed)
+        self.timers = Timers()
+        self.sessions = Sessions(self, access, len(supervisor.jobs))
+        log.call_later = self._tell_left_out_later
+        self._reloader = reloader
+        self._spawner = spawner
+        self._announce = announce
+        self._about = about
+        self._herald = Herald(notifier, supervisor, self.timers, self.reactor, watchdog) if notifier else None
+        self._terminal = terminal
+        self._companion = companion
+        self._signals = signals.SignalSource(companion.signals if companion is not None else SIGNALS)
+        self._peers = peers.Peers()
+        self._hierarchy = hierarchy
+        self._state = state
+        self.children = Children(self.reactor, self._feed, self._look_later, tree)
+        self._membership = tree if hierarchy is None else self.children.migrants
+        tools = Tools(self.reactor, self.timers, self.children, spawner, log)
+        self.attendants = Attendants(tools, self._feed)
+        self.last_words = LastWords(spawner.may_hang)
+        self._births = Births()
+        self._exit_code = 0
+        self._ordered = False  # whether somebody asked for the shutdown
+        self._withheld: events.Finish | None = None  # until the companion has ended
+        self._remnants: Remnants | None = None
+        self._over = False
+        self._do: dict[type[events.Action], Callable[[Any], None]] = {
+            events.Spawn: self._births.add,
+            events.SendSignal: self._stop,
+            events.Kill: self._kill,
+            events.Deliver: self._deliver,
+            events.Arm: lambda action: self.timers.arm(action.key, action.token, action.at),
+            events.Disarm: lambda action: self.timers.disarm(action.key),
+            events.Changed: self._log_change,
+            events.Impossible: self._log_impossible,
+            events.Warn: self._log_warning,
+            events.Publish: lambda _: self.sessions.publish(),
+            events.Reply: self.sessions.reply,
+            events.Announce: self._up,
+            events.AllReady: self._all_ready,
+            events.Finish: self._finish,
+        }
+
+    def run(self) -> int:
+        """Work until everything is down; returns the daemon's exit code."""
+        self.reactor.register(self._signals.fileno(), self._on_signal, reactor.SIGNAL)
+        self.reactor.register(self.timers.fileno(), self._on_timer, reactor.TIMER)
+        self._set_wall()
+        if self._herald is not None:
+            self._herald.begin()
+        now = time.monotonic()
+        # Who connects to a socket of systemd's, or while we begin, is not told that all is down.
+        self.timers.arm(self._open, 0, now + OPENING_SECONDS)
+        self.supervisor.begin(now)
+        self._act()
+        failing = 0
+        while not self._over:
+            try:
+                self._turn()
+                failing = 0
+            except Exception as error:  # noqa: BLE001 - the jobs depend on the loop
+                self.bug("the loop", error)
+                failing += 1
+                if failing >= FAILING_TURNS:
+                    raise
+        self.children.sweep()  # who left a cgroup by dying may not have been reaped yet
+        return self._exit_code
+
+    def _turn(self) -> None:
+        self._give_birth()
+        self.timers.program()
+        self.children.tree.forget()
+        self.reactor.turn(block=not self._births)
+        self._act()
+        self._tell_strays()
+        if self._herald is not None:
+            self._herald.turn()
+        self._over = self._over or self._may_leave()
+
+    def give_up(self) -> None:
+        """The loop cannot go on: kill what was launched, so that nothing is left without a daemon."""
+        self.log.write(logfile.CRITICAL, "the daemon gives up: killing what it has launched")
+        self.children.end()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.sessions.close()
+        self.attendants.close()
+        for fd in (self._signals.fileno(), self.timers.fileno()):
+            self.reactor.unregister(fd)
+        if self._herald is not None:
+            self._herald.close()
+        self._signals.close()
+        self._peers.close()
+        self.timers.close()
+        self.reactor.close()
+        self.children.close()
+        if self._hierarchy is not None:
+            self._hierarchy.close()
+
+    def terminate(self, by: str) -> None:
+        """Begin the ordered shutdown; again: without patience."""
+        self.log.limited(logfile.INFO, "shutdown", by=by, again=self.supervisor.terminating or None)
+        self._ordered = self._ordered or not self.supervisor.terminating
+        self.supervisor.terminate(time.monotonic(), by)
+
+    def reload(
+        self,
+        to: Hashable,
+        by: str,
+        done: Callable[[Outcome], None] = lambda _outcome: None,
+        *,
+        restart: bool = False,
+        dry_run: bool = False,
+    ) -> None:
+        """Read the configuration again and apply it, or (`dry_run`) find out what that would change.
+        `done` is told the outcome; where it was applied the supervisor answers `to`."""
+        if not dry_run:
+            self.sessions.renew()
+        self._reloader.reload(self, Wish(to, by, done, restart, dry_run))
+
+    def reloading(self, *, dry_run: bool) -> None:
+        """A reload begins."""
+        if self._herald is not None and not dry_run:
+            self._herald.reloading()
+
+    def reloaded(self, problems: tuple[str, ...], *, dry_run: bool) -> None:
+        """One has ended."""
+        if self._herald is not None and not dry_run:
+            self._herald.reloaded(problems)
+        self.last_words.keep(self.supervisor.jobs)
+        self.attendants.keep(self.supervisor.jobs)
+
+    def info(self) -> dict[str, Any]:
+        """What a client may know of this daemon."""
+        about = {**self._about, "config": spawn.told(self._about["config"])}
+        return {"pid": self.pid, "version": __version__, **about}
+
+    def strays(self) -> list[int]:
+        """Who lives below us and cannot be told whose it is."""
+        return [fact.pid for fact in self._membership.strays()] if self.children.tree.orphaned() else []
+
+    def peer_of(self, stream: Stream) -> Peer | None:
+        """Who is at the other end of a connection; None when the kernel does not say."""
+        return self._peers.peer_of(stream)
+
+    def bug(self, where: str, error: Exception) -> None:
+        """Something failed that must not: say so with its place, and live on."""
+        place = place_of(error)
+        self.log.write(logfile.CRITICAL, "a bug in jobmon", where=where, error=repr(error), place=place)
+
+    # ---- what the kernel says -------------------------------------------------------------
+
+    def _feed(self, job: str, what: events.ProcessInput) -> None:
+        try:
+            if self.attendants.holds(job, what):
+                return
+            if isinstance(what, (events.Exited, events.SpawnFailed)):
+                self._state.gone(job, what.run)
+            self.supervisor.feed(job, what, time.monotonic())
+            self.attendants.after(job, what)
+        except Exception as error:  # noqa: BLE001 - or the source would be disabled, for all jobs
+            self.bug(f"{type(what).__name__} of {job}", error)
+
+    def _on_signal(self, _events: int) -> None:
+        for number, sender, from_kernel in self._signals.read():
+            try:
+                self._heed(number, sender, from_kernel=from_kernel)
+            except Exception as error:  # noqa: BLE001 - or nobody would hear a signal again
+                self.bug(signals.name_of(number), error)
+
+    def _heed(self, number: int, sender: int, *, from_kernel: bool) -> None:
+        if number == signal.SIGHUP and self._terminal.is_over(sender, from_kernel=from_kernel):
+            self._hang_up()
+            return
+        if self._companion is not None and self._companion.heed(number):
+            return
+        if number == signal.SIGCHLD:
+            self.children.sweep()
+        elif number in SHUTDOWN:
+            self.terminate(f"{signals.name_of(number)} from pid {sender}")
+        elif number == signal.SIGUSR1:
+            self.log.reopen()
+        elif number == signal.SIGHUP:
+            self.reload(None, f"SIGHUP from pid {sender}")
+        elif number in HARMLESS:
+            name = signals.name_of(number)
+            self.log.limited(logfile.WARNING, "a signal that means nothing", signal=name, sender=sender)
+
+    def _hang_up(self) -> None:
+        """Our terminal was closed. The companion decides whether it ends; without one, the daemon ends."""
+        if self._companion is not None and self._companion.lives:
+            self._companion.heed(signal.SIGHUP)
+        elif self._terminal.ignored:
+            self.log.write(logfile.INFO, "the terminal was closed, and SIGHUP is ignored since the start")
+        elif not self.supervisor.terminating:  # a second time would kill the jobs that are stopping
+            self.terminate("the end of its terminal")
+
+    def _on_timer(self, _events: int) -> None:
+        self.timers.drain()
+        now = time.monotonic()
+        while (due := self.timers.next_due(now)) is not None:
+            key, token = due
+            try:
+                if callable(key):
+                    key(token)
+                else:
+                    self.supervisor.timer(key, token, now)
+            except Exception as error:  # noqa: BLE001 - or no timer would ever fire again
+                self.bug("a timer", error)
+            self._act()
+
+    def _source_failed(self, fd: int, error: Exception) -> None:
+        self.bug(f"descriptor {fd}", error)
+
+    def _tell_left_out_later(self, seconds: float) -> None:
+        self.timers.arm(self._tell_left_out, 0, time.monotonic() + seconds)
+
+    def _tell_left_out(self, _token: int) -> None:
+        self.log.tell_left_out(now=time.monotonic())
+
+    def _look_later(self, delay: float) -> None:
+        self.timers.arm(self._look, 0, time.monotonic() + delay)
+
+    def _look(self, _token: int) -> None:
+        self.children.sweep()
+
+    # ---- what the supervisor wants --------------------------------------------------------
+
+    def _act(self) -> None:
+        while actions := self.supervisor.take():
+            self._set_wall()
+            if self.supervisor.terminating and self._companion is not None:
+                self._companion.end()
+            for action in actions:
+                try:
+                    self._do[type(action)](action)
+                except Exception as error:  # noqa: BLE001 - a supervisor lives on
+                    self.bug(type(action).__name__, error)
+            # After the actions: a job whose end is the daemon's may end in the very turn that brings it
+            # up, and without READY=1 before it, systemd takes a good end for a failed start.
+            if self.supervisor.terminating and self._herald is not None:
+                self._herald.stopping()
+
+    def _set_wall(self) -> None:
+        wall = time.time() - time.monotonic()
+        if abs(wall - self.supervisor.wall) > WALL_SLACK:
+            self.supervisor.wall = wall
+
+    def _up(self, _action: events.Announce) -> None:
+        self.timers.disarm(self._open)
+        self.sessions.open()
+        self._announce()
+
+    def _all_ready(self, _action: events.AllReady) -> None:
+        if self._herald is not None:
+            self._herald.ready()
+        if self._companion is not None and not self.supervisor.terminating:
+            self._accompany(self._companion)
+
+    def _accompany(self, companion: Companion) -> None:
+        def ended(info: os.waitid_result) -> None:
+            code = companion.ended(info)
+            self.log.write(logfile.INFO, "the command has ended", pid=info.si_pid, code=code)
+            if not self.supervisor.terminating:
+                self.terminate("the end of the command")
+            if self._withheld is not None:
+                self._finish(self._withheld)
+
+        try:
+            pid = companion.start(f"{self._about['control']},{self._about['event']}")
+        except OSError as error:
+            self.log.write(logfile.CRITICAL, "cannot start the command", error=error.strerror)
+            self.terminate("the command, which cannot be started")
+            return
+        self.children.add_guest(pid, ended)
+        self.log.write(logfile.INFO, "the command is started", pid=pid)
+
+    def _open(self, _token: int) -> None:
+        self.sessions.open()
+
+    def _give_birth(self) -> None:
+        until = time.monotonic() + BIRTH_SECONDS
+        while self._births and time.monotonic() < until:
+            self._spawn(self._births.take())
+            self._act()
+
+    def _spawn(self, action: events.Spawn) -> None:
+        spec, its = action.spec, self._cgroup_for(action.spec)
+        try:
+            birth = self._launch(spec, action.run, its)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's failure alone
+            if its is not None:
+                its.remove()
+            failure = error if isinstance(error, SpawnError) else spawn.failed("start", error)
+            if not failure.errno:
+                self.bug(f"a start of {spec.name}", error)
+            self._feed(action.job, spawn_failed(action.run, failure))
+            return
+        self.last_words.began(spec.name, birth.mark)
+        try:
+            self.children.add(spec, action.run, birth, its)
+            self._state.born(spec, action.run, birth.pid, "" if its is None else its.name)
+        except Exception as error:  # noqa: BLE001 - it lives, so it is known and can be ended
+            self.bug(f"a start of {spec.name}", error)
+            self.children.kill(spec.name, action.run)
+        if birth.far:
+            shown = time.monotonic() + SHOWN_SECONDS
+            self.timers.arm(lambda _: self.children.show(spec.name, action.run), 0, shown)
+
+    def _launch(self, spec: JobSpec, run: int, its: Cgroup | None) -> spawn.Birth:
+        place = -1
+        try:
+            if its is not None:
+                place = its.open()
+            return self._spawner.spawn(spec, run, place, self.attendants.prepare(spec, run))
+        except OSError as error:
+            raise spawn.failed("cgroup", error) from None
+        finally:
+            if place >= 0:
+                os.close(place)
+
+    def _cgroup_for(self, spec: JobSpec) -> Cgroup | None:
+        if self._hierarchy is None or spec.kill_scope is not KillScope.JOB:
+            return None
+        try:
+            return self._hierarchy.create()
+        except OSError as error:
+            self.log.write(logfile.WARNING, "no cgroup for a run", job=spec.name, error=error.strerror)
+            return None
+
+    def _call_off(self, action: events.SendSignal | events.Kill) -> bool:
+        """Whether the run was not born yet: then it never is."""
+        if not self._births.call_off(action.job, action.run):
+            return False
+        self._feed(action.job, events.SpawnFailed(action.run, "", 0, "called off"))
+        return True
+
+    def _stop(self, action: events.SendSignal) -> None:
+        if not self._call_off(action):
+            self.children.stop(action.job, action.run, signals.number_of(action.signal))
+
+    def _kill(self, action: events.Kill) -> None:
+        if not self._call_off(action):
+            self.children.kill(action.job, action.run)
+
+    def _deliver(self, action: events.Deliver) -> None:
+        number = signals.number_of(action.signal)
+        self.children.deliver(action.job, action.run, number, every=action.every)
+
+    def _finish(self, action: events.Finish) -> None:
+        """The jobs are down. Who listens gets the last event, if he takes it soon; meanwhile what
+        no job owned is ended too."""
+        if self._companion is not None and self._companion.lives:
+            self._withheld = action
+            return
+        self._exit_code = self._code(action.code)
+        self._reloader.stop()
+        self.attendants.close()
+        self.sessions.publish()
+        self.sessions.stop_listening()
+        self.timers.arm(self._leave, 0, time.monotonic() + FAREWELL_SECONDS)
+        self._remnants = Remnants(self.children.tree, self.log)
+
+    def _code(self, code: int | str) -> int:
+        """The daemon's exit code: the companion's, if it was not an essential job that ended it all."""
+        if self._companion is not None and self._ordered:
+            return self._companion.exit_code()
+        return 128 + signals.number_of(code) if isinstance(code, str) else code
+
+    def _leave(self, _token: int) -> None:
+        """Whoever has not taken the last event by now has had his time; what lives on is killed."""
+        remnants = self._remnants
+        if remnants is None or remnants.gone() or remnants.give_up():
+            self._over = True
+        else:
+            moment = FAREWELL_SECONDS if remnants.kill() else 0.0
+            self.timers.arm(self._leave, 0, time.monotonic() + moment)
+
+    def _may_leave(self) -> bool:
+        if self._remnants is None or self.sessions.unsent() or self.children.guests:
+            return False
+        if self._remnants.gone():
+            return True
+        self._look_later(REMNANTS_LOOK_SECONDS)
+        return False
+
+    # ---- the log --------------------------------------------------------------------------
+
+    def _log_change(self, change: events.Changed) -> None:
+        late = change.cause == LATE
+        if change.after in events.LEAVING:
+            self.attendants.leaving(change.job, late=late)
+        if self._herald is not None:
+            self._herald.changed()
+        level = _LEVEL_OF.get(change.after, logfile.INFO)
+        if change.after is State.BACKOFF and not self._waits(change.job):
+            level = logfile.INFO
+        self.log.write(
+            level,
+            "job",
+            job=change.job,
+            run=change.run,
+            pid=change.pid,
+            **{"from": change.before.value, "to": change.after.value},
+            cause=change.cause,
+            readiness=self.attendants.why_not(change.job) or None if late else None,
+        )
+
+    def _waits(self, name: str) -> bool:
+        job = self.supervisor.jobs.get(name)
+        return job is not None and job.armed is not None and job.armed > job.since
+
+    def _log_impossible(self, action: events.Impossible) -> None:
+        self.log.write(
+            logfile.CRITICAL,
+            "a bug in jobmon",
+            job=action.job,
+            state=action.state.value,
+            input=repr(action.input),
+            history="; ".join(action.history),
+        )
+
+    def _log_warning(self, action: events.Warn) -> None:
+        left = self.children.left(action.job)
+        self.log.write(logfile.WARNING, action.text, job=action.job, run=action.run, left=left)
+
+    def _tell_strays(self) -> None:
+        """Who was found in this turn to be nobody's."""
+        if strays := self._membership.new_strays():
+            pids = ",".join(str(fact.pid) for fact in strays)
+            text = "no job's, as far as can be told: they end with the daemon"
+            self.log.write(logfile.WARNING, text, pids=pids)
+
+
+_LEVEL_OF = {State.FAILED: logfile.ERROR, State.BACKOFF: logfile.WARNING, State.KILLING: logfile.WARNING}

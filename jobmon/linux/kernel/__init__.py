@@ -1,0 +1,1 @@
+"""Thin layers over single kernel interfaces. Nothing here knows a job."""

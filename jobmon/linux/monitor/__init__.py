@@ -1,0 +1,1 @@
+"""What a run says, or is asked, while it lives: readiness, notifications, its standard error."""
