@@ -19,7 +19,8 @@ from jobmon.errors import LocalProtocolError, StartupError
 from jobmon.linux import log as logfile
 from jobmon.linux.control import replies
 from jobmon.linux.control.quotas import NAME_BYTES, STATUS_BYTES, WAIT_BYTES, Quotas
-from jobmon.linux.kernel import reactor, signals
+from jobmon.linux.kernel import signals
+from jobmon.linux.kernel.loop import ACCEPT, COMMAND, HANGUP, READ, UNSET, WRITE
 from jobmon.linux.kernel.peers import UNIDENTIFIED
 from jobmon.linux.kernel.sockets import RECEIVE_BYTES, Refused
 from jobmon.linux.processes.children import NAMED
@@ -82,7 +83,8 @@ class Sessions:
         self._is_open = False
         self._sessions: dict[int, Session] = {}  # by descriptor, those first that were silent for longest
         self._queue: dict[Session, None] = {}  # who has more to do, in the order of their turns
-        self._turn = -1  # of the reactor, whose time for sessions ends at `_until`
+        self._next_round = UNSET
+        self._turn = -1  # of the loop, whose time for sessions ends at `_until`
         self._until = 0.0
         self.listening: set[Session] = set()
 
@@ -108,13 +110,13 @@ class Sessions:
             except OSError as error:
                 path, why = str(listener.address), error.strerror
                 self.engine.log.write(logfile.ERROR, "cannot change the mode", path=path, error=why)
-        self.engine.timers.arm(self._send_away, 0, time.monotonic())
+        self.engine.loop.call_later(0, self._send_away)
 
     def renew(self) -> None:
         """Make the files of sockets anew that somebody has removed; connections are not disturbed."""
         for listener in [listener for listener in self._listeners if listener.lost]:
             if self._is_open:
-                self.engine.reactor.unregister(listener.fileno())
+                self.engine.loop.remove_reader(listener.fileno())
                 while self._accept(listener):  # clients that came before it was removed
                     pass
             path = str(listener.address)
@@ -161,7 +163,7 @@ class Sessions:
     def stop_listening(self) -> None:
         """Close the listeners and remove their files."""
         for listener in self._listeners:
-            self.engine.reactor.unregister(listener.fileno())
+            self.engine.loop.remove_reader(listener.fileno())
             listener.close()
         self._listeners.clear()
 
@@ -183,8 +185,8 @@ class Sessions:
     def _has_time(self) -> bool:
         """Whether sessions may still work in this turn of the loop."""
         now = time.monotonic()
-        if self._turn != self.engine.reactor.turns:
-            self._turn, self._until = self.engine.reactor.turns, now + TURN_SECONDS
+        if self._turn != self.engine.loop.turns:
+            self._turn, self._until = self.engine.loop.turns, now + TURN_SECONDS
         return now < self._until
 
     def _give_slice(self, session: Session) -> None:
@@ -194,11 +196,15 @@ class Sessions:
             self._enqueue(session)
 
     def _enqueue(self, session: Session) -> None:
-        if not self._queue:
-            self.engine.timers.arm(self._go_round, 0, time.monotonic())  # for the next turn
         self._queue.setdefault(session)
+        self._go_round_later()
 
-    def _go_round(self, _token: int) -> None:
+    def _go_round_later(self) -> None:
+        """In the next turn of the loop."""
+        if not self._next_round.active:
+            self._next_round = self.engine.loop.call_later(0, self._go_round)
+
+    def _go_round(self) -> None:
         """A slice for each in the queue, as far as the time of this turn goes, and for one at least."""
         queue, self._queue = self._queue, {}
         while queue:
@@ -210,7 +216,7 @@ class Sessions:
         queue.update(self._queue)
         self._queue = queue
         if queue:
-            self.engine.timers.arm(self._go_round, 0, time.monotonic())
+            self._go_round_later()
 
     # ---- accepting ------------------------------------------------------------------------
 
@@ -218,8 +224,8 @@ class Sessions:
         def accept(_events: int) -> None:
             self._accept(listener)
 
-        self.engine.reactor.unregister(listener.fileno())  # a pause may have ended meanwhile
-        self.engine.reactor.register(listener.fileno(), accept, reactor.ACCEPT)
+        self.engine.loop.remove_reader(listener.fileno())  # a pause may have ended meanwhile
+        self.engine.loop.add_reader(listener.fileno(), accept, ACCEPT)
 
     def _accept(self, listener: Listener) -> bool:
         """Accept waiting clients, some in a turn. Return True if there may be more."""
@@ -237,12 +243,12 @@ class Sessions:
         return True
 
     def _pause(self, listener: Listener) -> None:
-        def resume(_token: int) -> None:
+        def resume() -> None:
             if not listener.closed:
                 self._open(listener)
 
-        self.engine.reactor.unregister(listener.fileno())
-        self.engine.timers.arm(resume, 0, time.monotonic() + RETRY_ACCEPT_SECONDS)
+        self.engine.loop.remove_reader(listener.fileno())
+        self.engine.loop.call_later(RETRY_ACCEPT_SECONDS, resume)
 
     def _admit(self, listener: Listener, stream: Stream) -> None:
         peer = self.engine.peer_of(stream)
@@ -278,7 +284,7 @@ class Sessions:
                 return ""
         return why
 
-    def _send_away(self, _token: int) -> None:
+    def _send_away(self) -> None:
         for session in list(self._sessions.values()):
             if not self._access.permits(session.peer):
                 session._drop("is not permitted any more")
@@ -295,20 +301,20 @@ class Session:
     __slots__ = (
         "_connection",
         "_cursor",
+        "_drain_due",
         "_ended",
         "_ending",
+        "_frame_due",
         "_gone",
         "_heard",
         "_interest",
         "_jobs",
         "_kept",
-        "_late",
         "_reserved",
         "_rich",
         "_role",
         "_sent",
         "_sessions",
-        "_stalled",
         "_stream",
         "_task",
         "_telling",
@@ -327,7 +333,7 @@ class Session:
         self._reserved = 0  # bytes that its tickets and its task cost
         self._kept = 0  # bytes of it that its user's quota knows of
         self._unread = False  # whether what has come may hold more messages
-        self._interest = reactor.READ
+        self._interest = READ
         self._cursor = sessions.engine.supervisor.log.last
         self._rich = False
         self._jobs: frozenset[str] | None = None
@@ -336,8 +342,8 @@ class Session:
         self._gone = False  # it has closed, and hears nothing any more
         self._heard = time.monotonic()
         self._sent = 0
-        self._late = False  # whether the timer for an unfinished frame runs
-        self._stalled = False  # whether the timer for unsent output runs
+        self._frame_due = UNSET  # set while a frame is unfinished
+        self._drain_due = UNSET  # set while output waits
         self.peer = peer
         self.tickets: set[Ticket] = set()
 
@@ -368,7 +374,7 @@ class Session:
 
     def begin(self) -> None:
         """Wait for what the client says; on the event port, also tell it what happens."""
-        self._sessions.engine.reactor.register(self._stream.fileno(), self._ready, reactor.COMMAND)
+        self._sessions.engine.loop.add_reader(self._stream.fileno(), self._ready, COMMAND)
         if self._role == protocol.EVENTS:
             self._sessions.listening.add(self)
 
@@ -386,9 +392,9 @@ class Session:
         if fd < 0:
             return
         engine = self._sessions.engine
-        engine.reactor.unregister(fd)
-        engine.timers.disarm(self._frame_late)
-        engine.timers.disarm(self._output_late)
+        engine.loop.remove_reader(fd)
+        self._frame_due.cancel()
+        self._drain_due.cancel()
         for ticket in self.tickets:
             engine.supervisor.drop(ticket)
         self.tickets.clear()
@@ -404,10 +410,10 @@ class Session:
 
     def _serve(self, events: int) -> None:
         self._heard = time.monotonic()
-        self._gone = self._gone or bool(events & reactor.HANGUP)
-        if events & ~reactor.READ:
+        self._gone = self._gone or bool(events & HANGUP)
+        if events & ~READ:
             self._stream.flush()
-        if events & ~reactor.WRITE and not self._unread and self._task is None:
+        if events & ~WRITE and not self._unread and self._task is None:
             self._receive()
         self._sessions.serve(self)
 
@@ -854,11 +860,11 @@ class Session:
             self.close()
             return
         busy = stream.full or self._unread or self._task is not None
-        interest = 0 if busy or self._ended else reactor.READ  # at its end it would be ready for ever
+        interest = 0 if busy or self._ended else READ  # at its end it would be ready for ever
         if stream.pending or self._behind():
-            interest |= reactor.WRITE
+            interest |= WRITE
         if interest != self._interest:
-            self._sessions.engine.reactor.modify(stream.fileno(), interest)
+            self._sessions.engine.loop.modify_reader(stream.fileno(), interest)
             self._interest = interest
         self._mind_frame(anew=anew)
         self._mind_output()
@@ -875,32 +881,27 @@ class Session:
     def _mind_frame(self, *, anew: bool) -> None:
         """The clock for a frame runs from its first byte to its last, however many come between, and
         only while we read."""
-        reads = self._interest & reactor.READ and not self._connection.broken
+        reads = self._interest & READ and not self._connection.broken
         unfinished = bool(reads and self._connection.unfinished)
-        if unfinished == self._late and not (unfinished and anew):
+        if unfinished == self._frame_due.active and not (unfinished and anew):
             return
-        self._late = unfinished
-        timers = self._sessions.engine.timers
+        self._frame_due.cancel()
         if unfinished:
-            timers.arm(self._frame_late, 0, time.monotonic() + FRAME_SECONDS)
-        else:
-            timers.disarm(self._frame_late)
+            self._frame_due = self._sessions.engine.loop.call_later(FRAME_SECONDS, self._frame_late)
 
     def _mind_output(self) -> None:
         waiting = self._stream.pending > 0
-        if waiting == self._stalled and (not waiting or self._sent == self._stream.sent):
+        if waiting == self._drain_due.active and (not waiting or self._sent == self._stream.sent):
             return
-        self._stalled, self._sent = waiting, self._stream.sent
-        timers = self._sessions.engine.timers
+        self._sent = self._stream.sent
+        self._drain_due.cancel()
         if waiting:
-            timers.arm(self._output_late, 0, time.monotonic() + DRAIN_SECONDS)
-        else:
-            timers.disarm(self._output_late)
+            self._drain_due = self._sessions.engine.loop.call_later(DRAIN_SECONDS, self._output_late)
 
-    def _frame_late(self, _token: int) -> None:
+    def _frame_late(self) -> None:
         self._drop("began a frame and did not finish it")
 
-    def _output_late(self, _token: int) -> None:
+    def _output_late(self) -> None:
         self._drop("does not read what it is sent")
 
     def _drop(self, why: str) -> None:

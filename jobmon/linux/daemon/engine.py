@@ -21,10 +21,8 @@ from jobmon.linux import log as logfile
 from jobmon.linux.control.server import Sessions
 from jobmon.linux.daemon.reload import Wish
 from jobmon.linux.daemon.systemd import Herald
-from jobmon.linux.kernel import peers, procfs, reactor, signals
-from jobmon.linux.kernel.reactor import Reactor
-from jobmon.linux.kernel.timers import Timers
-from jobmon.linux.monitor.probes import Tools
+from jobmon.linux.kernel import peers, procfs, signals
+from jobmon.linux.kernel.loop import SIGNAL, UNSET, Loop
 from jobmon.linux.monitor.runmonitor import Attendants
 from jobmon.linux.processes import spawn
 from jobmon.linux.processes.children import Children, spawn_failed
@@ -43,6 +41,7 @@ if TYPE_CHECKING:
     from jobmon.linux.daemon.reload import Outcome, Reloader
     from jobmon.linux.daemon.systemd import Notifier
     from jobmon.linux.kernel.cgroup import Cgroup, Hierarchy
+    from jobmon.linux.kernel.loop import Handle
     from jobmon.linux.kernel.peers import Access, Peer
     from jobmon.linux.kernel.signals import Terminal
     from jobmon.linux.kernel.sockets import Stream
@@ -91,27 +90,28 @@ class Engine:
         self.log = log
         self.pid = os.getpid()
         procfs.pin()
-        self.reactor = Reactor(self._source_failed)
-        self.timers = Timers()
+        self.loop = Loop(self.bug, self._act)
+        self._deadlines: dict[Hashable, Handle] = {}  # of the supervisor, by the keys that it gave them
         self.sessions = Sessions(self, access, len(supervisor.jobs))
         log.call_later = self._tell_left_out_later
+        self._next_summary = UNSET
         self._reloader = reloader
         self._spawner = spawner
         self._announce = announce
         self._about = about
-        self._herald = Herald(notifier, supervisor, self.timers, self.reactor, watchdog) if notifier else None
+        self._herald = Herald(notifier, supervisor, self.loop, watchdog) if notifier else None
         self._terminal = terminal
         self._companion = companion
         self._signals = signals.SignalSource(companion.signals if companion is not None else SIGNALS)
         self._peers = peers.Peers()
         self._hierarchy = hierarchy
         self._state = state
-        self.children = Children(self.reactor, self._feed, self._look_later, tree)
+        self.children = Children(self.loop, self._feed, tree)
         self._membership = tree if hierarchy is None else self.children.migrants
-        tools = Tools(self.reactor, self.timers, self.children, spawner, log)
-        self.attendants = Attendants(tools, self._feed)
+        self.attendants = Attendants(self.loop, self.children, spawner, log, self._feed)
         self.last_words = LastWords(spawner.may_hang)
         self._births = Births()
+        self._opening = UNSET
         self._exit_code = 0
         self._ordered = False  # whether somebody asked for the shutdown
         self._withheld: events.Finish | None = None  # until the companion has ended
@@ -122,8 +122,8 @@ class Engine:
             events.SendSignal: self._stop,
             events.Kill: self._kill,
             events.Deliver: self._deliver,
-            events.Arm: lambda action: self.timers.arm(action.key, action.token, action.at),
-            events.Disarm: lambda action: self.timers.disarm(action.key),
+            events.Arm: self._arm,
+            events.Disarm: self._disarm,
             events.Changed: self._log_change,
             events.Impossible: self._log_impossible,
             events.Warn: self._log_warning,
@@ -136,14 +136,13 @@ class Engine:
 
     def run(self) -> int:
         """Work until everything is down; returns the daemon's exit code."""
-        self.reactor.register(self._signals.fileno(), self._on_signal, reactor.SIGNAL)
-        self.reactor.register(self.timers.fileno(), self._on_timer, reactor.TIMER)
+        self.loop.add_reader(self._signals.fileno(), self._on_signal, SIGNAL)
         self._set_wall()
         if self._herald is not None:
             self._herald.begin()
         now = time.monotonic()
         # Who connects to a socket of systemd's, or while we begin, is not told that all is down.
-        self.timers.arm(self._open, 0, now + OPENING_SECONDS)
+        self._opening = self.loop.call_at(now + OPENING_SECONDS, self.sessions.open)
         self.supervisor.begin(now)
         self._act()
         failing = 0
@@ -161,9 +160,8 @@ class Engine:
 
     def _turn(self) -> None:
         self._give_birth()
-        self.timers.program()
         self.children.tree.forget()
-        self.reactor.turn(block=not self._births)
+        self.loop.run_once(block=not self._births)
         self._act()
         self._tell_strays()
         if self._herald is not None:
@@ -179,14 +177,12 @@ class Engine:
         """Let go of everything."""
         self.sessions.close()
         self.attendants.close()
-        for fd in (self._signals.fileno(), self.timers.fileno()):
-            self.reactor.unregister(fd)
+        self.loop.remove_reader(self._signals.fileno())
         if self._herald is not None:
             self._herald.close()
         self._signals.close()
         self._peers.close()
-        self.timers.close()
-        self.reactor.close()
+        self.loop.close()
         self.children.close()
         if self._hierarchy is not None:
             self._hierarchy.close()
@@ -289,34 +285,12 @@ class Engine:
         elif not self.supervisor.terminating:  # a second time would kill the jobs that are stopping
             self.terminate("the end of its terminal")
 
-    def _on_timer(self, _events: int) -> None:
-        self.timers.drain()
-        now = time.monotonic()
-        while (due := self.timers.next_due(now)) is not None:
-            key, token = due
-            try:
-                if callable(key):
-                    key(token)
-                else:
-                    self.supervisor.timer(key, token, now)
-            except Exception as error:  # noqa: BLE001 - or no timer would ever fire again
-                self.bug("a timer", error)
-            self._act()
-
-    def _source_failed(self, fd: int, error: Exception) -> None:
-        self.bug(f"descriptor {fd}", error)
-
     def _tell_left_out_later(self, seconds: float) -> None:
-        self.timers.arm(self._tell_left_out, 0, time.monotonic() + seconds)
+        self._next_summary.cancel()
+        self._next_summary = self.loop.call_later(seconds, self._tell_left_out)
 
-    def _tell_left_out(self, _token: int) -> None:
+    def _tell_left_out(self) -> None:
         self.log.tell_left_out(now=time.monotonic())
-
-    def _look_later(self, delay: float) -> None:
-        self.timers.arm(self._look, 0, time.monotonic() + delay)
-
-    def _look(self, _token: int) -> None:
-        self.children.sweep()
 
     # ---- what the supervisor wants --------------------------------------------------------
 
@@ -335,13 +309,26 @@ class Engine:
             if self.supervisor.terminating and self._herald is not None:
                 self._herald.stopping()
 
+    def _arm(self, action: events.Arm) -> None:
+        self._disarm(action)
+        self._deadlines[action.key] = self.loop.call_at(action.at, self._due, action.key, action.token)
+
+    def _disarm(self, action: events.Arm | events.Disarm) -> None:
+        deadline = self._deadlines.pop(action.key, None)
+        if deadline is not None:
+            deadline.cancel()
+
+    def _due(self, key: Hashable, token: int) -> None:
+        del self._deadlines[key]
+        self.supervisor.timer(key, token, time.monotonic())
+
     def _set_wall(self) -> None:
         wall = time.time() - time.monotonic()
         if abs(wall - self.supervisor.wall) > WALL_SLACK:
             self.supervisor.wall = wall
 
     def _up(self, _action: events.Announce) -> None:
-        self.timers.disarm(self._open)
+        self._opening.cancel()
         self.sessions.open()
         self._announce()
 
@@ -369,9 +356,6 @@ class Engine:
         self.children.add_guest(pid, ended)
         self.log.write(logfile.INFO, "the command is started", pid=pid)
 
-    def _open(self, _token: int) -> None:
-        self.sessions.open()
-
     def _give_birth(self) -> None:
         until = time.monotonic() + BIRTH_SECONDS
         while self._births and time.monotonic() < until:
@@ -398,8 +382,7 @@ class Engine:
             self.bug(f"a start of {spec.name}", error)
             self.children.kill(spec.name, action.run)
         if birth.far:
-            shown = time.monotonic() + SHOWN_SECONDS
-            self.timers.arm(lambda _: self.children.show(spec.name, action.run), 0, shown)
+            self.loop.call_later(SHOWN_SECONDS, self.children.show, spec.name, action.run)
 
     def _launch(self, spec: JobSpec, run: int, its: Cgroup | None) -> spawn.Birth:
         place = -1
@@ -452,7 +435,7 @@ class Engine:
         self.attendants.close()
         self.sessions.publish()
         self.sessions.stop_listening()
-        self.timers.arm(self._leave, 0, time.monotonic() + FAREWELL_SECONDS)
+        self.loop.call_later(FAREWELL_SECONDS, self._leave)
         self._remnants = Remnants(self.children.tree, self.log)
 
     def _code(self, code: int | str) -> int:
@@ -461,21 +444,20 @@ class Engine:
             return self._companion.exit_code()
         return 128 + signals.number_of(code) if isinstance(code, str) else code
 
-    def _leave(self, _token: int) -> None:
+    def _leave(self) -> None:
         """Whoever has not taken the last event by now has had his time; what lives on is killed."""
         remnants = self._remnants
         if remnants is None or remnants.gone() or remnants.give_up():
             self._over = True
         else:
-            moment = FAREWELL_SECONDS if remnants.kill() else 0.0
-            self.timers.arm(self._leave, 0, time.monotonic() + moment)
+            self.loop.call_later(FAREWELL_SECONDS if remnants.kill() else 0.0, self._leave)
 
     def _may_leave(self) -> bool:
         if self._remnants is None or self.sessions.unsent() or self.children.guests:
             return False
         if self._remnants.gone():
             return True
-        self._look_later(REMNANTS_LOOK_SECONDS)
+        self.children.look_within(REMNANTS_LOOK_SECONDS)
         return False
 
     # ---- the log --------------------------------------------------------------------------

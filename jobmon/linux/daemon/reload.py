@@ -162,8 +162,7 @@ class Reloader:
 
     def _begin(self, engine: Engine, wish: Wish) -> None:
         self._errand = Errand(
-            engine.reactor,
-            engine.timers,
+            engine.loop,
             engine.children,
             self._read,
             lambda result: self._arrived(engine, wish, result),

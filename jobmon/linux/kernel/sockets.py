@@ -1,6 +1,6 @@
 """Listeners and streams: nonblocking, close-on-exec, bounded.
 
-Nothing in here waits, logs, watches (that is the reactor's) or knows a message. Who is at the other end
+Nothing in here waits, logs, watches (that is the loop's) or knows a message. Who is at the other end
 is asked in `peers`. It uses `_socket`, of which `socket` is a wrapper that would cost selectors, enum tables
 and half a megabyte.
 
@@ -173,7 +173,7 @@ class Stream:
         return taken
 
     def close(self) -> None:
-        """Closes it, with whatever waits. The reactor must have let go of the descriptor before."""
+        """Closes it, with whatever waits. The loop must have let go of the descriptor before."""
         self._output = None
         _close(self._socket)
 

@@ -28,15 +28,15 @@ from _socket import (
 from jobmon.errors import SpawnError
 from jobmon.lean.cpython import signal
 from jobmon.linux import log as logfile
-from jobmon.linux.kernel import procfs, reactor
+from jobmon.linux.kernel import procfs
+from jobmon.linux.kernel.loop import EXEC, READ, UNSET, WRITE
 from jobmon.linux.monitor import notifyreceiver as wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jobmon.linux.kernel.reactor import Reactor
-    from jobmon.linux.kernel.timers import Timers
+    from jobmon.linux.kernel.loop import Loop
     from jobmon.linux.log import Log
     from jobmon.linux.processes.children import Children
 
@@ -52,9 +52,9 @@ class Receiver:
     """The daemon's end of the notify receiver: starts it when it is needed, replaces it when it has died or
     does not answer."""
 
-    def __init__(self, watch: Reactor, timers: Timers, children: Children, log: Log) -> None:
-        self._reactor = watch
-        self._timers = timers
+    def __init__(self, loop: Loop, children: Children, log: Log) -> None:
+        self._loop = loop
+        self._answer_due = self._retirement = self._next_start = UNSET
         self.children = children
         self._log = log
         self._runs: dict[int, RunSocket] = {}
@@ -76,7 +76,7 @@ class Receiver:
                 self._start()
             except OSError as error:
                 raise SpawnError("fork", error.errno or 0, "the notify receiver") from None
-        self._timers.disarm(self._retire)
+        self._retirement.cancel()
         self._last += 1
         self._runs[self._last] = run
         self._send(wire.ADD, self._last, own=run.socket)
@@ -104,7 +104,7 @@ class Receiver:
         for run in self._runs.values():
             run.socket.close()
         self._runs.clear()
-        self._retire(0)
+        self._retire()
 
     # ---- the process -----------------------------------------------------------------------
 
@@ -115,10 +115,10 @@ class Receiver:
         mine, its = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
         try:
             mine.setblocking(False)
-            self._reactor.register(mine.fileno(), self._on_link, reactor.EXEC)
+            self._loop.add_reader(mine.fileno(), self._on_link, EXEC)
             pid = os.fork()
         except OSError:
-            self._reactor.unregister(mine.fileno())
+            self._loop.remove_reader(mine.fileno())
             mine.close()
             its.close()
             raise
@@ -152,8 +152,8 @@ class Receiver:
             os.kill(self._pid, signal.SIGKILL)  # not reaped yet, so the number is its own
             self._dying.add(self._pid)
             self._pid = 0
-        self._timers.disarm(self._late)
-        self._reactor.unregister(link.fileno())
+        self._answer_due.cancel()
+        self._loop.remove_reader(link.fileno())
         try:
             while data := link.recv(LINK_BYTES):
                 self._inbox += data
@@ -167,9 +167,10 @@ class Receiver:
 
     def _start_later(self, at: float) -> None:
         if self._runs:
-            self._timers.arm(self._start_again, 0, at)
+            self._next_start.cancel()
+            self._next_start = self._loop.call_at(at, self._start_again)
 
-    def _start_again(self, _token: int) -> None:
+    def _start_again(self) -> None:
         if self._link is not None or not self._runs:
             return
         try:
@@ -178,15 +179,15 @@ class Receiver:
             self._log.write(logfile.WARNING, "cannot start the notify receiver", error=error.strerror)
             self._start_later(time.monotonic() + BREATH_SECONDS)
 
-    def _retire(self, _token: int) -> None:
+    def _retire(self) -> None:
         """There is no run for it: let it exit."""
         link = self._link
         if link is None or self._runs:
             return
         self._link, self._pid = None, 0
-        self._timers.disarm(self._late)
-        self._timers.disarm(self._retire)
-        self._reactor.unregister(link.fileno())
+        self._answer_due.cancel()
+        self._retirement.cancel()
+        self._loop.remove_reader(link.fileno())
         try:
             link.send(_order(wire.QUIT, 0), MSG_NOSIGNAL)
         except OSError:
@@ -213,22 +214,26 @@ class Receiver:
         except OSError:
             pass  # EAGAIN: later. EPIPE: its end is read soon
         del self._outbox[:sent]
-        self._reactor.modify(link.fileno(), reactor.READ | (reactor.WRITE if self._outbox else 0))
+        self._loop.modify_reader(link.fileno(), READ | (WRITE if self._outbox else 0))
 
     def _ask(self) -> None:
         """It must show that it works."""
         self._asked += 1
         self._send(wire.PING, self._asked)
         if self._asked == self._answered + 1:
-            self._timers.arm(self._late, 0, time.monotonic() + ANSWER_SECONDS)
+            self._expect_answer()
 
-    def _late(self, _token: int) -> None:
+    def _expect_answer(self) -> None:
+        self._answer_due.cancel()
+        self._answer_due = self._loop.call_later(ANSWER_SECONDS, self._late)
+
+    def _late(self) -> None:
         self._lose("the notify receiver does not answer: it is replaced")
 
     def _on_link(self, events: int) -> None:
         link = self._link
         assert link is not None
-        if events & reactor.WRITE:
+        if events & WRITE:
             self._write(link)
         try:
             data = link.recv(LINK_BYTES)
@@ -275,14 +280,15 @@ class Receiver:
             del self._runs[number]
             run.socket.close()  # it is empty, so this is for nothing
             if not self._runs:
-                self._timers.arm(self._retire, 0, time.monotonic() + IDLE_SECONDS)
+                self._retirement.cancel()
+                self._retirement = self._loop.call_later(IDLE_SECONDS, self._retire)
 
     def _pong(self, number: int) -> None:
         self._answered = number
         if self._answered == self._asked:
-            self._timers.disarm(self._late)
+            self._answer_due.cancel()
         else:
-            self._timers.arm(self._late, 0, time.monotonic() + ANSWER_SECONDS)
+            self._expect_answer()
 
     def _tell_stuck(self, run: RunSocket, pid: int, uid: int) -> None:
         now = time.monotonic()

@@ -20,7 +20,8 @@ import time
 from jobmon.core.events import Exited, Launched, LeaderDied, Spawned, SpawnFailed
 from jobmon.core.spec import KillScope
 from jobmon.lean.cpython import signal
-from jobmon.linux.kernel import procfs, reactor, syscalls
+from jobmon.linux.kernel import procfs, syscalls
+from jobmon.linux.kernel.loop import CHILD, EXEC, UNSET
 from jobmon.linux.kernel.signals import name_of
 from jobmon.linux.processes import spawn
 from jobmon.linux.processes.members import CgroupCrowd, Crowd, GroupCrowd, Leader, TreeCrowd
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from jobmon.core.spec import JobSpec
     from jobmon.errors import SpawnError
     from jobmon.linux.kernel.cgroup import Cgroup
-    from jobmon.linux.kernel.reactor import Reactor
+    from jobmon.linux.kernel.loop import Loop
     from jobmon.linux.processes.tracker import Tree
 
     Feed = Callable[[str, ProcessInput], None]
@@ -103,15 +104,12 @@ class Child(Leader):
 
 
 class Children:
-    """All processes of all jobs. What happens to them is fed to `feed(job, input)`.
+    """All processes of all jobs. What happens to them is fed to `feed(job, input)`."""
 
-    `look_later(seconds)` must lead to a call of `sweep` after that time.
-    """
-
-    def __init__(self, watch: Reactor, feed: Feed, look_later: Callable[[float], None], tree: Tree) -> None:
-        self._reactor = watch
+    def __init__(self, loop: Loop, feed: Feed, tree: Tree) -> None:
+        self._loop = loop
         self._feed = feed
-        self._look_later = look_later
+        self._next_look = UNSET
         self._by_job: dict[str, Child] = {}
         self._by_pid: dict[int, Child] = {}
         self._draining: dict[str, Child] = {}
@@ -145,7 +143,7 @@ class Children:
             self._executed(child)
             return
         child.report = birth.report
-        self._reactor.register(birth.report, child.on_report, reactor.EXEC)
+        self._loop.add_reader(birth.report, child.on_report, EXEC)
 
     def show(self, job: str, run: int) -> None:
         """The exec of a run takes long: from now on its process is known to all."""
@@ -217,7 +215,7 @@ class Children:
         self._hunt(child)
         if child.dead:
             self._interval = FIRST_LOOK
-            self._look_later(FIRST_LOOK)
+            self.look_within(FIRST_LOOK)
 
     def deliver(self, job: str, run: int, number: int, *, every: bool) -> None:
         """Send a signal to the leader of a run, or to every process of it."""
@@ -228,9 +226,17 @@ class Children:
         elif child is not None:
             child.send(number)
 
+    def look_within(self, seconds: float) -> None:
+        """Let `sweep` be called after so many seconds, or before: a look that is due sooner stays."""
+        when = time.monotonic() + seconds
+        if not self._next_look.active or when < self._next_look.when:
+            self._next_look.cancel()
+            self._next_look = self._loop.call_at(when, self.sweep)
+
     def sweep(self) -> None:
         """Reap whatever is dead: one SIGCHLD may stand for many deaths (signal(7)). Then look at
         the runs whose leader has gone before the rest."""
+        self._next_look.cancel()  # this is that look; it says when the next one is due
         dead: list[Child] = []
         for _ in range(REAPS_PER_SWEEP):
             info = _reap_any()
@@ -248,7 +254,7 @@ class Children:
             else:
                 self._orphan_dead(info.si_pid)
         else:
-            self._look_later(0.0)
+            self.look_within(0.0)
         if dead:
             self.tree.list_anew()  # once for all of them: their children have come to us
         for child in dead:
@@ -298,7 +304,7 @@ class Children:
         try:
             child.pidfd = os.pidfd_open(child.pid)
             if child.pidfd < self._fds:
-                self._reactor.register(child.pidfd, child.on_death, reactor.CHILD)
+                self._loop.add_reader(child.pidfd, child.on_death, CHILD)
                 return
         except OSError:
             pass
@@ -321,7 +327,7 @@ class Children:
     def _bury(self, child: Child, status: Status) -> None:
         """The leader is reaped: its number means it no more."""
         if child.pidfd >= 0:
-            self._reactor.unregister(child.pidfd)
+            self._loop.remove_reader(child.pidfd)
         del self._by_pid[child.pid]
         self.tree.remove_leader(child.pid)
         child.dead = True
@@ -355,7 +361,7 @@ class Children:
         try:
             return child.crowd.others()
         except OSError:
-            self._look_later(LAST_LOOK)
+            self.look_within(LAST_LOOK)
             return True
 
     def _reap_orphans(self) -> None:
@@ -374,15 +380,15 @@ class Children:
             os.close(child.watch)
             child.watch = -1
         if child.watch >= 0:
-            self._look_later(0.0)  # it may have ended between the last look and now
+            self.look_within(0.0)  # it may have ended between the last look and now
         else:
-            self._look_later(FIRST_LOOK)
+            self.look_within(FIRST_LOOK)
 
     def _watch_rest(self, child: Child) -> bool:
         # By edges: the file stays ready until it is read, which `others` does through another descriptor.
         edges = select.EPOLLPRI | select.EPOLLET
         try:
-            self._reactor.register(child.watch, lambda _events: self._look_at(child), reactor.CHILD, edges)
+            self._loop.add_reader(child.watch, lambda _events: self._look_at(child), CHILD, edges)
         except OSError:
             return False  # no watch is left: only looking tells
         return True
@@ -392,20 +398,20 @@ class Children:
             done = child.crowd.kill()
         except OSError:  # nobody could be looked for: not the moment to go on at once
             child.send(signal.SIGKILL)  # its death brings the next look
-            self._look_later(LAST_LOOK)
+            self.look_within(LAST_LOOK)
             done = True
         if done:
             self._hunting.pop(child.job, None)
         else:
             self._hunting[child.job] = child
-            self._look_later(0.0)
+            self.look_within(0.0)
 
     def _signal_rest(self, child: Child) -> None:
         if child.crowd.signal_rest():
             self._owing.pop(child.job, None)
         else:
             self._owing[child.job] = child
-            self._look_later(NEXT_LOOK)
+            self.look_within(NEXT_LOOK)
 
     def _look(self) -> None:
         for child in list(self._owing.values()):
@@ -415,18 +421,18 @@ class Children:
         begin = time.monotonic()
         polled = self._polled()
         if polled and begin < self._rest_until and not self._hunting and not self._owing:
-            self._look_later(self._rest_until - begin)
+            self.look_within(self._rest_until - begin)
             return
         for child in list(self._draining.values()):
             self._look_at(child)
         end = time.monotonic()
         self._rest_until = end + REST * (end - begin)
         if self._hunting:
-            self._look_later(0.0)
+            self.look_within(0.0)
         elif self._owing:
-            self._look_later(NEXT_LOOK)
+            self.look_within(NEXT_LOOK)
         elif self._polled():
-            self._look_later(FIRST_LOOK if self.tree.is_looking else self._interval)
+            self.look_within(FIRST_LOOK if self.tree.is_looking else self._interval)
             self._interval = min(self._interval * 2, LAST_LOOK)
 
     def _polled(self) -> bool:
@@ -437,7 +443,7 @@ class Children:
             self._gone(child)
             return
         if child.crowd.polls:
-            self._look_later(self._interval)
+            self.look_within(self._interval)
         if child.hunted and (child.crowd.polls or child.watch < 0 or child.job in self._hunting):
             self._hunt(child)
 
@@ -448,7 +454,7 @@ class Children:
         del self._by_job[child.job]
         self._reap_orphans()  # no zombie of it either
         if child.watch >= 0:
-            self._reactor.unregister(child.watch)
+            self._loop.remove_reader(child.watch)
             os.close(child.watch)
         self._close_pidfd(child)
         if child.spec.kill_scope is not KillScope.JOB:
@@ -462,7 +468,7 @@ class Children:
 
     def _close_pidfd(self, child: Child) -> None:
         if child.pidfd >= 0:
-            self._reactor.unregister(child.pidfd)
+            self._loop.remove_reader(child.pidfd)
             os.close(child.pidfd)
             child.pidfd = -1
 
@@ -475,7 +481,7 @@ class Children:
         except BlockingIOError:
             if not final:
                 return
-        self._reactor.unregister(child.report)
+        self._loop.remove_reader(child.report)
         os.close(child.report)
         child.report = -1
         if child.failure is None:

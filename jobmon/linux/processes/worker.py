@@ -11,12 +11,11 @@ import gc
 import marshal
 import os
 import resource
-import time
 
 from jobmon.lean.cpython import signal
 from jobmon.lean.enums import Enum
 from jobmon.lean.records import Record
-from jobmon.linux.kernel import reactor
+from jobmon.linux.kernel.loop import COMMAND
 from jobmon.linux.kernel.signals import name_of
 
 TYPE_CHECKING = False
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any, BinaryIO
 
-    from jobmon.linux.kernel.reactor import Reactor
-    from jobmon.linux.kernel.timers import Timers
+    from jobmon.linux.kernel.loop import Loop
     from jobmon.linux.processes.children import Children
 
     Kinds = Mapping[str, Callable[..., Any]]
@@ -49,8 +47,7 @@ class Errand:
 
     def __init__(
         self,
-        watch: Reactor,
-        timers: Timers,
+        loop: Loop,
         children: Children,
         work: Callable[[], Iterable[object]],
         done: Callable[[Result], None],
@@ -58,8 +55,7 @@ class Errand:
         kinds: Kinds,
         seconds: float,
     ) -> None:
-        self._reactor = watch
-        self._timers = timers
+        self._loop = loop
         self._done = done
         self._kinds = {**kinds, Result.__name__: Result}
         self._seconds = seconds
@@ -71,7 +67,7 @@ class Errand:
         self._fd, writer = os.pipe2(os.O_CLOEXEC)
         try:
             os.set_blocking(self._fd, False)
-            watch.register(self._fd, self._receive, reactor.COMMAND)
+            loop.add_reader(self._fd, self._receive, COMMAND)
             self.pid = os.fork()
             if self.pid == 0:
                 _be_the_child(work, writer)
@@ -81,7 +77,7 @@ class Errand:
         finally:
             os.close(writer)
         children.add_guest(self.pid, self._ended)
-        timers.arm(self._late, 0, time.monotonic() + seconds)
+        self._deadline = loop.call_later(seconds, self._late)
 
     def stop(self) -> None:
         """Kill the child; its end is told."""
@@ -118,7 +114,7 @@ class Errand:
         self._end = info
         self._settle()
 
-    def _late(self, _token: int) -> None:
+    def _late(self) -> None:
         self._give_up(f"it takes longer than {self._seconds:g} seconds: does a file system not answer?")
 
     def _give_up(self, trouble: str) -> None:
@@ -138,7 +134,7 @@ class Errand:
             self._tell(Result((), f"the process that does it {_how(self._end)}"))
 
     def _tell(self, result: Result) -> None:
-        self._timers.disarm(self._late)
+        self._deadline.cancel()
         self._pieces.clear()
         self._rest.clear()
         if not self._over:
@@ -147,7 +143,7 @@ class Errand:
 
     def _close(self) -> None:
         if self._fd >= 0:
-            self._reactor.unregister(self._fd)
+            self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
 
