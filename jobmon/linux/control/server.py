@@ -21,19 +21,18 @@ from jobmon.linux.control import replies
 from jobmon.linux.control.quotas import NAME_BYTES, STATUS_BYTES, WAIT_BYTES, Quotas
 from jobmon.linux.kernel import signals
 from jobmon.linux.kernel.loop import ACCEPT, COMMAND, HANGUP, READ, UNSET, WRITE
-from jobmon.linux.kernel.peers import UNIDENTIFIED
+from jobmon.linux.kernel.peers import UNIDENTIFIED, Peers
 from jobmon.linux.kernel.sockets import RECEIVE_BYTES, Refused
 from jobmon.linux.processes.children import NAMED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
     from typing import Any
 
     from jobmon.core.eventlog import Event
     from jobmon.core.events import JobResult, Reply
-    from jobmon.linux.daemon.engine import Engine
-    from jobmon.linux.daemon.reload import Outcome
+    from jobmon.linux.control.port import Daemon, ReloadOutcome
     from jobmon.linux.kernel.peers import Access, Peer
     from jobmon.linux.kernel.sockets import Listener, Stream
     from jobmon.protocol import Message
@@ -57,10 +56,10 @@ class Ticket:
     """To whom an answer goes: the session and its request's id (None: a 0.7 command).
 
     `runs` are the first runs of jobs whose last words belong into the answer, `first` what a command
-    stops before what it names, `rest` what else the answer is to say, `bytes` what it costs to keep.
+    stops before what it names, `bytes` what it costs to keep, `key` what the supervisor knows it by.
     """
 
-    __slots__ = ("bytes", "first", "id", "job", "rest", "runs", "session")
+    __slots__ = ("bytes", "first", "id", "job", "key", "runs", "session")
 
     def __init__(self, session: Session, request_id: int | None, job: str = "", names: int = 1) -> None:
         self.session = session
@@ -69,14 +68,15 @@ class Ticket:
         self.bytes = WAIT_BYTES + NAME_BYTES * names
         self.runs: dict[str, int] = {}
         self.first: dict[str, list[str]] = {}
-        self.rest: Mapping[str, Any] = {}
+        self.key: Hashable = None  # itself
 
 
 class Sessions:
     """All connections, and the listeners that they come from."""
 
-    def __init__(self, engine: Engine, access: Access, jobs: int) -> None:
-        self.engine = engine
+    def __init__(self, daemon: Daemon, access: Access, jobs: int) -> None:
+        self.daemon = daemon
+        self.peers = Peers()
         self._access = access
         self.quotas = Quotas(access.own, jobs)
         self._listeners: dict[Listener, str] = {}
@@ -109,22 +109,22 @@ class Sessions:
                 listener.share(access.is_shared)
             except OSError as error:
                 path, why = str(listener.address), error.strerror
-                self.engine.log.write(logfile.ERROR, "cannot change the mode", path=path, error=why)
-        self.engine.loop.call_later(0, self._send_away)
+                self.daemon.log.write(logfile.ERROR, "cannot change the mode", path=path, error=why)
+        self.daemon.loop.call_later(0, self._send_away)
 
     def renew(self) -> None:
         """Make the files of sockets anew that somebody has removed; connections are not disturbed."""
         for listener in [listener for listener in self._listeners if listener.lost]:
             if self._is_open:
-                self.engine.loop.remove_reader(listener.fileno())
+                self.daemon.loop.remove_reader(listener.fileno())
                 while self._accept(listener):  # clients that came before it was removed
                     pass
             path = str(listener.address)
             try:
                 listener.renew(self._access.is_shared)
-                self.engine.log.write(logfile.WARNING, "the file of a socket was gone: made anew", path=path)
+                self.daemon.log.write(logfile.WARNING, "the file of a socket was gone: made anew", path=path)
             except StartupError as error:
-                self.engine.log.write(logfile.ERROR, "cannot make a socket anew", error=str(error))
+                self.daemon.log.write(logfile.ERROR, "cannot make a socket anew", error=str(error))
             if self._is_open:
                 self._open(listener)
 
@@ -163,7 +163,7 @@ class Sessions:
     def stop_listening(self) -> None:
         """Close the listeners and remove their files."""
         for listener in self._listeners:
-            self.engine.loop.remove_reader(listener.fileno())
+            self.daemon.loop.remove_reader(listener.fileno())
             listener.close()
         self._listeners.clear()
 
@@ -172,6 +172,7 @@ class Sessions:
         self.stop_listening()
         for session in list(self._sessions.values()):
             session.close()
+        self.peers.close()
 
     def forget(self, session: Session, fd: int) -> None:
         """A session has ended."""
@@ -185,8 +186,8 @@ class Sessions:
     def _has_time(self) -> bool:
         """Whether sessions may still work in this turn of the loop."""
         now = time.monotonic()
-        if self._turn != self.engine.loop.turns:
-            self._turn, self._until = self.engine.loop.turns, now + TURN_SECONDS
+        if self._turn != self.daemon.loop.turns:
+            self._turn, self._until = self.daemon.loop.turns, now + TURN_SECONDS
         return now < self._until
 
     def _give_slice(self, session: Session) -> None:
@@ -202,7 +203,7 @@ class Sessions:
     def _go_round_later(self) -> None:
         """In the next turn of the loop."""
         if not self._next_round.active:
-            self._next_round = self.engine.loop.call_later(0, self._go_round)
+            self._next_round = self.daemon.loop.call_later(0, self._go_round)
 
     def _go_round(self) -> None:
         """A slice for each in the queue, as far as the time of this turn goes, and for one at least."""
@@ -224,8 +225,8 @@ class Sessions:
         def accept(_events: int) -> None:
             self._accept(listener)
 
-        self.engine.loop.remove_reader(listener.fileno())  # a pause may have ended meanwhile
-        self.engine.loop.add_reader(listener.fileno(), accept, ACCEPT)
+        self.daemon.loop.remove_reader(listener.fileno())  # a pause may have ended meanwhile
+        self.daemon.loop.add_reader(listener.fileno(), accept, ACCEPT)
 
     def _accept(self, listener: Listener) -> bool:
         """Accept waiting clients, some in a turn. Return True if there may be more."""
@@ -237,7 +238,7 @@ class Sessions:
                 if not taken.dropped:
                     self._pause(listener)
                     return False
-                self.engine.log.limited(logfile.WARNING, "no descriptor for a connection", errno=taken.errno)
+                self.daemon.log.limited(logfile.WARNING, "no descriptor for a connection", errno=taken.errno)
             else:
                 self._admit(listener, taken[0])
         return True
@@ -247,11 +248,11 @@ class Sessions:
             if not listener.closed:
                 self._open(listener)
 
-        self.engine.loop.remove_reader(listener.fileno())
-        self.engine.loop.call_later(RETRY_ACCEPT_SECONDS, resume)
+        self.daemon.loop.remove_reader(listener.fileno())
+        self.daemon.loop.call_later(RETRY_ACCEPT_SECONDS, resume)
 
     def _admit(self, listener: Listener, stream: Stream) -> None:
-        peer = self.engine.peer_of(stream)
+        peer = self.peers.peer_of(stream)
         if peer is None and self._may_be_unidentified(listener):
             peer = UNIDENTIFIED
         why, farewell = self._objection(peer), _TURNED_AWAY
@@ -259,7 +260,7 @@ class Sessions:
             why, farewell = self._refusal(peer, stream), _BUSY
         if peer is None or why:
             uid, pid = (peer.uid, peer.pid) if peer is not None else (None, None)
-            self.engine.log.limited(logfile.WARNING, "refused a connection", why=why, uid=uid, pid=pid)
+            self.daemon.log.limited(logfile.WARNING, "refused a connection", why=why, uid=uid, pid=pid)
             stream.send(farewell)
             stream.close()
             return
@@ -301,6 +302,7 @@ class Session:
     __slots__ = (
         "_connection",
         "_cursor",
+        "_daemon",
         "_drain_due",
         "_ended",
         "_ending",
@@ -325,6 +327,7 @@ class Session:
 
     def __init__(self, sessions: Sessions, stream: Stream, peer: Peer, role: str) -> None:
         self._sessions = sessions
+        self._daemon = sessions.daemon
         self._stream = stream
         self._role = role
         self._connection = protocol.Connection(role)
@@ -334,7 +337,7 @@ class Session:
         self._kept = 0  # bytes of it that its user's quota knows of
         self._unread = False  # whether what has come may hold more messages
         self._interest = READ
-        self._cursor = sessions.engine.supervisor.log.last
+        self._cursor = sessions.daemon.supervisor.log.last
         self._rich = False
         self._jobs: frozenset[str] | None = None
         self._ending = False  # it broke the protocol: only our last words go out
@@ -374,7 +377,7 @@ class Session:
 
     def begin(self) -> None:
         """Wait for what the client says; on the event port, also tell it what happens."""
-        self._sessions.engine.loop.add_reader(self._stream.fileno(), self._ready, COMMAND)
+        self._daemon.loop.add_reader(self._stream.fileno(), self._ready, COMMAND)
         if self._role == protocol.EVENTS:
             self._sessions.listening.add(self)
 
@@ -383,7 +386,7 @@ class Session:
         try:
             work()
         except Exception as error:  # noqa: BLE001 - this client's end is nobody else's
-            self._sessions.engine.bug("a connection", error)
+            self._daemon.bug("a connection", error)
             self.close()
 
     def close(self) -> None:
@@ -391,12 +394,11 @@ class Session:
         fd = self._stream.fileno()
         if fd < 0:
             return
-        engine = self._sessions.engine
-        engine.loop.remove_reader(fd)
+        self._daemon.loop.remove_reader(fd)
         self._frame_due.cancel()
         self._drain_due.cancel()
         for ticket in self.tickets:
-            engine.supervisor.drop(ticket)
+            self._daemon.supervisor.drop(ticket if ticket.key is None else ticket.key)
         self.tickets.clear()
         self._sessions.quotas.keep(self.peer.uid, -self._kept)
         self._kept = 0
@@ -433,7 +435,7 @@ class Session:
         of TCP only the kernel's table tells whether somebody still holds the other end."""
         if not (self.tickets or self._stream.pending or self._role == protocol.EVENTS):
             return True  # and nothing is left to be said
-        return self._stream.outlives_its_input() and self._sessions.engine.peer_of(self._stream) is not None
+        return self._stream.outlives_its_input() and self._sessions.peers.peer_of(self._stream) is not None
 
     def work(self, until: float) -> None:
         """Act on what came, as long as the answers are read and the time has not come."""
@@ -495,13 +497,13 @@ class Session:
             self.send(message.answer())
         else:
             self._ending = True
-            self._sessions.engine.log.limited(
+            self._daemon.log.limited(
                 logfile.INFO, "dropped a client", why=message.message, uid=self.peer.uid, pid=self.peer.pid
             )
             self._stream.send(protocol.encode(message.answer()))
 
     def _command07(self, message: protocol.Command07) -> None:
-        supervisor = self._sessions.engine.supervisor
+        supervisor = self._daemon.supervisor
         name = message.job or ""
         command = message.command
         if command != protocol.CMD_QUIT and self._excess():
@@ -511,7 +513,7 @@ class Session:
         elif command == protocol.CMD_JOB_LIST:
             self.send(protocol.JobList({n: job.pid is not None for n, job in supervisor.jobs.items()}))
         elif command == protocol.CMD_QUIT:
-            self._sessions.engine.terminate(self._by("terminate"))
+            self._daemon.terminate(self._by("terminate"))
         else:
             act = supervisor.start if command == protocol.CMD_START else supervisor.stop
             verb = "start" if command == protocol.CMD_START else "stop"
@@ -527,7 +529,7 @@ class Session:
         elif request.command not in _SMALL and (why := self._excess()):
             self.send(protocol.failed(request.id, "busy", why))
         else:
-            jobs = self._sessions.engine.supervisor.jobs
+            jobs = self._daemon.supervisor.jobs
             names = request.jobs
             if names is not None:  # theirs are kept already
                 names = tuple(jobs[name].spec.name if name in jobs else name for name in names)
@@ -535,7 +537,7 @@ class Session:
             self._begin_task(act(self, request), len(jobs if names is None else names))
 
     def _start(self, request: protocol.Request) -> None:
-        supervisor = self._sessions.engine.supervisor
+        supervisor = self._daemon.supervisor
         act = supervisor.start if request.command == "start" else supervisor.restart
         act(
             request.jobs or (),
@@ -548,7 +550,7 @@ class Session:
         )
 
     def _stop(self, request: protocol.Request) -> None:
-        self._sessions.engine.supervisor.stop(
+        self._daemon.supervisor.stop(
             request.jobs or (),
             self._order_ticket(request),
             time.monotonic(),
@@ -560,7 +562,7 @@ class Session:
         )
 
     def _wait(self, request: protocol.Request) -> None:
-        self._sessions.engine.supervisor.wait(
+        self._daemon.supervisor.wait(
             request.jobs or (),
             self._ticket(request.id, names=len(request.jobs or ())),
             time.monotonic(),
@@ -577,7 +579,7 @@ class Session:
         except ValueError as error:
             self.send(protocol.failed(request.id, "bad-request", str(error)))
             return
-        self._sessions.engine.supervisor.signal(
+        self._daemon.supervisor.signal(
             request.jobs or (),
             name,
             self._ticket(request.id),
@@ -587,7 +589,7 @@ class Session:
         )
 
     def _show(self, request: protocol.Request) -> Iterator[None]:
-        supervisor = self._sessions.engine.supervisor
+        supervisor = self._daemon.supervisor
         room = MAX_TREE
 
         def look(name: str) -> protocol.JobStatus:
@@ -600,13 +602,13 @@ class Session:
             found = yield from self._statuses(request.jobs, look)
             rest: dict[str, Any] = {"jobs": [one.body() for one in found], "token": supervisor.log.last}
             if request.jobs is None:
-                rest["strays"] = self._sessions.engine.strays()
+                rest["strays"] = self._daemon.unattributed()
             if self._knows_all(request):
                 self.send(protocol.ReplyMessage(request.id, True, rest))
 
     def _knows_all(self, request: protocol.Request) -> bool:
         """Whether there are all jobs that a request names; else that is its answer."""
-        jobs = self._sessions.engine.supervisor.jobs
+        jobs = self._daemon.supervisor.jobs
         unknown = next((name for name in request.jobs or () if name not in jobs), None)
         if unknown is not None:
             self.send(protocol.failed(request.id, "no-such-job", "no such job", job=unknown))
@@ -617,7 +619,7 @@ class Session:
     ) -> Generator[None, None, list[protocol.JobStatus]]:
         """How jobs (None: all) are, job by job, and yet all at the moment in which it ends: those to which
         something has happened meanwhile are looked at again."""
-        supervisor = self._sessions.engine.supervisor
+        supervisor = self._daemon.supervisor
         log, jobs = supervisor.log, supervisor.jobs
         found: dict[str, protocol.JobStatus] = {}
         todo = list(jobs if names is None else names)
@@ -635,35 +637,31 @@ class Session:
 
     def _shown(self, name: str) -> int | None:
         """What does not die of SIGKILL is named without being asked for."""
-        engine = self._sessions.engine
-        return NAMED if engine.supervisor.jobs[name].state is State.KILLING else None
+        return NAMED if self._daemon.supervisor.jobs[name].state is State.KILLING else None
 
     def _list(self, request: protocol.Request) -> None:
-        jobs = self._sessions.engine.supervisor.jobs
+        jobs = self._daemon.supervisor.jobs
         rest = {"jobs": {name: job.pid is not None for name, job in jobs.items()}}
         self.send(protocol.ReplyMessage(request.id, True, rest))
 
     def _terminate(self, request: protocol.Request) -> None:
-        engine = self._sessions.engine
-        self.send(protocol.ReplyMessage(request.id, True, {"pid": engine.pid}))
-        engine.terminate(self._by("terminate", request.reason))
+        self.send(protocol.ReplyMessage(request.id, True, {"pid": self._daemon.info()["pid"]}))
+        self._daemon.terminate(self._by("terminate", request.reason))
 
     def _reload(self, request: protocol.Request) -> None:
-        ticket, by, dry_run = self._ticket(request.id), self._by("reload"), request.dry_run
+        ticket, by = self._ticket(request.id), self._by("reload")
 
-        def done(outcome: Outcome) -> None:
-            ticket.rest = outcome.body
-            if outcome.code or dry_run:
-                self._discard(ticket)
-                self._late_answer(replies.reload(request.id, outcome.code, outcome.problems, outcome.body))
+        def done(outcome: ReloadOutcome) -> None:
+            self._discard(ticket)
+            self._late_answer(replies.reload(request.id, outcome))
 
-        self._sessions.engine.reload(ticket, by, done, restart=request.restart, dry_run=dry_run)
+        ticket.key = self._daemon.reload(by, done, restart=request.restart, dry_run=request.dry_run)
 
     def _info(self, request: protocol.Request) -> None:
-        self.send(protocol.ReplyMessage(request.id, True, self._sessions.engine.info()))
+        self.send(protocol.ReplyMessage(request.id, True, self._daemon.info()))
 
     def _graph(self, request: protocol.Request) -> Iterator[None]:
-        supervisor = self._sessions.engine.supervisor
+        supervisor = self._daemon.supervisor
         token = supervisor.log.last
         told = {}
         for name, job in list(supervisor.jobs.items()):
@@ -672,13 +670,16 @@ class Session:
         self.send(protocol.ReplyMessage(request.id, True, {"jobs": told, "token": token}))
 
     def _why(self, request: protocol.Request) -> Iterator[None]:
-        engine = self._sessions.engine
-        token = engine.supervisor.log.last
+        daemon = self._daemon
+        token = daemon.supervisor.log.last
         told = []
         for name in request.jobs or ():
             if not self._knows_all(request.replace(jobs=(name,))):
                 return
-            told.append(replies.why(engine.supervisor, name, time.monotonic(), engine.attendants.why_not))
+            now = time.monotonic()
+            told.append(
+                replies.why(daemon.supervisor, name, now, lambda job: daemon.facts(job).why_not_ready())
+            )
             yield
         self.send(protocol.ReplyMessage(request.id, True, {"jobs": told, "token": token}))
 
@@ -686,11 +687,11 @@ class Session:
         if why := self._excess():
             self._act(self._connection.end("busy", why))
         else:
-            jobs = self._sessions.engine.supervisor.jobs if message.jobs is None else message.jobs
+            jobs = self._daemon.supervisor.jobs if message.jobs is None else message.jobs
             self._begin_task(self._subscribe(message), len(jobs))
 
     def _subscribe(self, message: protocol.Subscribe) -> Iterator[None]:
-        supervisor = self._sessions.engine.supervisor
+        supervisor = self._daemon.supervisor
         log = supervisor.log
         if message.since is not None and log.holds(message.since):
             self._cursor = max(message.since, log.first - 1)  # 0 is from the first on
@@ -706,9 +707,8 @@ class Session:
 
     def _job_status(self, name: str, shown: int | None = None) -> protocol.JobStatus:
         """How a job is; `shown` is how many of its processes are to be told apart."""
-        engine = self._sessions.engine
-        job, pids = engine.supervisor.jobs[name], engine.children.pids(name)
-        says, wall = engine.attendants.text(name), engine.supervisor.wall
+        job, facts = self._daemon.supervisor.jobs[name], self._daemon.facts(name)
+        pids, says, wall = facts.pids(), facts.says(), self._daemon.supervisor.wall
         if shown is None:
             return replies.status(job, wall, len(pids), says)
         tree, gone = replies.tree(pids, job.leader, shown)
@@ -728,7 +728,7 @@ class Session:
     def _order_ticket(self, request: protocol.Request) -> Ticket:
         """For a command whose answer tells more than how each job fared."""
         ticket = self._ticket(request.id, names=len(request.jobs or ()))
-        supervisor = self._sessions.engine.supervisor
+        supervisor = self._daemon.supervisor
         names = [name for name in request.jobs or () if name in supervisor.jobs]
         for name in names:
             ticket.runs[name] = supervisor.jobs[name].run + (request.command != "stop")
@@ -775,16 +775,16 @@ class Session:
         message = replies.answer(request_id, self._explained(reply))
         for told in message.rest.get("results", ()):
             self._tell_more(told, ticket)
-        return message.replace(rest={**message.rest, **ticket.rest}) if ticket.rest else message
+        return message
 
     def _tell_more(self, told: dict[str, Any], ticket: Ticket) -> None:
         name = told["job"]
         if ticket.first.get(name):
             told["first"] = ticket.first[name]
-        job = self._sessions.engine.supervisor.jobs.get(name)
+        job = self._daemon.supervisor.jobs.get(name)
         if told["ok"] or job is None or job.run < ticket.runs.get(name, job.run + 1):
             return
-        lines = self._sessions.engine.last_words.of(job.ran)
+        lines = self._daemon.facts(name).stderr_tail()
         if lines:
             told["stderr"] = lines
 
@@ -797,11 +797,10 @@ class Session:
         return reply.replace(results=results, message=message)
 
     def _with_what_is_left(self, result: JobResult) -> JobResult:
-        engine = self._sessions.engine
-        job = engine.supervisor.jobs.get(result.job)
+        job = self._daemon.supervisor.jobs.get(result.job)
         if result.code != "timeout" or job is None or job.state not in LEAVING:
             return result
-        left = engine.children.left(result.job)
+        left = self._daemon.facts(result.job).left()
         return result.replace(message=f"timed out: it is still {job.state.value}: {left}") if left else result
 
     def _send_and_settle(self, message: Message) -> None:
@@ -817,7 +816,7 @@ class Session:
     def _push(self) -> None:
         if not self._behind():
             return
-        log = self._sessions.engine.supervisor.log
+        log = self._daemon.supervisor.log
         if not log.holds(self._cursor):
             self._drop("has fallen too many events behind")
         elif not self._stream.pending:
@@ -827,7 +826,7 @@ class Session:
         """Whether there are events for it. (While it is told how things stand, the events are not due.)"""
         if self._role != protocol.EVENTS or self._ending or self._stream.closed or self._task is not None:
             return False
-        return self._cursor < self._sessions.engine.supervisor.log.last
+        return self._cursor < self._daemon.supervisor.log.last
 
     def _batch(self, events: Iterator[Event]) -> Iterator[bytes]:
         size = 0
@@ -864,7 +863,7 @@ class Session:
         if stream.pending or self._behind():
             interest |= WRITE
         if interest != self._interest:
-            self._sessions.engine.loop.modify_reader(stream.fileno(), interest)
+            self._daemon.loop.modify_reader(stream.fileno(), interest)
             self._interest = interest
         self._mind_frame(anew=anew)
         self._mind_output()
@@ -887,7 +886,7 @@ class Session:
             return
         self._frame_due.cancel()
         if unfinished:
-            self._frame_due = self._sessions.engine.loop.call_later(FRAME_SECONDS, self._frame_late)
+            self._frame_due = self._daemon.loop.call_later(FRAME_SECONDS, self._frame_late)
 
     def _mind_output(self) -> None:
         waiting = self._stream.pending > 0
@@ -896,7 +895,7 @@ class Session:
         self._sent = self._stream.sent
         self._drain_due.cancel()
         if waiting:
-            self._drain_due = self._sessions.engine.loop.call_later(DRAIN_SECONDS, self._output_late)
+            self._drain_due = self._daemon.loop.call_later(DRAIN_SECONDS, self._output_late)
 
     def _frame_late(self) -> None:
         self._drop("began a frame and did not finish it")
@@ -905,7 +904,7 @@ class Session:
         self._drop("does not read what it is sent")
 
     def _drop(self, why: str) -> None:
-        self._sessions.engine.log.limited(
+        self._daemon.log.limited(
             logfile.WARNING, "dropped a client", why=why, uid=self.peer.uid, pid=self.peer.pid
         )
         self.close()

@@ -19,9 +19,10 @@ from jobmon.errors import SpawnError
 from jobmon.lean.cpython import signal
 from jobmon.linux import log as logfile
 from jobmon.linux.control.server import Sessions
-from jobmon.linux.daemon.reload import Wish
+from jobmon.linux.daemon.reload import Reloads, Request
+from jobmon.linux.daemon.runfacts import RunFacts
 from jobmon.linux.daemon.systemd import Herald
-from jobmon.linux.kernel import peers, procfs, signals
+from jobmon.linux.kernel import procfs, signals
 from jobmon.linux.kernel.loop import SIGNAL, UNSET, Loop
 from jobmon.linux.monitor.runmonitor import Attendants
 from jobmon.linux.processes import spawn
@@ -38,13 +39,13 @@ if TYPE_CHECKING:
 
     from jobmon.core.spec import JobSpec
     from jobmon.core.supervisor import Supervisor
-    from jobmon.linux.daemon.reload import Outcome, Reloader
+    from jobmon.linux.control.port import ReloadOutcome
+    from jobmon.linux.daemon.reload import Reloader
     from jobmon.linux.daemon.systemd import Notifier
     from jobmon.linux.kernel.cgroup import Cgroup, Hierarchy
     from jobmon.linux.kernel.loop import Handle
-    from jobmon.linux.kernel.peers import Access, Peer
+    from jobmon.linux.kernel.peers import Access
     from jobmon.linux.kernel.signals import Terminal
-    from jobmon.linux.kernel.sockets import Stream
     from jobmon.linux.log import Log
     from jobmon.linux.processes.maincommand import Companion
     from jobmon.linux.processes.spawn import Spawner
@@ -88,14 +89,12 @@ class Engine:
     ) -> None:
         self.supervisor = supervisor
         self.log = log
-        self.pid = os.getpid()
         procfs.pin()
         self.loop = Loop(self.bug, self._act)
         self._deadlines: dict[Hashable, Handle] = {}  # of the supervisor, by the keys that it gave them
         self.sessions = Sessions(self, access, len(supervisor.jobs))
         log.call_later = self._tell_left_out_later
         self._next_summary = UNSET
-        self._reloader = reloader
         self._spawner = spawner
         self._announce = announce
         self._about = about
@@ -103,13 +102,15 @@ class Engine:
         self._terminal = terminal
         self._companion = companion
         self._signals = signals.SignalSource(companion.signals if companion is not None else SIGNALS)
-        self._peers = peers.Peers()
         self._hierarchy = hierarchy
         self._state = state
         self.children = Children(self.loop, self._feed, tree)
         self._membership = tree if hierarchy is None else self.children.migrants
         self.attendants = Attendants(self.loop, self.children, spawner, log, self._feed)
         self.last_words = LastWords(spawner.may_hang)
+        self._reloads = Reloads(
+            reloader, self, self.children, self.sessions, self._reload_begun, self._reload_ended
+        )
         self._births = Births()
         self._opening = UNSET
         self._exit_code = 0
@@ -128,7 +129,7 @@ class Engine:
             events.Impossible: self._log_impossible,
             events.Warn: self._log_warning,
             events.Publish: lambda _: self.sessions.publish(),
-            events.Reply: self.sessions.reply,
+            events.Reply: self._reply,
             events.Announce: self._up,
             events.AllReady: self._all_ready,
             events.Finish: self._finish,
@@ -181,7 +182,6 @@ class Engine:
         if self._herald is not None:
             self._herald.close()
         self._signals.close()
-        self._peers.close()
         self.loop.close()
         self.children.close()
         if self._hierarchy is not None:
@@ -195,43 +195,35 @@ class Engine:
 
     def reload(
         self,
-        to: Hashable,
         by: str,
-        done: Callable[[Outcome], None] = lambda _outcome: None,
+        done: Callable[[ReloadOutcome], None] = lambda _outcome: None,
         *,
         restart: bool = False,
         dry_run: bool = False,
-    ) -> None:
+        is_signal: bool = False,
+    ) -> Hashable:
         """Read the configuration again and apply it, or (`dry_run`) find out what that would change.
-        `done` is told the outcome; where it was applied the supervisor answers `to`."""
+        `done` is told what it came to; the request that is returned is what the supervisor answers to."""
         if not dry_run:
             self.sessions.renew()
-        self._reloader.reload(self, Wish(to, by, done, restart, dry_run))
+        request = Request(by, done, restart=restart, dry_run=dry_run, is_signal=is_signal)
+        self._reloads.add(request)
+        return request
 
-    def reloading(self, *, dry_run: bool) -> None:
-        """A reload begins."""
-        if self._herald is not None and not dry_run:
-            self._herald.reloading()
-
-    def reloaded(self, problems: tuple[str, ...], *, dry_run: bool) -> None:
-        """One has ended."""
-        if self._herald is not None and not dry_run:
-            self._herald.reloaded(problems)
-        self.last_words.keep(self.supervisor.jobs)
-        self.attendants.keep(self.supervisor.jobs)
+    def facts(self, job: str) -> RunFacts:
+        """What is known of the run of a job."""
+        known = self.supervisor.jobs.get(job)
+        ran = None if known is None else known.ran
+        return RunFacts(job, ran, self.children, self.attendants, self.last_words)
 
     def info(self) -> dict[str, Any]:
         """What a client may know of this daemon."""
         about = {**self._about, "config": spawn.told(self._about["config"])}
-        return {"pid": self.pid, "version": __version__, **about}
+        return {"pid": os.getpid(), "version": __version__, **about}
 
-    def strays(self) -> list[int]:
-        """Who lives below us and cannot be told whose it is."""
+    def unattributed(self) -> list[int]:
+        """The processes below the daemon that no job owns, as far as can be known."""
         return [fact.pid for fact in self._membership.strays()] if self.children.tree.orphaned() else []
-
-    def peer_of(self, stream: Stream) -> Peer | None:
-        """Who is at the other end of a connection; None when the kernel does not say."""
-        return self._peers.peer_of(stream)
 
     def bug(self, where: str, error: Exception) -> None:
         """Something failed that must not: say so with its place, and live on."""
@@ -271,7 +263,7 @@ class Engine:
         elif number == signal.SIGUSR1:
             self.log.reopen()
         elif number == signal.SIGHUP:
-            self.reload(None, f"SIGHUP from pid {sender}")
+            self.reload(f"SIGHUP from pid {sender}", is_signal=True)
         elif number in HARMLESS:
             name = signals.name_of(number)
             self.log.limited(logfile.WARNING, "a signal that means nothing", signal=name, sender=sender)
@@ -321,6 +313,22 @@ class Engine:
     def _due(self, key: Hashable, token: int) -> None:
         del self._deadlines[key]
         self.supervisor.timer(key, token, time.monotonic())
+
+    def _reply(self, reply: events.Reply) -> None:
+        if isinstance(reply.to, Request):
+            reply.to.answered(reply)
+        else:
+            self.sessions.reply(reply)
+
+    def _reload_begun(self) -> None:
+        if self._herald is not None:
+            self._herald.reloading()
+
+    def _reload_ended(self, problems: tuple[str, ...]) -> None:
+        if self._herald is not None:
+            self._herald.reloaded(problems)
+        self.last_words.keep(self.supervisor.jobs)
+        self.attendants.keep(self.supervisor.jobs)
 
     def _set_wall(self) -> None:
         wall = time.time() - time.monotonic()
@@ -431,7 +439,7 @@ class Engine:
             self._withheld = action
             return
         self._exit_code = self._code(action.code)
-        self._reloader.stop()
+        self._reloads.stop()
         self.attendants.close()
         self.sessions.publish()
         self.sessions.stop_listening()
@@ -479,7 +487,7 @@ class Engine:
             pid=change.pid,
             **{"from": change.before.value, "to": change.after.value},
             cause=change.cause,
-            readiness=self.attendants.why_not(change.job) or None if late else None,
+            readiness=self.facts(change.job).why_not_ready() or None if late else None,
         )
 
     def _waits(self, name: str) -> bool:
@@ -497,7 +505,7 @@ class Engine:
         )
 
     def _log_warning(self, action: events.Warn) -> None:
-        left = self.children.left(action.job)
+        left = self.facts(action.job).left()
         self.log.write(logfile.WARNING, action.text, job=action.job, run=action.run, left=left)
 
     def _tell_strays(self) -> None:
