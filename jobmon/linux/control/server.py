@@ -87,6 +87,7 @@ class Sessions:
         self._turn = -1  # of the loop, whose time for sessions ends at `_until`
         self._until = 0.0
         self.listening: set[Session] = set()
+        self._frames: dict[tuple[int, bool], bytes] | None = None  # of the events that are being told
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -153,8 +154,21 @@ class Sessions:
 
     def publish(self) -> None:
         """There are new events: bring everybody who listens up to date."""
+        self._frames = {}
         for session in list(self.listening):
             session.guard(session.push_events)
+        self._frames = None
+
+    def frame_of(self, event: Event, *, rich: bool) -> bytes:
+        """An event as it is sent, or (not `rich`) as JobMon 0.7 knows it. It is encoded once while it is told
+        to all who listen; nothing is kept for those who take it later."""
+        key, frames = (event[0], rich), self._frames
+        data = None if frames is None else frames.get(key)
+        if data is None:
+            data = _encoded(event) if rich else _encoded07(event)
+            if frames is not None:
+                frames[key] = data
+        return data
 
     def unsent(self) -> bool:
         """Whether any session still has something to send."""
@@ -840,13 +854,10 @@ class Session:
                 return
 
     def _event(self, event: Event) -> bytes:
-        seq, when, job, kind, state, run, pid, cause = event
-        if not self._rich:
-            code = _CODES_07.get(kind)
-            return b"" if code is None else protocol.encode(protocol.Event07(job, code))
-        if self._jobs is not None and job not in self._jobs and job:
+        job = event[2]
+        if self._rich and self._jobs is not None and job not in self._jobs and job:
             return b""
-        return protocol.encode(protocol.EventMessage(seq, when, job, kind, state.value, run, pid, cause))
+        return self._sessions.frame_of(event, rich=self._rich)
 
     def _settle(self, *, anew: bool = False) -> None:
         """After any work: wait for the right events, let the right timers run. `anew`: messages were
@@ -908,6 +919,16 @@ class Session:
             logfile.WARNING, "dropped a client", why=why, uid=self.peer.uid, pid=self.peer.pid
         )
         self.close()
+
+
+def _encoded(event: Event) -> bytes:
+    seq, when, job, kind, state, run, pid, cause = event
+    return protocol.encode(protocol.EventMessage(seq, when, job, kind, state.value, run, pid, cause))
+
+
+def _encoded07(event: Event) -> bytes:
+    code = _CODES_07.get(event[3])
+    return b"" if code is None else protocol.encode(protocol.Event07(event[2], code))
 
 
 # Answered at once, and shortly: however much is kept for somebody, he may.
