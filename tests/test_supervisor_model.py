@@ -479,7 +479,7 @@ class Story(RuleBasedStateMachine):
             Essential.YES: (State.EXITED, State.FAILED),
             Essential.ON_FAILURE: (State.FAILED,),
         }
-        if change.after in fatal[essential]:
+        if change.after in fatal[essential] and change.job not in self.removing:
             assert self.terminating, "the end of an essential job is the daemon's"
             self.lost = True
 
