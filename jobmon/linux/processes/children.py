@@ -1,12 +1,35 @@
 """The processes of the jobs: known from their birth until nothing of the run is left.
 
-A pidfd per child where the kernel has them (pidfd_open(2), Linux 5.3; some containers forbid
-it), else SIGCHLD and waitid alone. Orphans of jobs come to the daemon, which is their subreaper,
-and are reaped. Turns kernel events into process inputs; decides nothing.
+Turns kernel events into process inputs; decides nothing. A run has a leader, its first process, and a crowd
+(see `members`), which answers for all processes of the run and never trusts a number alone.
 
-A leader is reaped as soon as it is dead: a zombie that is kept would be reported by
-waitid(P_ALL) again and again and hide the orphans behind it. What it left is asked for and
-signalled by its crowd, which never trusts a number alone.
+Of each run the policy is told, in this order:
+
+    Launched      it is forked: told with the next input, or earlier if its exec may take long
+    Spawned       its program is being executed: the exec has closed the report pipe
+    LeaderDied    the leader is dead and others of the run live; not told if nobody else does
+    Exited        nothing of the run is left; SpawnFailed instead if the report said why there was no exec
+
+Why the kernel's events cannot change that order:
+
+- Report before death. A report and a death that are ready in the same turn are dispatched in this order, by
+  priority. They may also be seen in different turns, or the death by SIGCHLD alone; so every way to a death
+  leads through `_leader_dead`, which reads the report to its end before it tells anything.
+- Death before the next look. The leader is reaped as soon as it is dead, whatever it has left: a zombie that
+  is kept would be reported by waitid(P_ALL) again and again, and hide the orphans behind it. Both its pidfd
+  (pidfd_open(2), Linux 5.3; some containers forbid it) and SIGCHLD tell of a death. The first one reaps; the
+  second one finds nothing, as `_bury` removes the pidfd from the loop. From then on the leader's number may
+  be given to somebody else.
+- Survivors before the end. The daemon is the subreaper of the jobs: the children of a process belong to the
+  daemon before the death of the process can be seen, so a look after the death can find them. Zombies may
+  count as members of a group or a cgroup; therefore the dead orphans are reaped and the question is asked
+  again. A look that cannot be made, for want of a descriptor, counts as if somebody lived: the opposite would
+  start the next run beside this one.
+
+The end of the survivors is told by `cgroup.events` where the run has a cgroup. Elsewhere only looking tells:
+at each SIGCHLD, and after 10 ms, 20 ms, and so on up to every second. After such a look the daemon rests for
+three times as long as the look took, so that a storm of deaths cannot occupy it. If the run was sent SIGKILL,
+the look sends it again to what is left.
 """
 
 from __future__ import annotations
