@@ -186,6 +186,7 @@ def test_a_limit_below_what_is_open_is_a_failure_with_its_reason(daemon: Factory
     job = {"command": kit.FOR_EVER, "stdout": "out"}
     one = daemon({"jobs": {"fine": REST, "x": job}}, **nasty.options(way))
     pipe, watch = one.pipe(), one.watch()
+    assert pipe.is_running("fine")  # it is connected by that: no connection can be taken any more
     resource.prlimit(one.pid, resource.RLIMIT_NOFILE, (3, 1000))
     with pytest.raises(JobError, match="EMFILE"):
         pipe.start("x", wait=False)

@@ -898,8 +898,10 @@ def test_sockets_whose_files_are_gone_are_made_anew(daemon: Factory, how: str) -
     fresh.until("idle", "died")
     assert lives(one) == before
     assert one.log.count("the file of a socket was gone: made anew") == 2
-    one.configure({})
-    second = one.run_cli("daemon", "-f", one.config)
+    other = one.path("other.json")
+    with open(other, "w", encoding="utf-8") as file:
+        json.dump({"supervisor": {"control-port": one.control, "event-port": one.event}, "jobs": {}}, file)
+    second = one.run_cli("daemon", "-f", other)
     assert second.code == 1
     assert "listens there already" in second.err
     assert one.stop() == 0
