@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -117,6 +118,24 @@ def test_a_daemon_in_the_background_has_the_same_text(daemon: Factory, locale: d
     assert {line for line in lines if line.startswith(("PYTHON", "LC_ALL"))} == {
         f"{name}={value}" for name, value in environ.items() if name.startswith(("PYTHON", "LC_ALL"))
     }
+
+
+@pytest.mark.slow
+def test_a_program_finds_the_daemon_in_every_locale(daemon: Factory, locale: dict[str, str]) -> None:
+    """A program may name a socket by letters that its locale lacks, or has its bytes from the environment."""
+    one = daemon({"supervisor": {"control-port": "control-ü€"}, "jobs": {"web": REST}})
+    script = """
+import jobmon, sys
+assert sys.getfilesystemencoding() != "utf-8"
+print(jobmon.CommandPipe(sys.argv[1].encode("ascii").decode("unicode_escape")).list_jobs())
+print(jobmon.CommandPipe().list_jobs())
+"""
+    escaped = str(one.control).encode("unicode_escape").decode()
+    command = [sys.executable, "-c", script, escaped]
+    done = subprocess.run(
+        command, env={**one.environ, **locale}, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("{'web': True}\n" * 2, "")
 
 
 @pytest.mark.slow

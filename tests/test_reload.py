@@ -11,9 +11,11 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import deadfs
 import e2e
 import kit
 import pytest
@@ -1067,6 +1069,43 @@ def test_reloads_that_wait_have_a_bound(hanging: kit.Daemon) -> None:
 
     results = re.findall(r'reload(: nothing was changed|: nothing has changed|) by="SIGHUP', one.log)
     assert results == [": nothing was changed", ""]
+
+
+@pytest.mark.slow
+def test_a_reload_too_many_is_refused(hanging: kit.Daemon) -> None:
+    """While one reads, a hundred wait; the next is told so at once, and those that wait are done later."""
+    one, pipe = hanging, hanging.pipe()
+    reading = pipe.submit("reload", dry_run=True)
+    reader = reader_of(one)
+    waiting = [pipe.submit("reload", dry_run=True) for _ in range(100)]
+    with pytest.raises(JobError, match="100 reloads wait already"):
+        pipe.reload(dry_run=True)
+    one.configure({"jobs": {"web": UP, "new": DOWN}})
+    os.kill(reader, signal.SIGKILL)
+
+    with pytest.raises(JobError, match="was killed by SIGKILL"):
+        pipe.collect(reading)
+    assert [list(pipe.collect(number)["plan"]["added"]) for number in waiting] == [["new"]] * 100
+    assert pipe.list_jobs() == {"web": True, "idle": False}
+
+
+@pytest.mark.slow
+def test_a_reader_ends_with_its_daemon(daemon: Factory) -> None:
+    """A daemon that is killed leaves no child that waits for a file system for ever."""
+    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
+        pytest.skip("needs root and /dev/fuse, for a file system that does not answer")
+    directory = tempfile.mkdtemp(prefix="jobmon-", dir="/tmp")
+    silent = deadfs.DeadFs(f"{directory}/hang")
+    one = daemon({}, directory=directory, wrapper=silent.wrapper, pass_fds=(silent.fd,))
+    one.configure(HANGS)
+    one.process.send_signal(signal.SIGHUP)
+    reader = reader_of(one)
+    one.stop(signal.SIGKILL)
+    kit.wait_gone(reader)
+    silent.close()
+    for path in files_of(one):
+        os.unlink(path)
+    os.waitpid(reader, 0)  # it came to us
 
 
 @pytest.mark.slow
