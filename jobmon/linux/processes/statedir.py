@@ -179,6 +179,7 @@ class StateDir:
                 lock = os.open("lock", _LOCK, 0o600, dir_fd=fd)
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.stat(f"{path}/lock", follow_symlinks=False), os.fstat(lock)):
+                    _keep_from_cleaners(fd)
                     taken, fd, lock = (fd, lock), -1, -1
                     return taken
             except FileNotFoundError:
@@ -186,18 +187,18 @@ class StateDir:
             except (BlockingIOError, PermissionError) as error:
                 if lock < 0:
                     raise
-                raise StartupError(self._refusal(fd), error.errno or 0) from None
+                raise StartupError(self._refusal(fd, path), error.errno or 0) from None
             finally:
                 for one in (lock, fd):
                     if one >= 0:
                         os.close(one)
         raise FileNotFoundError(errno.ENOENT, "it is removed again and again")
 
-    def _refusal(self, fd: int) -> str:
+    def _refusal(self, fd: int, path: str) -> str:
         living = [one for one in records_in(fd, Daemon) if one.lives(*self._where)]
         words = [f"{procfs.describe(one.pid)}, which listens on {one.control}" for one in living]
         by = " and ".join(words) or "somebody has its lock"
-        return f"a daemon of this configuration runs already: {by} (state-dir {self.path})"
+        return f"a daemon of this configuration runs already: {by} (state-dir {path})"
 
     def _recall(self) -> None:
         """Read what dead daemons have left. What was before this boot has left nothing."""
@@ -218,6 +219,34 @@ class StateDir:
                 self.daemons[record.id] = record
             else:
                 self.runs[name] = record
+
+    def inherit(self, path: str) -> None:
+        """Take over what dead daemons have left in another state-dir.
+
+        Raises:
+            StartupError: a daemon that lives has it.
+        """
+        try:
+            fd, lock = self._claim(path)
+        except OSError:
+            return
+        ours = set(_listed(self._fd))
+        for name in _listed(fd):
+            kind = _kind_of(name)
+            if kind is None or (name not in ours and not self._take_over(fd, name, kind)):
+                continue
+            _remove(name, fd)
+        _remove("lock", fd)
+        os.close(lock)
+        os.close(fd)
+        _rmdir(path)
+        self._recall()
+
+    def _take_over(self, fd: int, name: str, kind: type[Daemon | Run]) -> bool:
+        try:
+            return self._write(name, _read(fd, name, kind))
+        except (OSError, Garbage):
+            return True  # it counts as nothing, here as there
 
     def counts(self, pidns: int) -> bool:
         """Whether the numbers of a PID namespace are those of ours."""
@@ -255,16 +284,10 @@ class StateDir:
         if not left:
             self._unlink("lock")
             if self._removes:
-                self._rmdir()
+                _rmdir(self.path)
         os.close(self._lock)
         os.close(self._fd)
         self._fd = -1
-
-    def _rmdir(self) -> None:
-        try:
-            os.rmdir(self.path)
-        except OSError:
-            pass  # somebody has put something there
 
     # ---- the runs -------------------------------------------------------------------------
 
@@ -287,9 +310,10 @@ class StateDir:
     def _name(self, job: str, run: int) -> str:
         return f"run.{digest(self.id.encode() + run_key(job, run))}"
 
-    def _write(self, name: str, record: Daemon | Run) -> None:
+    def _write(self, name: str, record: Daemon | Run) -> bool:
+        """Write a record down, if there is a state-dir; whether it stands there."""
         if self._fd < 0:
-            return
+            return False
         try:
             fd = os.open(name, _CREATE, 0o600, dir_fd=self._fd)
             try:
@@ -303,12 +327,24 @@ class StateDir:
             self._failed = True
         else:
             self._failed = False
+        return not self._failed
 
     def _unlink(self, name: str) -> None:
-        try:
-            os.unlink(name, dir_fd=self._fd)
-        except OSError:
-            pass  # it was not written; or it stays, and its run is known as dead by its start time
+        _remove(name, self._fd)
+
+
+def _remove(name: str, fd: int) -> None:
+    try:
+        os.unlink(name, dir_fd=fd)
+    except OSError:
+        pass  # it was not written; or it stays, and its run is known as dead by its start time
+
+
+def _rmdir(path: str) -> None:
+    try:
+        os.rmdir(path)
+    except OSError:
+        pass  # somebody has put something there
 
 
 def digest(data: bytes) -> str:
@@ -379,7 +415,7 @@ def _bases(environ: Mapping[str, str]) -> list[str]:
     if given := environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
         found.append(f"{given}/")
     session = environ.get("XDG_RUNTIME_DIR", "")
-    if session and _owner(session) == me:
+    if me != 0 and session and _owner(session) == me:  # that of root, too, is gone when root logs out
         found.append(f"{session}/jobmon/")
     if _owner("/run/jobmon") in ((me, _NOBODY) if me == 0 else (me,)):
         found.append("/run/jobmon/")  # it may be that of a service with a user of its own
@@ -400,6 +436,15 @@ def _make(path: str) -> None:
             os.mkdir(folder, mode)
         except FileExistsError:
             pass
+
+
+def _keep_from_cleaners(fd: int) -> None:
+    """systemd-tmpfiles removes what is old, also from under a daemon; but not what has this lock, see "Age"
+    in tmpfiles.d(5)."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        pass  # it looks at this very moment, when nothing in there is old
 
 
 def open_trusted(path: str) -> int:
@@ -435,7 +480,7 @@ def acquire(configured: str | None, config: str, environ: Mapping[str, str], log
     """
     path = configured or default(config, environ)
     try:
-        return StateDir(path, log, removes=configured is None)
+        state = StateDir(path, log, removes=configured is None)
     except OSError as error:
         if configured is not None:
             raise StartupError(f"state-dir {path}: {_words(error)}", error.errno or 0) from None
@@ -444,6 +489,13 @@ def acquire(configured: str | None, config: str, environ: Mapping[str, str], log
         text = "no state is kept: should this daemon be killed, the next one cannot know all of its jobs"
         log.write(level, text, state_dir=path, why=_words(error))
         return StateDir("", log)
+    try:
+        for other in _of_the_same_name(state, config, environ):
+            state.inherit(other)
+    except StartupError:
+        state.close()
+        raise
+    return state
 
 
 # ---- other daemons ------------------------------------------------------------------------------
@@ -452,12 +504,39 @@ def acquire(configured: str | None, config: str, environ: Mapping[str, str], log
 def others(state: StateDir, config: str, control: int | str, environ: Mapping[str, str]) -> Iterator[Other]:
     """The daemons in other state-dirs that have this very configuration, under another path, or that
     have the address of this one's: those that live, and those that died and left something."""
-    here, ours = identity(config), identity(state.path)
+    here = identity(config)
+    for path in _other_dirs(state, environ):
+        yield from _others_in(path, here, str(control))
+
+
+def _of_the_same_name(state: StateDir, config: str, environ: Mapping[str, str]) -> Iterator[str]:
+    """The other state-dirs in which a daemon is written down whose configuration has this name. Its links
+    (`current`) may have led to another file, and so to another state-dir."""
+    name = os.path.normpath(config)
+    for path in _other_dirs(state, environ):
+        if any(os.path.normpath(one.config) == name for one in _trusted_records(path)):
+            yield path
+
+
+def _trusted_records(path: str) -> list[Daemon]:
+    """The daemons in a state-dir; none where others may have written them."""
+    try:
+        fd = open_trusted(path)
+    except OSError:
+        return []
+    try:
+        return list(records_in(fd, Daemon))
+    finally:
+        os.close(fd)
+
+
+def _other_dirs(state: StateDir, environ: Mapping[str, str]) -> Iterator[str]:
+    ours = identity(state.path)
     for base, begin in map(os.path.split, _bases(environ)):
         for name in _listed(base):
             path = os.path.join(base, name)
             if name.startswith(begin) and identity(path) != ours:
-                yield from _others_in(path, here, str(control))
+                yield path
 
 
 class Other(Record):
