@@ -569,6 +569,36 @@ def test_a_directory_that_has_gone_takes_no_job_with_it(daemon: Factory) -> None
     assert pipe.reload()["plan"]["removed"] == ["a"]
 
 
+def test_a_link_to_nothing_takes_no_job_with_it(daemon: Factory) -> None:
+    """One of several directories that a glob finds is a link that is being switched: its jobs stay. A
+    directory that was removed takes its jobs with it."""
+    one = daemon({})
+    for name in "abc":
+        os.makedirs(one.path(f"releases/{name}"))
+        job_files(one, f"releases/{name}", name)
+    os.mkdir(one.path("sites"))
+    for name in "ab":
+        os.symlink(f"../releases/{name}", one.path(f"sites/{name}"))
+    os.rename(one.path("releases/c"), one.path("sites/c"))
+    one.configure({"supervisor": {"include-dirs": ["sites/*/*.json"]}, "jobs": {}})
+    pipe = one.pipe()
+    assert pipe.reload()["plan"]["added"] == ["a", "b", "c"]
+    before = lives(one)
+    os.unlink(one.path("sites/b"))
+    os.symlink("../releases/none", one.path("sites/b"))
+    shutil.rmtree(one.path("sites/c"))
+
+    done = one.run_cli("reload")
+    assert done.code == 1
+    assert f'nothing is where this link leads: "{one.path("sites/b")}"; that would remove "b"' in done.err
+    assert '"c"' not in done.err
+    assert lives(one) == before
+    os.rename(one.path("releases/b"), one.path("releases/none"))
+    assert pipe.reload()["plan"]["removed"] == ["c"]
+    os.unlink(one.path("sites/b"))
+    assert pipe.reload()["plan"]["removed"] == ["b"]
+
+
 # Begins in a mount namespace of its own with a file system that has a file of jobs.
 MOUNTED = """
 mkdir jobs && mount -t tmpfs none jobs && echo '{"a": {"command": "true"}}' > jobs/a.json && exec "$@"
@@ -586,7 +616,8 @@ def test_a_file_system_that_is_not_mounted_takes_no_job_with_it(daemon: Factory)
     done = one.run_cli("reload")
 
     assert done.code == 1
-    assert 'matches nothing, on another file system than before; that would remove "a"' in done.err
+    words = f'another file system than before is at "{one.path("jobs")}"; that would remove "a"'
+    assert words in done.err
     assert list(lives(one)) == ["unmount", "a"]
 
 
