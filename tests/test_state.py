@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import kit
+import nasty
 import pytest
 
 from jobmon.core.spec import JobSpec
@@ -185,6 +186,55 @@ def test_a_directory_that_cannot_be_trusted_is_refused(place: str, log: Log) -> 
         os.chown(place, 64998, 64998)
         with pytest.raises(PermissionError, match="it belongs to another user"):
             statedir.StateDir(place, log)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("removed", "then"), [("state", "a birth"), ("state", "a reload"), ("state/lock", "a reload")]
+)
+@pytest.mark.parametrize("way", [nasty.WITH, nasty.WITHOUT])
+def test_it_is_made_anew_where_it_was_removed(daemon: MakeDaemon, way: str, removed: str, then: str) -> None:
+    """By the next birth, and by a reload: with the daemon, all its runs, and its lock."""
+    up: dict[str, Any] = {"command": kit.FOR_EVER, "autostart": True, "signal": "SIGINT"}
+    # the first process of this one is dead, and another lives
+    rest = {
+        "command": "(trap '' TERM; echo >&3; exec sleep 1000000) & exec sleep 1000000",
+        "ready": {"fd": 3},
+    }
+    jobs = {"a": up, "b": {**up, "autostart": False}, "rest": {**rest, "kill-timeout": 60}}
+    one = daemon({"supervisor": {"state-dir": "state"}, "jobs": jobs}, **nasty.options(way))
+    pipe = one.pipe()
+    pipe.start("rest")
+    pid = pipe.get_pid("rest")
+    pipe.stop("rest", wait=False)
+    kit.wait_gone(pid or 0)
+    before = records(one.path("state"))
+    if os.path.isdir(one.path(removed)):
+        shutil.rmtree(one.path(removed))
+    else:
+        os.unlink(one.path(removed))
+
+    if then == "a birth":
+        pipe.start("b")
+    else:
+        pipe.reload()
+    after = records(one.path("state"))
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + (then == "a birth")
+    assert "lock" in os.listdir(one.path("state"))
+    assert one.log.count("the state-dir was gone: made anew") == 1
+    second = one.run_cli("daemon", "-f", one.config)
+    assert "a daemon of this configuration runs already" in second.err
+
+
+def records(place: str) -> dict[str, Any]:
+    """What stands in a state-dir, but for the start time of a first process that may be dead."""
+    found = {}
+    for name in files(place, "daemon.") + files(place, "run."):
+        found[name] = json.loads(read(f"{place}/{name}"))
+        if found[name].get("job") == "rest":
+            found[name]["start"] = 0
+    return found
 
 
 def test_a_child_does_not_inherit_the_lock(place: str, log: Log) -> None:

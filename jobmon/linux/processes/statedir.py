@@ -25,12 +25,12 @@ from jobmon.errors import StartupError
 from jobmon.lean.fastjson import dumps, make_loads
 from jobmon.lean.records import Record
 from jobmon.linux.kernel import procfs
-from jobmon.linux.log import INFO, WARNING
+from jobmon.linux.log import ERROR, INFO, WARNING
 from jobmon.linux.processes.spawn import run_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import TypeVar
 
     from jobmon.core.spec import JobSpec
@@ -163,6 +163,7 @@ class StateDir:
         self.daemons: dict[str, Daemon] = {}
         self.runs: dict[str, Run] = {}  # by the names of their files
         self._fd = self._lock = -1
+        self._me: Daemon | None = None
         if path:
             self._fd, self._lock = self._claim(path)
             self._recall()
@@ -263,10 +264,10 @@ class StateDir:
         me = os.getpid()
         fact = procfs.stat(me)
         start = fact.starttime if fact is not None else 0
-        record = Daemon(
+        self._me = Daemon(
             self.id, *self._where, me, start, procfs.forks(), config, identity(config), str(control)
         )
-        self._write(f"daemon.{self.id}", record)
+        self._write(f"daemon.{self.id}", self._me)
 
     def _forget_daemons(self) -> None:
         """Remove the dead daemons of which nothing is left."""
@@ -291,16 +292,49 @@ class StateDir:
 
     # ---- the runs -------------------------------------------------------------------------
 
-    def born(self, spec: JobSpec, run: int, pid: int, cgroup: str) -> None:
-        """Write down a run, of which `pid` is the first process."""
+    def born(self, spec: JobSpec, run: int, pid: int, cgroup: str) -> bool:
+        """Write down a run, of which `pid` is the first process. Whether that stands there."""
         fact = procfs.stat(pid) if self._fd >= 0 else None
         if fact is None:
-            return  # it has no state; or nothing of it is left, unless somebody else reaps our children
+            return False  # it has no state; or nothing of it is left, unless somebody else reaps our children
+        return self._write(*self._named(spec, run, pid, fact.starttime, cgroup))
+
+    def _named(self, spec: JobSpec, run: int, pid: int, start: int, cgroup: str) -> tuple[str, Run]:
         record = Run(
-            *(self.id, *self._where, spec.name, run, pid, fact.starttime, cgroup),
+            *(self.id, *self._where, spec.name, run, pid, start, cgroup),
             *(spec.signal, float(spec.kill_timeout), spec.kill_scope.value),
         )
-        self._write(self._name(spec.name, run), record)
+        return self._name(spec.name, run), record
+
+    def renew(self, runs: Iterable[tuple[JobSpec, int, int, str]]) -> None:
+        """Make it anew, where somebody has removed it; `runs` are all that live, as `born` has them."""
+        if self._fd < 0 or self._me is None or self._is_there():
+            return
+        try:
+            fd, lock = self._claim(self.path)
+        except (OSError, StartupError) as error:
+            text = "the state-dir is gone, and cannot be made anew"
+            self._log.write(ERROR, text, state_dir=self.path, why=_words(error))
+            return
+        for old in (self._lock, self._fd):
+            os.close(old)
+        self._fd, self._lock = fd, lock
+        records: dict[str, Daemon | Run] = {f"daemon.{self.id}": self._me}
+        for spec, run, pid, cgroup in runs:
+            fact = procfs.stat(pid)  # the first process may be dead while others live
+            name, record = self._named(spec, run, pid, 0 if fact is None else fact.starttime, cgroup)
+            records[name] = record
+        for name, one in records.items():
+            self._unlink(name)
+            self._write(name, one)
+        self._log.write(WARNING, "the state-dir was gone: made anew", state_dir=self.path)
+
+    def _is_there(self) -> bool:
+        try:
+            place, lock = os.stat(self.path), os.stat("lock", dir_fd=self._fd)
+        except OSError:
+            return False
+        return os.path.samestat(place, os.fstat(self._fd)) and os.path.samestat(lock, os.fstat(self._lock))
 
     def gone(self, job: str, run: int) -> None:
         """Remove a run of which nothing is left."""
