@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import shutil
 import tempfile
 from pathlib import Path
@@ -158,6 +159,20 @@ def test_a_disk_that_is_full_is_said_once(place: str, log: Log, tmp_path: Path) 
     text = (tmp_path / "log").read_text()
     assert text.count("no state for a run: the next daemon would not know what this one left") == 1
     assert 'error="Permission denied"' in text
+
+
+def test_half_a_record_is_none(place: str, log: Log) -> None:
+    """Where there is room for a part of a record only, nothing is left of it."""
+    one = statedir.StateDir(place, log)
+    one.begin(__file__, 6666)
+
+    def born() -> bool:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        return one.born(JobSpec("web", "true"), 1, os.getpid(), "")
+
+    assert kit.in_child(born) == "False"
+    assert files(place, "run.") == []
+    one.close()
 
 
 def _born_as_user(one: statedir.StateDir, place: str) -> None:

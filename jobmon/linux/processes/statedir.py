@@ -351,7 +351,10 @@ class StateDir:
         try:
             fd = os.open(name, _CREATE, 0o600, dir_fd=self._fd)
             try:
-                os.write(fd, encode(record))
+                _write_whole(fd, encode(record))
+            except OSError:
+                self._unlink(name)
+                raise
             finally:
                 os.close(fd)
         except OSError as error:
@@ -365,6 +368,12 @@ class StateDir:
 
     def _unlink(self, name: str) -> None:
         _remove(name, self._fd)
+
+
+def _write_whole(fd: int, data: bytes) -> None:
+    """Write all at once, for half a record says nothing; a disk may have room for half of it."""
+    if os.write(fd, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _remove(name: str, fd: int) -> None:
