@@ -20,7 +20,7 @@ from jobmon.errors import (
     RemoteProtocolError,
     WaitTimeout,
 )
-from jobmon.link import DEFAULT_PORTS, Link, place_of, readable
+from jobmon.link import DEFAULT_PORTS, Link, bytes_of, place_of, readable
 from jobmon.protocol import (
     EVENT_TERMINATE,
     Event07,
@@ -63,9 +63,16 @@ def parse_port(text: Port) -> Port:
             raise AddressError(f"{port} is no TCP port: those are 1 to 65535")
     elif not port or "\0" in port or "," in port:
         raise AddressError(f"{port!r} is neither a TCP port nor the path of a socket")
-    elif len(os.fsencode(port)) > _SOCKET_PATH_BYTES:
+    elif len(_bytes_of(port)) > _SOCKET_PATH_BYTES:
         raise AddressError(f"{port!r} is too long for a socket: {_SOCKET_PATH_BYTES} bytes at most")
     return port
+
+
+def _bytes_of(path: str) -> bytes:
+    try:
+        return bytes_of(path)
+    except UnicodeEncodeError:
+        raise AddressError(f"{path!r} is not the path of a socket: it is not text") from None
 
 
 def ports_from(environ: Mapping[str, str]) -> tuple[Port, Port]:

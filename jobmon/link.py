@@ -217,7 +217,7 @@ def _connect(port: Port, where: str, until: float) -> _socket.socket:
     connected = _socket.socket(family, _socket.SOCK_STREAM)
     try:
         connected.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _timeval(until - monotonic()))
-        connected.connect(port if isinstance(port, str) else ("127.0.0.1", port))
+        connected.connect(bytes_of(port) if isinstance(port, str) else ("127.0.0.1", port))
         connected.setblocking(False)
         if family == _socket.AF_INET:
             connected.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
@@ -231,6 +231,15 @@ def _connect(port: Port, where: str, until: float) -> _socket.socket:
         connected.close()
         raise
     return connected
+
+
+def bytes_of(path: str) -> bytes:
+    """What a path is to the kernel. In the encoding of this Python if that knows it: so came what it has from
+    the environment; else a program has it in its text, and means what a UTF-8 configuration does."""
+    try:
+        return os.fsencode(path)
+    except UnicodeEncodeError:
+        return path.encode(errors="surrogateescape")
 
 
 def _timeval(seconds: float) -> bytes:

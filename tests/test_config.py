@@ -62,9 +62,13 @@ class Disk:
             raise trouble
         return sorted((path for path in self.content if fnmatch.fnmatchcase(path, pattern)), reverse=True)
 
-    def device(self, _pattern: str) -> int:
+    def device(self, _directory: str) -> int:
         """All on one file system."""
         return 1
+
+    def lost(self, _pattern: str, _directory: str, _device: int) -> tuple[str, str]:
+        """What is not there was removed."""
+        return "", ""
 
 
 def read(master: str | bytes | dict[str, Any], /, **others: Any) -> Config:

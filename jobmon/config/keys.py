@@ -163,9 +163,9 @@ SUPERVISOR = (
         "/run/jobmon/HASH",
         "Where the next daemon finds what it must know of this one's jobs if this one is killed: a "
         "directory of the daemon's own user, one for each daemon, made if it is missing. The default is "
-        "below `$RUNTIME_DIRECTORY`, else `$XDG_RUNTIME_DIR/jobmon` if that is the user's own, else "
-        "`/run/jobmon` if that is, else `/tmp/jobmon-UID-HASH`; HASH is made of the configuration's real "
-        "path.",
+        "below `$RUNTIME_DIRECTORY`, else (but for root, whose jobs outlive a login) "
+        "`$XDG_RUNTIME_DIR/jobmon` if that is the user's own, else `/run/jobmon` if that is, else "
+        "`/tmp/jobmon-UID-HASH`; HASH is made of the configuration's real path.",
         also=("state-directory", "state"),
     ),
 )

@@ -210,6 +210,7 @@ class Engine:
         `done` is told the outcome; where it was applied the supervisor answers `to`."""
         if not dry_run:
             self.sessions.renew()
+            self._state.renew(self.children.runs())
         self._reloader.reload(self, Wish(to, by, done, restart, dry_run))
 
     def reloading(self, *, dry_run: bool) -> None:
@@ -393,7 +394,8 @@ class Engine:
         self.last_words.began(spec.name, birth.mark)
         try:
             self.children.add(spec, action.run, birth, its)
-            self._state.born(spec, action.run, birth.pid, "" if its is None else its.name)
+            if not self._state.born(spec, action.run, birth.pid, "" if its is None else its.name):
+                self._state.renew(self.children.runs())
         except Exception as error:  # noqa: BLE001 - it lives, so it is known and can be ended
             self.bug(f"a start of {spec.name}", error)
             self.children.kill(spec.name, action.run)

@@ -63,7 +63,7 @@ class Draft(Record):
 
     names: tuple[str, ...]
     supervisor: spec.SupervisorSpec
-    included: Mapping[str, tuple[int, tuple[str, ...]]]
+    included: Mapping[tuple[str, str], tuple[int, tuple[str, ...]]]
     warnings: tuple[str, ...]
     plan: Plan
     access: Access | None
