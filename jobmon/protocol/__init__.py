@@ -162,6 +162,7 @@ _REASONS = {
     ERR_NOT_STARTED: "the job could not be started",
     ERR_NOT_PERMITTED: "this user is not permitted to do that",
     ERR_TERMINATING: "the daemon is terminating",
+    ERR_BUSY: "the daemon is busy: try again",
 }
 
 
