@@ -214,8 +214,11 @@ GOLDEN: list[tuple[Message, bytes]] = [
     ),
     (ErrorMessage("bad-json", "no"), b'{"type":"error","error":{"code":"bad-json","message":"no"}}'),
     (
-        EventMessage(4, 1.5, "w", "died", "", 2, None, ""),
-        b'{"type":"event","seq":4,"time":1.5,"job":"w","event":"died","state":"","run":2,"pid":null,"cause":""}',
+        EventMessage(4, 1.5, "w", "died", "", 2, None, "", {"kind": "exited", "status": 0}),
+        (
+            b'{"type":"event","seq":4,"time":1.5,"job":"w","event":"died","state":"","run":2,"pid":null,'
+            b'"cause":"","why":{"kind":"exited","status":0}}'
+        ),
     ),
 ]
 
