@@ -301,6 +301,28 @@ def test_a_flood_of_a_stranger(run: Any) -> None:
         watch.until("a", "running")
 
 
+@as_root
+def test_a_flood_of_a_stranger_to_two_runs(run: Any) -> None:
+    """Who was refused for one run is looked at for another one by the receiver itself, which lives on."""
+    one, watch = run(others={"b": {"command": READY, **NOTIFY}})
+    start(one, watch, "b")
+    addresses = [address_of(one), address_of(one, "b")]
+    first = receiver_of(one)
+
+    def flood() -> None:
+        to = [connected(address) for address in addresses]
+        for _ in range(MANY):
+            for each in to:
+                each.send(b"READY=1")
+
+    with stranger(flood) as (_, told):
+        assert told.line() == "done"
+        for address in addresses:
+            until_heard(address)
+    assert receiver_of(one) == first
+    assert "a bug" not in one.log
+
+
 def test_a_receiver_that_dies(run: Any) -> None:
     """A receiver that was killed is replaced, and what was said meanwhile is heard."""
     one, watch = run()

@@ -84,6 +84,11 @@ def pin() -> None:
         _root = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
+def pinned() -> tuple[int, ...]:
+    """The descriptor of the kept one, for who closes all others."""
+    return () if _root is None else (_root,)
+
+
 def open_file(path: str, flags: int = os.O_RDONLY) -> int:
     """Open a file in /proc."""
     return os.open(path if _root is None else path[len("/proc/") :], flags | os.O_CLOEXEC, dir_fd=_root)

@@ -100,7 +100,7 @@ def be_the_receiver(link: socket, runs: Iterable[tuple[int, socket, bool]]) -> N
     try:
         gc.disable()  # it would touch, and so copy, what is shared with the daemon
         runs = list(runs)
-        keep_only(link.fileno(), *(own.fileno() for _, own, _ in runs))
+        keep_only(link.fileno(), *procfs.pinned(), *(own.fileno() for _, own, _ in runs))
         _rename()
         link.setblocking(True)
         one = _Receiver(link)
