@@ -29,6 +29,7 @@ CLOCK_MONOTONIC = 1
 SIGINFO_SIZE = 128  # struct signalfd_siginfo, signalfd(2)
 PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2  # pidfd_send_signal(2), Linux 6.9
 
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _SYS_CLONE3 = 435  # the same on all architectures, clone(2); Linux 5.3
 _CLONE_INTO_CGROUP = 0x200000000  # Linux 5.7
 _FILTERED = (errno.ENOSYS, errno.EPERM)  # what a seccomp filter answers, commonly
@@ -58,6 +59,12 @@ def trim() -> None:
         _libc.malloc_trim(ctypes.c_size_t(0))
     except AttributeError:
         pass  # musl, which keeps less
+
+
+def die_with_parent() -> None:
+    """Let the kernel send SIGKILL to this process when its parent has died, and closed all that it had open:
+    PR_SET_PDEATHSIG. A parent that is dead already does not count."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)), "prctl")
 
 
 def signalfd(signals: Iterable[int]) -> int:
