@@ -415,10 +415,10 @@ JOB_ERRORS: list[tuple[str, object, list[str]]] = [
     ("ready", {"http": "http://127.0.0.1/a b"}, [f'jobs.a.ready.http: {URL}"http://127.0.0.1/a b"']),
     ("ready", {"log": ""}, [f'jobs.a.ready.log: {PATTERN}""']),
     ("ready", {"log": "("}, [
-        "jobs.a.ready.log: is no regular expression: missing ), unterminated subpattern at position 0"
+        "jobs.a.ready.log: is not a regular expression: missing ), unterminated subpattern at position 0"
     ]),
     ("ready", {"log": "a{99999999999}"}, [
-        "jobs.a.ready.log: is no regular expression: the repetition number is too large"
+        "jobs.a.ready.log: is not a regular expression: the repetition number is too large"
     ]),
     ("ready", {"log": "up"}, [
         "jobs.a.ready.log: needs a stdout or stderr that is a file, to look for the line in"

@@ -171,7 +171,7 @@ def test_the_bounds_of_arguments(key: str, text: str, right: bool) -> None:
     assert isinstance(only, Request) == right
     if not right:
         assert isinstance(only, BadRequest)
-        assert f'"{key}" is to be' in only.message
+        assert f'"{key}" must be' in only.message
 
 
 @pytest.mark.parametrize(("text", "right"), [(str(2**63 - 1), True), ("-9.3e18", False), ("9.3e18", False)])

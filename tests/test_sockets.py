@@ -410,7 +410,7 @@ def test_a_path_is_measured_in_bytes(tmp_path: Path, opened: Callable[..., socke
 @pytest.mark.parametrize("path", ["", "\0abstract"])
 def test_what_is_no_path(path: str) -> None:
     """Names outside the file system, where any user could connect, are refused."""
-    assert "that is no path" in refusal(path)
+    assert "this is not a path" in refusal(path)
 
 
 @as_root

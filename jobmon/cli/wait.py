@@ -1,4 +1,4 @@
-"""The verb `wait`: until a condition holds, beside a command if one is given."""
+"""The command `wait`: until a condition holds, beside a command if one is given."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def _wish(arguments: Arguments) -> dict[str, Any]:
     propagate = "--propagate" in options
     name, duration = condition(options.get("--for", "exited" if propagate else "changed"))
     if propagate and (name != "exited" or len(arguments.given) != 1):
-        raise UsageError("--propagate is for one job and --for exited")
+        raise UsageError("--propagate needs exactly one job and --for exited")
     wish: dict[str, Any] = {"condition": name, "duration": duration, "any": "--any" in options}
     if "--timeout" in options:
         wish["timeout"] = seconds(options["--timeout"])
     if "--since" in options:
         wish["since"] = count(options["--since"], "--since")
         if wish["since"] < 0:
-            raise UsageError("--since is to be the number of an event")
+            raise UsageError("--since must be the number of an event")
     return wish
 
 
@@ -99,7 +99,7 @@ def _beside(daemon: CommandPipe, number: int, command: list[str], output: int) -
         _watch(daemon, number, pid)
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # its pid is its own until it is reaped
     except JobMonError:
-        complain(f"the command goes on, pid {pid}")
+        complain(f"the command is still running (pid {pid})")
         raise
     finally:
         for signal, handler in handlers.items():
@@ -207,7 +207,7 @@ def _like(ends: Ends) -> int:
     if isinstance(end, int):
         return end
     if end is None or not end.startswith("SIG"):
-        complain(f"{job}: how it ended is not known")
+        complain(f"{job}: exit status unknown")
         return FAILED
     base, _, more = end.partition("+")
     number: int = getattr(_signal, base, 0)

@@ -761,7 +761,7 @@ class _Pattern(Kind):
         try:
             re.compile(TEXT.read(value, context).encode())
         except (re.error, OverflowError, RecursionError) as error:
-            raise Wrong(f"is no regular expression: {error}") from None
+            raise Wrong(f"is not a regular expression: {error}") from None
         return value
 
     def schema(self) -> Schema:

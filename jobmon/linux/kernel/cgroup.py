@@ -335,7 +335,7 @@ def _claim(path: str) -> int:
         finally:
             if fd >= 0:
                 os.close(fd)
-    raise BlockingIOError(errno.EAGAIN, "somebody else holds its lock")
+    raise BlockingIOError(errno.EAGAIN, "another process holds its lock")
 
 
 def _clear_away(own: str) -> None:

@@ -426,7 +426,7 @@ def _listen_unix(path: str, mode: int, backlog: int) -> Listener:
 def _checked_path(path: str) -> str:
     # An empty path or one that begins with NUL would listen somewhere outside the file system, see unix(7).
     if not path or "\0" in path:
-        raise StartupError(f"cannot listen on {path!r}: that is no path")
+        raise StartupError(f"cannot listen on {path!r}: this is not a path")
     path = os.path.abspath(path)
     size = len(os.fsencode(path))
     if size > SOCKET_PATH_BYTES:
