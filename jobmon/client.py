@@ -20,6 +20,7 @@ from jobmon.errors import (
     RemoteProtocolError,
     WaitTimeout,
 )
+from jobmon.limits import SOCKET_PATH_BYTES
 from jobmon.link import DEFAULT_PORTS, Link, place_of, readable
 from jobmon.protocol import (
     EVENT_TERMINATE,
@@ -48,7 +49,6 @@ PATIENCE = 30.0
 GRACE = 0.5
 # From the end of its connections to the end of the daemon's process it is milliseconds.
 LAST_BREATH = 10.0
-_SOCKET_PATH_BYTES = 107  # sun_path is 108 bytes with its final NUL, unix(7)
 
 
 def parse_port(text: Port) -> Port:
@@ -63,8 +63,8 @@ def parse_port(text: Port) -> Port:
             raise AddressError(f"invalid port {port} (expected 1-65535)")
     elif not port or "\0" in port or "," in port:
         raise AddressError(f"invalid address {port!r} (expected a TCP port or the path of a socket)")
-    elif len(os.fsencode(port)) > _SOCKET_PATH_BYTES:
-        raise AddressError(f"{port!r} is too long for a socket: {_SOCKET_PATH_BYTES} bytes at most")
+    elif len(os.fsencode(port)) > SOCKET_PATH_BYTES:
+        raise AddressError(f"{port!r} is too long for a socket: {SOCKET_PATH_BYTES} bytes at most")
     return port
 
 

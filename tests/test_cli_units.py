@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from jobmon import errors
 from jobmon.cli import formatting, output
-from jobmon.cli.commands import VERBS, UsageError, did_you_mean, distance, parse
+from jobmon.cli.commands import VERBS, UsageError, did_you_mean, parse
 from jobmon.cli.help import overview, page
 from jobmon.cli.listen import plain
 from jobmon.cli.main import main
 from jobmon.client import parse_port, patience_for, ports_from, refusal
 from jobmon.protocol import Event07, EventMessage, JobStatus
+from jobmon.suggest import distance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

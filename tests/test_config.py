@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from jobmon import suggest
 from jobmon.config import Config, Problem, load, loader
 from jobmon.config import keys as config_keys
 from jobmon.config import values as config_kinds
@@ -1152,10 +1153,10 @@ def compared(monkeypatch: pytest.MonkeyPatch, master: dict[str, Any]) -> int:
         cost.append(len(one) * len(other))
         return known(one, other)
 
-    known = config_kinds._distance
-    monkeypatch.setattr(config_kinds, "_distance", distance)
+    known = suggest.distance
+    monkeypatch.setattr(config_kinds, "distance", distance)
     problems(master)
-    monkeypatch.setattr(config_kinds, "_distance", known)
+    monkeypatch.setattr(config_kinds, "distance", known)
     return sum(cost)
 
 

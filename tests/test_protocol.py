@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from jobmon import errors, protocol
 from jobmon.errors import LocalProtocolError, RemoteProtocolError
+from jobmon.limits import MAX_SECONDS
 from jobmon.protocol import (
     CLIENT,
     COMMANDS,
@@ -75,7 +76,7 @@ def requests(draw: st.DrawFn) -> Request:
     drawn: dict[str, Any] = {
         "jobs": JOBS,
         "wait": st.booleans(),
-        "timeout": st.none() | st.floats(0, protocol.MAX_TIMEOUT),
+        "timeout": st.none() | st.floats(0, MAX_SECONDS),
         "reason": NAMES,
         "now": st.booleans(),
         "signal": NAMES.filter(bool),

@@ -7,6 +7,7 @@ with a function `run(verb, arguments) -> exit code`; it is loaded for that verb 
 from __future__ import annotations
 
 from jobmon.lean.records import Record
+from jobmon.suggest import distance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -393,13 +394,3 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = [one for one in known if abs(len(one) - len(word)) <= _FAR]
     best = min(near, key=lambda one: distance(word, one), default="")
     return f" (did you mean '{best}'?)" if near and distance(word, best) <= _FAR else ""
-
-
-def distance(one: str, other: str) -> int:
-    """How many insertions, deletions and replacements lead from one word to the other."""
-    row = list(range(len(other) + 1))
-    for i, left in enumerate(one, 1):
-        before, row[0] = row[0], i
-        for j, right in enumerate(other, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (left != right))
-    return row[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobmon.cli.commands import UsageError
+from jobmon.limits import MAX_SECONDS
 from jobmon.protocol import CONDITIONS
 
 TYPE_CHECKING = False
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _UNITS = (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0))
 NAMED = 10  # processes named on one line
-_TEN_YEARS = 10 * 365 * 86400.0
 
 
 def escape(text: str) -> str:
@@ -49,7 +49,7 @@ def seconds(text: str) -> float:
     if not (number.isascii() and number.replace(".", "", 1).isdigit()):
         raise UsageError(f"invalid duration {text!r} (examples: 500ms, 20s, 2m, 1h)")
     value = float(number) * factor
-    if value > _TEN_YEARS:
+    if value > MAX_SECONDS:
         raise UsageError(f"duration {text!r} is more than ten years")
     return value
 

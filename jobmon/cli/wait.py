@@ -13,6 +13,7 @@ from jobmon.cli.output import FAILED, OK, complain, flush, say
 from jobmon.client import CommandPipe, ends_of
 from jobmon.errors import ConnectionLost, JobError, JobMonError
 from jobmon.lean.fastjson import dumps
+from jobmon.limits import DIED
 from jobmon.link import readable
 
 TYPE_CHECKING = False
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     Ends = dict[str, int | str | None]
 
-DIED = 128  # as a shell says it: 128 and the number of the signal
 _PASSED_ON = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM)
 
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from jobmon.errors import LocalProtocolError, RemoteProtocolError
 from jobmon.lean.records import Record
+from jobmon.limits import MAX_SECONDS
 from jobmon.protocol import wire
 from jobmon.protocol.framing import MAX_REPLY, MAX_REQUEST, FrameReader, frame
 
@@ -48,7 +49,6 @@ ERR_NOT_STARTED, ERR_NOT_PERMITTED, ERR_TERMINATING, ERR_BUSY = range(3, 7)
 CLIENT, CONTROL, EVENTS = "client", "control", "events"
 
 MAX_NUMBER = (1 << 63) - 1
-MAX_TIMEOUT = 10 * 365 * 86400.0
 
 CONDITIONS = ("changed", "running", "ready", "restarted", "stable", "stopped", "exited", "settled")
 
@@ -550,7 +550,7 @@ def _moment(value: Any) -> Any:
 
 
 def _timeout(value: Any) -> Any:
-    if type(value) not in (int, float) or not 0 <= value <= MAX_TIMEOUT:
+    if type(value) not in (int, float) or not 0 <= value <= MAX_SECONDS:
         raise ValueError("must be a number of seconds up to ten years")
     return float(value)
 

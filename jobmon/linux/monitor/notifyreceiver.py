@@ -39,7 +39,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import select
 import time
 from _socket import (
@@ -60,6 +59,7 @@ from struct import Struct
 
 from jobmon.lean.cpython import signal
 from jobmon.linux.kernel import procfs
+from jobmon.linux.kernel.execution import keep_only
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,15 +132,6 @@ def _rename() -> None:
             file.write(b"jobmon-notify")
     except OSError:
         pass  # a name for people only
-
-
-def keep_only(*fds: int) -> None:
-    """Close all others: a process that hangs must hold nothing of the daemon's."""
-    edge = 0
-    for fd in sorted(fds):
-        os.closerange(edge, fd)
-        edge = fd + 1
-    os.closerange(edge, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 class _Run:
