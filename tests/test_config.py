@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from jobmon import suggest
 from jobmon.config import Config, Problem, load, loader
 from jobmon.config import keys as config_keys
 from jobmon.config import values as config_kinds
@@ -419,10 +420,10 @@ JOB_ERRORS: list[tuple[str, object, list[str]]] = [
     ("ready", {"http": "http://127.0.0.1/a b"}, [f'jobs.a.ready.http: {URL}"http://127.0.0.1/a b"']),
     ("ready", {"log": ""}, [f'jobs.a.ready.log: {PATTERN}""']),
     ("ready", {"log": "("}, [
-        "jobs.a.ready.log: is no regular expression: missing ), unterminated subpattern at position 0"
+        "jobs.a.ready.log: is not a regular expression: missing ), unterminated subpattern at position 0"
     ]),
     ("ready", {"log": "a{99999999999}"}, [
-        "jobs.a.ready.log: is no regular expression: the repetition number is too large"
+        "jobs.a.ready.log: is not a regular expression: the repetition number is too large"
     ]),
     ("ready", {"log": "up"}, [
         "jobs.a.ready.log: needs a stdout or stderr that is a file, to look for the line in"
@@ -1156,10 +1157,10 @@ def compared(monkeypatch: pytest.MonkeyPatch, master: dict[str, Any]) -> int:
         cost.append(len(one) * len(other))
         return known(one, other)
 
-    known = config_kinds._distance
-    monkeypatch.setattr(config_kinds, "_distance", distance)
+    known = suggest.distance
+    monkeypatch.setattr(config_kinds, "distance", distance)
     problems(master)
-    monkeypatch.setattr(config_kinds, "_distance", known)
+    monkeypatch.setattr(config_kinds, "distance", known)
     return sum(cost)
 
 

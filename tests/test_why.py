@@ -1281,7 +1281,7 @@ def test_wrong_questions(daemon: Make) -> None:
     """4 for a job that there is not, with the name that was meant; 2 for none or two."""
     one = daemon({"jobs": {"web": WEB}})
 
-    assert tuple(one.run_cli("why", "wbe")) == (4, "", "jobmon: wbe: no such job; did you mean web?\n")
+    assert tuple(one.run_cli("why", "wbe")) == (4, "", "jobmon: wbe: no such job (did you mean 'web'?)\n")
     for words in (["why"], ["why", "web", "web"]):
         code, out, err = one.run_cli(*words)
         assert (code, out) == (2, "")

@@ -8,8 +8,10 @@ JSON Schema and its words for people. No I/O, and no knowledge of files, places 
 
 from __future__ import annotations
 
+from jobmon import limits
 from jobmon.config.jsontext import MAX_FAULTS, escape, quote
 from jobmon.core import spec
+from jobmon.suggest import distance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,20 +63,6 @@ def show(value: object) -> str:
     return text if len(text) <= 30 else text[:27] + "..."
 
 
-def _distance(one: str, other: str) -> int:
-    """How many letters to change, add, drop, or swap with their neighbour."""
-    before: list[int] = []
-    row = list(range(len(other) + 1))
-    for i, a in enumerate(one):
-        before, last, row = row, before, [i + 1]
-        for j, b in enumerate(other):
-            cost = min(before[j] + (a != b), before[j + 1] + 1, row[j] + 1)
-            if i and j and a == other[j - 1] and one[i - 1] == b:
-                cost = min(cost, last[j - 1] + 1)
-            row.append(cost)
-    return row[-1]
-
-
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate that somebody who wrote `word` most likely meant."""
     if len(word) > MAX_GUESSED:
@@ -88,9 +76,9 @@ def _alike(word: str, names: Iterable[str]) -> Iterable[tuple[int, str]]:
     for name in names:
         most = max(1, len(name) // 3)
         if abs(len(name) - len(word)) <= most:
-            distance = _distance(folded, name.lower())
-            if distance <= most:
-                yield distance, name
+            far = distance(folded, name.lower())
+            if far <= most:
+                yield far, name
 
 
 class Guess:
@@ -563,9 +551,9 @@ class Port(Kind):
         if "," in path:
             raise Wrong(f"must not hold a comma, which separates the two in $JOBMON_PORT: {quote(path, 200)}")
         size = len(path.encode("utf-8", "surrogateescape"))
-        if size > spec.SOCKET_PATH_BYTES:
+        if size > limits.SOCKET_PATH_BYTES:
             raise Wrong(
-                f"the path of a UNIX socket can have {spec.SOCKET_PATH_BYTES} bytes,"
+                f"the path of a UNIX socket can have {limits.SOCKET_PATH_BYTES} bytes,"
                 f" this one has {size}: {quote(path, 400)}"
             )
         if text_fault(path):
@@ -761,7 +749,7 @@ class _Pattern(Kind):
         try:
             re.compile(TEXT.read(value, context).encode())
         except (re.error, OverflowError, RecursionError) as error:
-            raise Wrong(f"is no regular expression: {error}") from None
+            raise Wrong(f"is not a regular expression: {error}") from None
         return value
 
     def schema(self) -> Schema:

@@ -17,6 +17,7 @@ from jobmon.core.events import State
 from jobmon.core.spec import KillScope
 from jobmon.errors import SpawnError
 from jobmon.lean.cpython import signal
+from jobmon.limits import DIED
 from jobmon.linux import log as logfile
 from jobmon.linux.control.server import Sessions
 from jobmon.linux.daemon.reload import Wish
@@ -461,7 +462,7 @@ class Engine:
         """The daemon's exit code: the companion's, if it was not an essential job that ended it all."""
         if self._companion is not None and self._ordered:
             return self._companion.exit_code()
-        return 128 + signals.number_of(code) if isinstance(code, str) else code
+        return DIED + signals.number_of(code) if isinstance(code, str) else code
 
     def _leave(self, _token: int) -> None:
         """Whoever has not taken the last event by now has had his time; what lives on is killed."""

@@ -40,7 +40,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import select
 import time
 from _socket import (
@@ -61,6 +60,7 @@ from struct import Struct
 
 from jobmon.lean.cpython import signal
 from jobmon.linux.kernel import procfs, syscalls
+from jobmon.linux.kernel.execution import keep_only
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,15 +134,6 @@ def _rename() -> None:
             file.write(b"jobmon-notify")
     except OSError:
         pass  # a name for people only
-
-
-def keep_only(*fds: int) -> None:
-    """Close all others: a process that hangs must hold nothing of the daemon's."""
-    edge = 0
-    for fd in sorted(fds):
-        os.closerange(edge, fd)
-        edge = fd + 1
-    os.closerange(edge, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 class _Run:
