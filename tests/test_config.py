@@ -324,6 +324,7 @@ READY = 'must be a hash that names one way, as {"tcp": "127.0.0.1:8080"}, or nul
 ONE_WAY = "must name just one of notify, fd, exec, tcp, http, log"
 ADDRESS = 'must be an address and a port, as "127.0.0.1:8080", "[::1]:8080" or "localhost:8080", not '
 URL = 'must be a URL without a name to look up, as "http://127.0.0.1:8080/health", not '
+FILE = "needs a stdout or stderr that is a file, to look for the line in"
 PATTERN = 'must be a regular expression, as "ready to accept", not '
 
 JOB_ERRORS: list[tuple[str, object, list[str]]] = [
@@ -421,7 +422,7 @@ JOB_ERRORS: list[tuple[str, object, list[str]]] = [
         "jobs.a.ready.log: is no regular expression: the repetition number is too large"
     ]),
     ("ready", {"log": "up"}, [
-        "jobs.a.ready.log: needs a stdout or stderr that is a file, to look for the line in"
+        f"jobs.a.ready.log: {FILE}"
     ]),
     ("ready", {"http": "http://127.0.0.1/", "owned": True}, ["jobs.a.ready.owned: can only be said of tcp"]),
     ("ready", {"fd": 3, "interval": 0}, [
@@ -674,6 +675,78 @@ def test_all_errors_in_one_go() -> None:
         '/data/j/2:1:2: jobs.d: has no "command", and every job needs one',
         '/data/j/2:1:8: jobs.d.cmd: unknown key; did you mean "command"?',
     ]
+
+
+@pytest.mark.parametrize("command", ['"comand": "x"', '"command": 1', '"description": "x"'])
+def test_a_command_that_is_wrong_hides_nothing_of_its_job(command: str) -> None:
+    """A job without a usable command is checked like any other: names, cycles, and its way to be ready."""
+    found = problems(
+        f'{{"jobs": {{"web": {{{command},\n"requires": ["nosuch", 5, "nosuch"],\n"ready": {{"log": "x"}},\n'
+        '"after": ["web"]}}}'
+    )
+
+    assert found[0].startswith("main.json:1:")
+    assert [line for line in found if ":1:" not in line] == [
+        'main.json:2:14: jobs.web.requires[0]: there is no job "nosuch"',
+        f"main.json:2:24: jobs.web.requires[1]: {STRING}5",
+        f"main.json:3:18: jobs.web.ready.log: {FILE}",
+        'main.json:4:11: jobs.web.after[0]: comes after itself: "web" -> "web"',
+    ]
+
+
+@pytest.mark.parametrize("settings", ['"stdout": "$NOPE"', '"type": "on", "stdout": "x"'])
+def test_nothing_follows_from_what_cannot_be_read(settings: str) -> None:
+    """A stream, or a type, that is wrong is told, and no other mistake is guessed from its absence."""
+    text = f'{{"jobs": {{"web": {{"command": "x", "ready": {{"log": "x"}}, {settings}}}}}}}'
+
+    assert len(problems(text)) == 1
+
+
+def test_all_copies_of_a_job_are_checked() -> None:
+    """What is wrong with the first of two jobs of one name is said too, each at its place."""
+    text = """{"jobs": {
+  "a": {"comand": "x", "requires": ["b"]},
+  "a": 5,
+  "a": {"command": "z", "after": ["c"]}
+}}"""
+
+    assert problems(text) == [
+        'main.json:2:3: jobs.a: has no "command", and every job needs one',
+        'main.json:2:9: jobs.a.comand: unknown key; did you mean "command"?',
+        'main.json:2:37: jobs.a.requires[0]: there is no job "b"',
+        "main.json:3:3: jobs.a: there are two jobs of this name; the first is at main.json:2:3",
+        'main.json:3:8: jobs.a: must be a hash of settings, as {"command": ...}, not 5',
+        "main.json:4:3: jobs.a: there are two jobs of this name; the first is at main.json:3:3",
+        'main.json:4:35: jobs.a.after[0]: there is no job "c"',
+    ]
+
+
+def test_all_copies_of_the_jobs_are_checked() -> None:
+    """The same where the whole object of jobs stands twice, and in a job file; its names are known."""
+    job_file = """{"b": {"command": "x", "stdin": 1},
+"b": {"command": "x"}}"""
+    found = problems(
+        '{"supervisor": {"include-dirs": ["j"]}, "jobs": {"a": {"command": 1}},\n'
+        '"jobs": {"c": {"command": "x", "after": ["a", "b"]}}}',
+        files={"/data/j": job_file},
+    )
+
+    assert [line.partition(": must")[0] for line in found] == [
+        "main.json:1:67: jobs.a.command",
+        "main.json:2:1: jobs: this key is here twice; the first is at main.json:1:41",
+        "/data/j:1:33: jobs.b.stdin",
+        "/data/j:2:1: jobs.b: there are two jobs of this name; the first is at /data/j:1:2",
+    ]
+
+
+def test_a_file_that_cannot_be_read_may_hold_any_job() -> None:
+    """No job is called unknown while a file with jobs is broken, or missing."""
+    master = {"supervisor": {"include-dirs": ["j?"]}, "jobs": {"a": {"command": "x", "requires": ["b"]}}}
+    gone = PermissionError(errno.EACCES, "Permission denied")
+
+    for job_file, line in (('{"b": {"command": x}}', 'j1:1:19: a string needs double quotes: write "x"'),
+                           (gone, "j1: cannot be read: Permission denied")):  # fmt: skip
+        assert problems(master, files={"/data/j1": job_file}) == [f"/data/{line}"]
 
 
 def test_no_mistake_hides_another_in_whatever_file() -> None:

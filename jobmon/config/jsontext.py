@@ -78,14 +78,6 @@ class Fault(Record):
     message: str
 
 
-class Duplicate(Record):
-    """A key that stands twice in one object; `path` leads to it."""
-
-    path: tuple[str | int, ...]
-    first: int
-    second: int
-
-
 class Node:
     """A value and its place. `kids`: key -> (offset of the key, node), or the nodes of a list; None also
     where nobody has asked for them yet (`Scanner.kids_of`)."""
@@ -96,6 +88,16 @@ class Node:
         self.offset = offset
         self.value = value
         self.kids: dict[str, tuple[int, Node]] | list[Node] | None = None
+
+
+class Duplicate(Record):
+    """A key that stands twice in one object: `path` leads to it, `first` and `second` are the offsets of its
+    places, `replaced` is the value at the first of them, which does not count."""
+
+    path: tuple[str | int, ...]
+    first: int
+    second: int
+    replaced: Node
 
 
 class Document:
@@ -156,16 +158,19 @@ class Document:
             self.sound = scanner.sound and bool(self.faults)
         self.duplicates = tuple(scanner.duplicates)
 
-    def place(self, path: tuple[str | int, ...], key: bool = False) -> tuple[int, int]:
+    def place(
+        self, path: tuple[str | int, ...], key: bool = False, start: Node | None = None
+    ) -> tuple[int, int]:
         """Line and column (both from 1, in characters) of the value at `path`, or of its key.
 
-        Where the path leads nowhere, the place of the last thing on it that is there.
+        Where the path leads nowhere, the place of the last thing on it that is there. The path begins at the
+        root, or at `start`.
         """
         if self._root is None:  # nothing was wrong until now, and what is where has nobody asked
             self._root = Node(len(self._text) - len(self._text.lstrip(SPACE)), self.value)
             self._scanner = Scanner(self._text)
         assert self._scanner is not None
-        node = self._root
+        node = start or self._root
         offset = node.offset
         for step in path:
             kids = self._scanner.kids_of(node)
@@ -408,7 +413,8 @@ class Scanner:
         if len(self.duplicates) > MAX_FAULTS:
             raise _Stop
         if key in kids:
-            self.duplicates.append(Duplicate(tuple(self._path), kids[key][0], start))
+            first, replaced = kids[key]
+            self.duplicates.append(Duplicate(tuple(self._path), first, start, replaced))
         colon = self._colon(key)
         kid = Node(self.at)
         if colon:

@@ -8,7 +8,7 @@ said by the table in `config_keys`.
 from __future__ import annotations
 
 from jobmon.config import keys as config_keys
-from jobmon.config.jsontext import MAX_FAULTS, Document, escape, quote
+from jobmon.config.jsontext import MAX_FAULTS, Document, Duplicate, escape, quote
 from jobmon.config.values import Context, Guess, Wrong, join, nearest, path_text, show, text_fault
 from jobmon.core import spec
 from jobmon.core.graph import cycles
@@ -130,11 +130,33 @@ class _Source:
         self.glob = ""  # that found it
         self.document: Document | None = None
         self.unwrapped = False
+        self._replaced: Duplicate | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether all that it holds is known."""
+        return self.document is not None and self.document.sound
+
+    def before(self, replaced: Duplicate) -> _Source:
+        """The same file, as if it held only the first of two values of a key."""
+        source = _Source(self.name, self.order)
+        source.document, source.unwrapped, source._replaced = self.document, self.unwrapped, replaced
+        return source
+
+    def path_of(self, twice: Duplicate) -> Path:
+        """Where a key stands twice, where a job is always ("jobs", NAME)."""
+        return ("jobs", *twice.path) if self.unwrapped else twice.path
 
     def place(self, path: Path, key: bool) -> tuple[int, int]:
         """Line and column of what stands at `path`, where a job is always ("jobs", NAME)."""
         if self.document is None:
             return 0, 0
+        twice = self._replaced
+        if twice is not None:
+            steps = path[len(self.path_of(twice)) :]
+            if key and not steps:
+                return self.document.line_column(twice.first)
+            return self.document.place(steps, key, twice.replaced)
         return self.document.place(path[1:] if self.unwrapped else path, key)
 
 
@@ -190,6 +212,7 @@ class _Loader:
         self._base = base
         self._check = check
         self._old = old
+        self._mentions: list[tuple[_Source, Path, str]] = []  # of jobs by others: where, and of whom
         self._lost: list[tuple[Path, str, str]] = []  # globs that find nothing: place, pattern, why
         self._guess: Guess | None = None
         self._count = 0  # of jobs, also of those that are too many to be read
@@ -271,7 +294,7 @@ class _Loader:
         """Keys that stand twice in one object, once it is known what the file is."""
         assert source.document is not None
         for twice in source.document.duplicates:
-            path = ("jobs", *twice.path) if source.unwrapped else twice.path
+            path = source.path_of(twice)
             what = "there are two jobs of this name" if _is_job_path(path) else "this key is here twice"
             line, column = source.document.line_column(twice.first)
             message = f"{what}; the first is at {_at(source, line, column)}"
@@ -377,6 +400,7 @@ class _Loader:
             self._doubt(source, ("supervisor", "allow-groups"), _GROUPS_OVER_TCP)
         if "jobs" in top:
             self._jobs_of(source, top["jobs"])
+        self._replaced_jobs(source)
         return supervisor
 
     def _broken_master(self, source: _Source) -> spec.SupervisorSpec:
@@ -440,7 +464,8 @@ class _Loader:
             self._wrong(
                 source, (), f'must be a hash of jobs, as {{"NAME": {{"command": ...}}}}, not {show(top)}'
             )
-        elif wrapped:
+            return
+        if wrapped:
             self._no_master(source, ("supervisor",), top)
             self._jobs_of(source, top["jobs"])
         else:
@@ -448,6 +473,7 @@ class _Loader:
             self._jobs_of(
                 source, {name: value for name, value in top.items() if not _is_section(name, value)}
             )
+        self._replaced_jobs(source)
 
     def _no_master(self, source: _Source, path: Path, top: dict[str, Any]) -> None:
         """A job file that looks like a master."""
@@ -470,19 +496,42 @@ class _Loader:
     def _job(self, source: _Source, name: str, raw: object) -> None:
         path = ("jobs", name)
         self._job_name(source, path, name)
-        if not isinstance(raw, dict):
-            self._wrong(source, path, f'must be a hash of settings, as {{"command": ...}}, not {show(raw)}')
-            return
-        fields = self._fields(source, path, raw, _JOB)
-        if "command" not in raw:
-            self._wrong(source, path, 'has no "command", and every job needs one', key=True)
-        elif "command" in fields and name not in self._jobs:
+        fields = self._settings(source, path, raw)
+        if "command" in fields and name not in self._jobs:
             fields.setdefault("working_dir", self._context.base)
             if fields.get("type") is not spec.JobType.ONESHOT:
                 fields.setdefault("start_timeout", spec.START_TIMEOUT)
-            self._check_readiness(source, path, fields)
             self._jobs[name] = spec.JobSpec(name=name, **fields)
             self._homes[name] = source
+
+    def _settings(self, source: _Source, path: Path, raw: object) -> dict[str, Any]:
+        """The fields of a job that can be read; what is wrong with one hides nothing of the others."""
+        if not isinstance(raw, dict):
+            self._wrong(source, path, f'must be a hash of settings, as {{"command": ...}}, not {show(raw)}')
+            return {}
+        fields = self._fields(source, path, raw, _JOB)
+        if "command" not in raw:
+            self._wrong(source, path, 'has no "command", and every job needs one', key=True)
+        if all(_JOB[key].field in fields for key in ("type", "stdout", "stderr") if key in raw):
+            self._check_readiness(source, path, fields)
+        for key in ("after", "requires"):
+            readable = set(fields.get(key, ()))
+            for index, other in enumerate(raw[key] if readable else ()):
+                if isinstance(other, str) and other in readable:
+                    readable.remove(other)
+                    self._mentions.append((source, (*path, key, index), other))
+        return fields
+
+    def _replaced_jobs(self, source: _Source) -> None:
+        """Of jobs that stand twice in one file, those that do not count: they are checked all the same."""
+        assert source.document is not None
+        for twice in source.document.duplicates:
+            path, value = source.path_of(twice), twice.replaced.value
+            jobs = value if path == ("jobs",) else {path[1]: value} if _is_job_path(path) else None
+            before = source.before(twice)
+            for name, raw in jobs.items() if isinstance(jobs, dict) else ():
+                self._owners.setdefault(name, before)
+                self._settings(before, ("jobs", name), raw)
 
     def _check_readiness(self, source: _Source, path: Path, fields: dict[str, Any]) -> None:
         """Ways to be ready that this job cannot go."""
@@ -503,22 +552,17 @@ class _Loader:
 
     def _check_order(self) -> None:
         """Names that are no jobs, and jobs that wait for each other."""
-        edges: dict[str, tuple[str, ...]] = {}
-        for name, job in self._jobs.items():
-            known = []
-            for key, others in (("after", job.after), ("requires", job.requires)):
-                for other in others:
-                    if other in self._owners:
-                        known.append(other)
-                    else:
-                        self._no_such_job(name, key, other)
-            if known:
-                edges[name] = tuple(known)
-        for found in cycles(edges):
-            name, other = found[:2]
-            key = "after" if other in self._jobs[name].after else "requires"
+        edges: dict[str, dict[str, tuple[_Source, Path]]] = {}
+        all_known = all(source.sound for source in self._sources)
+        for source, path, other in self._mentions:
+            name = str(path[1])
+            if other in self._owners:
+                edges.setdefault(name, {}).setdefault(other, (source, path))
+            elif all_known:  # else it may be in what cannot be read
+                self._no_such_job(source, path, name, other)
+        for found in cycles({name: tuple(others) for name, others in edges.items()}):
             way = " -> ".join(quote(each) for each in found)
-            self._wrong_entry(name, key, other, f"comes after itself: {way}")
+            self._wrong(*edges[found[0]][found[1]], f"comes after itself: {way}")
 
     def _check_outputs(self) -> None:
         """Who waits for a line in a file that another job writes to, too."""
@@ -534,20 +578,12 @@ class _Loader:
                     message = f"a line of job {other} counts too: both write to {quote(path, 200)}"
                     self._doubt(self._owners[name], ("jobs", name, "ready"), message)
 
-    def _no_such_job(self, name: str, key: str, other: str) -> None:
+    def _no_such_job(self, source: _Source, path: Path, name: str, other: str) -> None:
         if self._guess is None:
             self._guess = Guess(self._owners)
         meant = self._guess.nearest(other, name)
         advice = f"; did you mean {quote(meant)}?" if meant else ""
-        self._wrong_entry(name, key, other, f"there is no job {quote(other)}{advice}")
-
-    def _wrong_entry(self, name: str, key: str, other: str, message: str) -> None:
-        """Something is wrong with the name of another job in a list of a job."""
-        source = self._homes[name]
-        assert source.document is not None
-        jobs = source.document.value
-        names = (jobs if source.unwrapped else jobs["jobs"])[name][key]
-        self._wrong(source, ("jobs", name, key, names.index(other)), message)
+        self._wrong(source, path, f"there is no job {quote(other)}{advice}")
 
     def _job_name(self, source: _Source, path: Path, name: str) -> None:
         owner = self._owners.setdefault(name, source)
