@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jobmon.core import events
 from jobmon.core.events import AT_REST, LEAVING, LIVE, Action, Input, Next, State
 from jobmon.core.machine import Job
-from jobmon.core.spec import JobSpec, JobType, Readiness, Restart
+from jobmon.core.spec import FdReadiness, JobSpec, JobType, Readiness, Restart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ SOON, LATE = 0.0, WINDOW + 1
 PID = 100
 HELD, HELD_LONGER = "waiting for db", "waiting for db, cache"
 LOST = "requires db, which is failed"
-READY = Readiness("fd", 3)
+READY = FdReadiness(3)
 UNDECIDED = frozenset((State.STARTING, State.RUNNING))
 ENDED = frozenset((State.EXITED, State.FAILED))
 

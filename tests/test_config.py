@@ -19,15 +19,21 @@ from jobmon.config import Config, Problem, load, loader
 from jobmon.config import keys as config_keys
 from jobmon.config import values as config_kinds
 from jobmon.config.docs import DIALECT
+from jobmon.config.jsontext import quote
 from jobmon.core import spec
 from jobmon.core.spec import (
     Essential,
+    ExecReadiness,
+    FdReadiness,
+    HttpReadiness,
     JobSpec,
     JobType,
     KillScope,
-    Readiness,
+    LogReadiness,
+    NotifyReadiness,
     Restart,
     SupervisorSpec,
+    TcpReadiness,
     canonical_signal,
 )
 from jobmon.errors import ConfigError
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+LOCALHOST = (("127.0.0.1", 80), ("::1", 80))
 ENVIRON = {"HOME": "/home/bob", "EMPTY": "", "LATIN": "caf\udce9"}
 
 
@@ -175,7 +182,7 @@ def test_every_key_of_a_job() -> None:
         kill_timeout=100.0,
         kill_scope=KillScope.GROUP,
         essential=Essential.ON_FAILURE,
-        ready=Readiness("tcp", "localhost:80", interval=2.0, timeout=3.0, owned=True),
+        ready=TcpReadiness(LOCALHOST, interval=2.0, timeout=3.0, owned=True),
         start_timeout=7.0,
         watchdog=8.0,
         after=("b",),
@@ -1158,38 +1165,62 @@ def test_loading_leaves_no_garbage() -> None:
     ("ready", "expected"),
     [
         (None, None),
-        ({"notify": True}, Readiness("notify", True)),
-        ({"fd": 3}, Readiness("fd", 3)),
-        ({"exec": "true", "timeout": 0.5}, Readiness("exec", "true", timeout=0.5)),
-        ({"exec": ["a", "b"]}, Readiness("exec", ("a", "b"))),
-        ({"tcp": ":80"}, Readiness("tcp", ":80")),
-        ({"tcp": "[::1]:80"}, Readiness("tcp", "[::1]:80")),
-        ({"tcp": "[::]:80"}, Readiness("tcp", "[::]:80")),
-        ({"tcp": "[1:2:3:4:5:6:7:8]:80"}, Readiness("tcp", "[1:2:3:4:5:6:7:8]:80")),
-        ({"tcp": "[::ffff:127.0.0.1]:80"}, Readiness("tcp", "[::ffff:127.0.0.1]:80")),
-        ({"http": "http://[::1]:80/a?b"}, Readiness("http", "http://[::1]:80/a?b")),
-        ({"http": "http://localhost"}, Readiness("http", "http://localhost")),
-        ({"http": "http://[::1]/"}, Readiness("http", "http://[::1]/")),
+        ({"notify": True}, NotifyReadiness()),
+        ({"fd": 3}, FdReadiness(3)),
+        ({"fd": 3, "interval": 9}, FdReadiness(3)),
+        ({"exec": "true", "timeout": 0.5}, ExecReadiness("true", timeout=0.5)),
+        ({"exec": ["a", "b"]}, ExecReadiness(("a", "b"))),
+        ({"tcp": ":80"}, TcpReadiness(LOCALHOST)),
+        ({"tcp": "127.0.0.1:65535"}, TcpReadiness((("127.0.0.1", 65535),))),
+        ({"tcp": "[::1]:80"}, TcpReadiness((("::1", 80),))),
+        ({"tcp": "[::]:80"}, TcpReadiness((("::", 80),))),
+        ({"tcp": "[1:2:3:4:5:6:7:8]:80"}, TcpReadiness((("1:2:3:4:5:6:7:8", 80),))),
+        ({"tcp": "[::ffff:127.0.0.1]:80"}, TcpReadiness((("::ffff:127.0.0.1", 80),))),
+        ({"log": "up", "interval": 9}, LogReadiness("up", interval=9.0)),
+        ({"http": "http://[::1]:8080/a?b#c"}, HttpReadiness("[::1]:8080", "/a?b", (("::1", 8080),))),
+        ({"http": "http://localhost"}, HttpReadiness("localhost", "/", LOCALHOST)),
+        ({"http": "http://[::1]/", "timeout": 9}, HttpReadiness("[::1]", "/", (("::1", 80),), timeout=9.0)),
     ],
 )
-def test_a_way_to_be_ready(ready: object, expected: Readiness | None) -> None:
-    """Each way is read as it is meant, and the schema takes it."""
-    assert job(ready=ready).ready == expected
+def test_a_way_to_be_ready(ready: object, expected: spec.Readiness | None) -> None:
+    """Each way is read as it is meant, its addresses taken apart, and the schema takes it."""
+    assert job(ready=ready, stdout="/log").ready == expected
     assert agrees({"jobs": {"a": {"command": "true", "ready": ready}}})
 
 
-NO_IPV6 = [":::", "1::2::3", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "12345::", "::1.2.3"]
+@pytest.mark.parametrize(
+    ("at", "host"),
+    [
+        ("http://localhost:8080/x", "localhost:8080"),
+        ("http://localhost", "localhost"),
+        ("http://localhost:80/", "localhost"),
+        ("http://127.0.0.1:8080", "127.0.0.1:8080"),
+        ("http://[::1]:8080/", "[::1]:8080"),
+        ("http://[::1]/", "[::1]"),
+        ("http://:8080/", "localhost:8080"),
+        ("http:///", "localhost"),
+    ],
+)
+def test_the_host_of_a_url(at: str, host: str) -> None:
+    """A server is told the host as the URL has it, with the port where that is not 80."""
+    way = job(ready={"http": at}).ready
+
+    assert isinstance(way, HttpReadiness)
+    assert way.host == host
+
+
+NO_IPV6 = [":::", "1::2::3", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "12345::", "::1.2.3", "::1\0", "::1%lo"]
 
 
 @pytest.mark.parametrize("host", NO_IPV6)
 def test_no_ipv6_address(host: str) -> None:
     """What the kernel would not take for an address is refused: it would be looked up as a name."""
-    assert wrong("ready", {"tcp": f"[{host}]:80"}) == [f'jobs.a.ready.tcp: {ADDRESS}"[{host}]:80"']
+    assert wrong("ready", {"tcp": f"[{host}]:80"}) == [f"jobs.a.ready.tcp: {ADDRESS}{quote(f'[{host}]:80')}"]
 
 
 def test_a_line_to_look_for_is_in_a_file() -> None:
     """One of the two streams has to be a file when a line of the output is waited for."""
-    assert job(ready={"log": "up"}, stderr="/log").ready == Readiness("log", "up")
+    assert job(ready={"log": "up"}, stderr="/log").ready == LogReadiness("up")
     assert len(problems({"jobs": {"a": {"command": "x", "stdout": "inherit", "ready": {"log": "up"}}}})) == 1
 
 
@@ -1218,17 +1249,17 @@ def test_an_unknown_requirement() -> None:
 
 
 def compared(monkeypatch: pytest.MonkeyPatch, master: dict[str, Any]) -> int:
-    """How many letters are compared to guess what was meant in a master."""
+    """How many pairs of letters are compared to guess what was meant in a master."""
     cost = []
 
-    def distance(one: str, other: str) -> int:
-        cost.append(len(one) * len(other))
-        return known(one, other)
+    def alike(word: str, names: list[str], count: int) -> tuple[str, ...]:
+        cost.append(len(word) * sum(map(len, names)))
+        return known(word, names, count)
 
-    known = config_kinds._distance
-    monkeypatch.setattr(config_kinds, "_distance", distance)
+    known = config_kinds._alike
+    monkeypatch.setattr(config_kinds, "_alike", alike)
     problems(master)
-    monkeypatch.setattr(config_kinds, "_distance", known)
+    monkeypatch.setattr(config_kinds, "_alike", known)
     return sum(cost)
 
 

@@ -7,6 +7,7 @@ Data only: how values are read is said in `config_kinds`, and where they come fr
 from __future__ import annotations
 
 from jobmon.config.jsontext import quote
+from jobmon.config.readiness import Ready
 from jobmon.config.values import (
     PATH,
     TEXT,
@@ -21,7 +22,6 @@ from jobmon.config.values import (
     Names,
     Number,
     Port,
-    Ready,
     Signal,
     Stream,
     nearest,

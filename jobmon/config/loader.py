@@ -542,7 +542,7 @@ class _Loader:
                 self._wrong(source, (*path, "ready"), message)
             if fields.get("watchdog") is not None:
                 self._wrong(source, (*path, "watchdog"), "is for services; a oneshot has its start-timeout")
-        elif how is not None and how.kind == "log":
+        elif isinstance(how, spec.LogReadiness):
             streams = {fields.get(stream, "/dev/null") for stream in ("stdout", "stderr")}
             if streams <= {"/dev/null", "inherit"}:
                 message = "needs a stdout or stderr that is a file, to look for the line in"
@@ -572,8 +572,7 @@ class _Loader:
                 writers.setdefault(path, []).append(name)
         for path, names in writers.items():
             for name in names if len(names) > 1 else ():
-                ready = self._jobs[name].ready
-                if ready is not None and ready.kind == "log":
+                if isinstance(self._jobs[name].ready, spec.LogReadiness):
                     other = quote(next(one for one in names if one != name))
                     message = f"a line of job {other} counts too: both write to {quote(path, 200)}"
                     self._doubt(self._owners[name], ("jobs", name, "ready"), message)

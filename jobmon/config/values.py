@@ -23,6 +23,7 @@ NUL = "\0"
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_"
 _NAME_CHARS = _LETTERS + "0123456789"
 MAX_GUESSED = 40  # letters in a word: a longer one is no slip of a finger
+LIKENESS = 0.65  # how much of two names is the same, as difflib counts it: "web" and "wep" are just so alike
 # How many pairs of letters are compared for the sake of good advice: so many in any case, so many for each
 # letter of all the names, and never more (half a second).
 FREE_LETTERS, LETTERS_FOR_EACH, LETTERS = 200_000, 50, 2_000_000
@@ -61,36 +62,23 @@ def show(value: object) -> str:
     return text if len(text) <= 30 else text[:27] + "..."
 
 
-def _distance(one: str, other: str) -> int:
-    """How many letters to change, add, drop, or swap with their neighbour."""
-    before: list[int] = []
-    row = list(range(len(other) + 1))
-    for i, a in enumerate(one):
-        before, last, row = row, before, [i + 1]
-        for j, b in enumerate(other):
-            cost = min(before[j] + (a != b), before[j + 1] + 1, row[j] + 1)
-            if i and j and a == other[j - 1] and one[i - 1] == b:
-                cost = min(cost, last[j - 1] + 1)
-            row.append(cost)
-    return row[-1]
-
-
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate that somebody who wrote `word` most likely meant."""
+    return next(iter(_alike(word, candidates, 1)), None)
+
+
+def _alike(word: str, names: Iterable[str], count: int) -> tuple[str, ...]:
+    """Those of some names that are most like a word, the best first."""
     if len(word) > MAX_GUESSED:
-        return None
-    return next((name for _, name in sorted(_alike(word, candidates))), None)
+        return ()
+    from difflib import get_close_matches
+
+    folded = {_fold(name): name for name in names if abs(len(name) - len(word)) <= max(1, len(name) // 3)}
+    return tuple(folded[each] for each in get_close_matches(_fold(word), folded, count, LIKENESS))
 
 
-def _alike(word: str, names: Iterable[str]) -> Iterable[tuple[int, str]]:
-    """Those of some names that are much like a word, each with its distance."""
-    folded = word.lower().replace("_", "-")
-    for name in names:
-        most = max(1, len(name) // 3)
-        if abs(len(name) - len(word)) <= most:
-            distance = _distance(folded, name.lower())
-            if distance <= most:
-                yield distance, name
+def _fold(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 class Guess:
@@ -115,9 +103,7 @@ class Guess:
         """The best two."""
         near = [] if len(word) > MAX_GUESSED else self._of_like_length(word)
         self._left -= len(word) * sum(map(len, near))
-        if self._left < 0:
-            return ()
-        return tuple(name for _, name in sorted(_alike(word, near))[:2])
+        return _alike(word, near, 2) if near and self._left >= 0 else ()
 
     def _of_like_length(self, word: str) -> list[str]:
         lengths = range(len(word) * 3 // 4, len(word) * 3 // 2 + 2)
@@ -645,160 +631,6 @@ class JobNames(Kind):
 
     def schema(self) -> Schema:
         return {"type": "array", "items": TEXT.schema()}
-
-
-class Ready(Kind):
-    """How a job shows that it is ready: one way, with how often and how long a probe tries."""
-
-    expects = 'a hash that names one way, as {"tcp": "127.0.0.1:8080"}, or null'
-    words = "hash"
-
-    def __init__(self, seconds: Kind) -> None:
-        self._ways: dict[str, Kind] = {
-            "notify": _Yes(),
-            "fd": Number(3, 255, "a number of a descriptor", whole=True),
-            "exec": Command(),
-            "tcp": _Address(),
-            "http": _Url(),
-            "log": _Pattern(),
-        }
-        self._more: dict[str, Kind] = {"interval": seconds, "timeout": seconds, "owned": Flag()}
-
-    def read(self, value: Any, context: Context) -> spec.Readiness | None:
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            raise self.not_this(value)
-        found: dict[str, Any] = {}
-        faults: list[tuple[tuple[Step, ...], str]] = []
-        for name, content in value.items():
-            kind = self._ways.get(name) or self._more.get(name)
-            try:
-                if kind is None:
-                    raise Wrong(f"unknown key; a way to be ready can have {', '.join(self._all())}")
-                found[name] = kind.read(content, context)
-            except Wrong as wrong:
-                faults += [((name, *steps), message) for steps, message in wrong.faults]
-        ways = [name for name in self._ways if name in value]
-        if len(ways) != 1 and not faults:
-            what = f"names {' and '.join(ways)}" if ways else "names no way"
-            faults.append(((), f"{what}: must name just one of {', '.join(self._ways)}"))
-        if "owned" in found and "tcp" not in found and not faults:
-            faults.append((("owned",), "can only be said of tcp"))
-        if faults:
-            raise Wrong.inside(faults)
-        more = {name: found[name] for name in self._more if name in found}
-        return spec.Readiness(ways[0], found[ways[0]], **more)
-
-    def _all(self) -> list[str]:
-        return [*self._ways, *self._more]
-
-    def schema(self) -> Schema:
-        kinds = {**self._ways, **self._more}
-        way = {
-            "type": "object",
-            "properties": {name: kind.schema() for name, kind in kinds.items()},
-            "additionalProperties": False,
-            "oneOf": [{"required": [name]} for name in self._ways],
-        }
-        return {"anyOf": [{"type": "null"}, way]}
-
-
-# As near as a pattern comes to what `_is_place` says.
-_HOST = r"(localhost|([0-9]{1,3}\.){3}[0-9]{1,3}|\[[0-9A-Fa-f:.]+\])?"
-_PLACE = rf"{_HOST}:[0-9]{{1,5}}"
-
-
-class _Yes(Kind):
-    expects = "true"
-
-    def read(self, value: Any, context: Context) -> bool:
-        if value is not True:
-            raise self.not_this(value)
-        return True
-
-    def schema(self) -> Schema:
-        return {"type": "boolean", "enum": [True]}
-
-
-class _Address(Kind):
-    """Numbers only: to look a name up could make the daemon wait."""
-
-    expects = 'an address and a port, as "127.0.0.1:8080", "[::1]:8080" or "localhost:8080"'
-
-    def read(self, value: Any, context: Context) -> str:
-        if not isinstance(value, str) or not _is_place(value):
-            raise self.not_this(value)
-        return context.same(value)
-
-    def schema(self) -> Schema:
-        return {"type": "string", "pattern": rf"^{_PLACE}$"}
-
-
-class _Url(Kind):
-    expects = 'a URL without a name to look up, as "http://127.0.0.1:8080/health"'
-
-    def read(self, value: Any, context: Context) -> str:
-        if not isinstance(value, str) or not value.startswith("http://") or not value.isascii():
-            raise self.not_this(value)
-        place = value.removeprefix("http://").partition("/")[0]
-        if any(char <= " " for char in value) or not (_is_place(place) or _is_place(place + ":80")):
-            raise self.not_this(value)
-        return context.same(value)
-
-    def schema(self) -> Schema:
-        return {"type": "string", "pattern": rf"^http://({_PLACE}|{_HOST})(/[!-~]*)?$"}
-
-
-class _Pattern(Kind):
-    expects = 'a regular expression, as "ready to accept"'
-
-    def read(self, value: Any, context: Context) -> str:
-        import re
-
-        if not isinstance(value, str) or not value:
-            raise self.not_this(value)
-        try:
-            re.compile(TEXT.read(value, context).encode())
-        except (re.error, OverflowError, RecursionError) as error:
-            raise Wrong(f"is no regular expression: {error}") from None
-        return value
-
-    def schema(self) -> Schema:
-        return {"type": "string", "pattern": "^[^\\u0000]+$"}
-
-
-def _is_place(text: str) -> bool:
-    host, colon, port = text.rpartition(":")
-    if not colon or not _is_number(port, 65535) or not int(port):
-        return False
-    if host.startswith("[") and host.endswith("]"):
-        return _is_ipv6(host[1:-1])
-    return _is_ipv4(host) or host in ("localhost", "")
-
-
-def _is_number(text: str, most: int) -> bool:
-    return len(text) <= 5 and text.isascii() and text.isdecimal() and int(text) <= most
-
-
-def _is_ipv4(host: str) -> bool:
-    """Four numbers, none with a leading zero, which some take for octal."""
-    parts = host.split(".")
-    return len(parts) == 4 and all(_is_number(part, 255) and str(int(part)) == part for part in parts)
-
-
-def _is_ipv6(host: str) -> bool:
-    """Eight groups of up to four hex digits; one "::" stands for any number of zeros, the last two may be an
-    IPv4 address (RFC 4291, 2.2)."""
-    head, gap, tail = host.partition("::")
-    groups = [*(head.split(":") if head else ()), *(tail.split(":") if tail else ())]
-    count = len(groups)
-    if groups and "." in groups[-1] and (tail or not gap):
-        if not _is_ipv4(groups.pop()):
-            return False
-        count += 1
-    known = frozenset("0123456789abcdefABCDEF")
-    return (count < 8 if gap else count == 8) and all(0 < len(g) <= 4 and known.issuperset(g) for g in groups)
 
 
 TEXT = Text()

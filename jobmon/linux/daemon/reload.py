@@ -69,7 +69,7 @@ class Draft(Record):
     access: Access | None
 
 
-_TRAVEL = (Draft, Plan, Keys, Change, Access, spec.SupervisorSpec, spec.JobSpec, spec.Readiness)
+_TRAVEL = (Draft, Plan, Keys, Change, Access, spec.SupervisorSpec, spec.JobSpec, *spec.READINESS)
 _ENUMS = (spec.Restart, spec.KillScope, spec.Essential, spec.JobType)
 _KINDS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (*_TRAVEL, *_ENUMS)}
 
