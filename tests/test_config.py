@@ -245,7 +245,7 @@ def test_the_samples_of_the_documentation() -> None:
 
 
 def test_the_samples_with_their_mistakes() -> None:
-    """The two mistakes are said at the very character, and nothing else is said of that file."""
+    """Of the two, the comma is taken and the quote is told, and nothing else is said of that file."""
     job_file = """{
   "true-job": {
     "command": "/bin/true",
@@ -260,8 +260,30 @@ def test_the_samples_with_their_mistakes() -> None:
     found = problems({"supervisor": {"include-dirs": ["jobs/*"]}}, files={"/data/jobs/true.json": job_file})
 
     assert found == [
-        "/data/jobs/true.json:5:26: a comma before }: remove it",
         '/data/jobs/true.json:7:5: the string that begins here has no closing quote: write "restart"',
+    ]
+
+
+def test_comments_and_last_commas() -> None:
+    """In the master and in a job file neither is a mistake, nor worth a warning, and places stay exact."""
+    master = """// the master
+{"supervisor": {"include-dirs": ["j",],}, /* the
+jobs: */ "jobs": {"a": {"command": "x", "requires": ["b"],}, }, } // the end"""
+    result = read(master, files={"/data/j": '{"b": {"command": ["x",],},} // "c"'})
+
+    assert (list(result.jobs), result.warnings) == (["a", "b"], ())
+    assert result.jobs["b"].command == ("x",)
+    assert problems(master.replace('"b"', '"a"')) == [
+        'main.json:3:54: jobs.a.requires[0]: comes after itself: "a" -> "a"'
+    ]
+
+
+def test_a_comment_that_does_not_end() -> None:
+    """It is said where it begins, in whatever file, and no brackets are missed because of it."""
+    master = {"supervisor": {"include-dirs": ["j"]}}
+
+    assert problems(master, files={"/data/j": '{"b": {"command": "x"},\n  /* "c": {} }'}) == [
+        "/data/j:2:3: the comment that begins here has no end: add */"
     ]
 
 
@@ -667,7 +689,7 @@ def test_files_that_cannot_be_read() -> None:
 def test_all_errors_in_one_go() -> None:
     """After a syntax error in one file the others are still checked, sorted by file and place."""
     found = problems(
-        '{"jobs": {"a": {"signal": "x",}, "b": 1},\n'
+        '{"jobs": {"a": {"signal": "x",,}, "b": 1},\n'
         ' "supervisor": {"event-port": 0, "include-dirs": ["*/?"]}}',
         files={"/data/j/1": '{"c": {"command": "x}}', "/data/j/2": '{"d": {"cmd": "x"}}'},
     )
@@ -675,8 +697,8 @@ def test_all_errors_in_one_go() -> None:
     assert found == [
         'main.json:1:11: jobs.a: has no "command", and every job needs one',
         'main.json:1:27: jobs.a.signal: "x" is not the name of a signal; `kill -l` lists them',
-        "main.json:1:30: a comma before }: remove it",
-        'main.json:1:39: jobs.b: must be a hash of settings, as {"command": ...}, not 1',
+        "main.json:1:31: a comma too many: remove it",
+        'main.json:1:40: jobs.b: must be a hash of settings, as {"command": ...}, not 1',
         f"main.json:2:31: supervisor.event-port: {PORT}0",
         '/data/j/1:1:19: the string that begins here has no closing quote: write "x"',
         '/data/j/2:1:2: jobs.d: has no "command", and every job needs one',
@@ -770,7 +792,7 @@ def test_no_mistake_hides_another_in_whatever_file() -> None:
         "main.json:2:27: a value belongs here, not @",
         "main.json:3:18: a value belongs here, not &",
         "/data/j/1:1:23: a } where the [ of 1:19 wants its ]",
-        "/data/j/1:2:18: a comment: JSON has none, remove it",
+        "/data/j/1:2:18: a comment begins with //, not #",
         '/data/j/1:3:1: the value of "command" is missing',
         "/data/j/2:1:3: the byte 0xff is not UTF-8: save the file as UTF-8",
         "/data/j/2:1:16: a value belongs here, not @",
@@ -1587,11 +1609,11 @@ def test_reference_is_what_the_table_says() -> None:
 
 def test_examples_of_the_reference_work() -> None:
     """The JSON that stands in the reference is right."""
-    master, job_file = re.findall(r"```json\n(.*?)```", loader.reference(), re.DOTALL)
+    master, cleanup, backup = re.findall(r"```json\n(.*?)```", loader.reference(), re.DOTALL)
 
-    result = read(master, files={"/data/jobs/cleanup.json": job_file})
+    result = read(master, files={"/data/jobs/cleanup.json": cleanup, "/data/jobs/d.json": backup})
 
-    assert list(result.jobs) == ["web", "cleanup"]
+    assert list(result.jobs) == ["web", "cleanup", "backup"]
     assert result.warnings == ()
 
 

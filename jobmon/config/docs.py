@@ -92,9 +92,9 @@ python3 -c 'from jobmon.config import reference; print(reference(), end="")' > d
 
 # Configuration
 
-JobMon reads JSON: one *master*, which is named on the command line, and any number of *job files*,
-which the master includes. `jobmon check CONFIG` reads them as the daemon would, says everything that
-is wrong with them, and starts nothing.
+JobMon reads JSON with comments: one *master*, which is named on the command line, and any number of
+*job files*, which the master includes. `jobmon check CONFIG` reads them as the daemon would, says
+everything that is wrong with them, and starts nothing.
 
 A small master, which is all that many need:
 
@@ -136,6 +136,19 @@ And `jobs/cleanup.json`, a job file beside it:
 The master is a hash with the two keys `supervisor` and `jobs`; both may be left out. `jobs` is a hash
 of jobs by name. A job file is such a hash itself; it may also have it inside a key `jobs`, as the
 master does, if that is its only key.
+
+All files are JSON, with two additions: comments, as `// to the end of the line` or `/* up to here */`, and a
+comma after the last element of an object or a list. Strings and keys have double quotes.
+
+```json
+{{
+  // Nothing of this is a mistake.
+  "backup": {{
+    "command": ["./backup", "--full",],  /* the nightly one */
+    "type": "oneshot",
+  }},
+}}
+```
 
 Names of jobs may hold any character but NUL, and are unique in all files together (up to
 {max_jobs} jobs, and {name_bytes} bytes of UTF-8 a name). They are never used as names of files.
@@ -204,8 +217,9 @@ An unknown key is an error, and so is a key that stands twice in one hash, or a 
 files: both places are named. A glob that matches no file is a warning, which says where it looked, and
 where a relative one would match. A directory of a glob that cannot be looked into is an error.
 
-JSON knows no comments, no comma after the last element, and only double quotes. Where one of these
-is the mistake, the message points at the very character and says what to write.
+A comment that does not end is an error at its beginning. A comma, a quote or a bracket that is
+missing, single quotes, a key without quotes: the message points at the very character and says what to
+write.
 
 ## A schema for editors
 
