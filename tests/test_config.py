@@ -15,9 +15,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jobmon.config import Config, Problem, load, loader
+from jobmon.config import Config, Problem, load, loader, values
 from jobmon.config import keys as config_keys
-from jobmon.config import values as config_kinds
 from jobmon.config.docs import DIALECT
 from jobmon.config.jsontext import quote
 from jobmon.core import spec
@@ -349,7 +348,7 @@ LEVELS = 'must be "DEBUG", "INFO", "WARN", "WARNING", "ERROR" or "CRITICAL", not
 USER = 'must be the name of a user in quotes, as "alice", or a number, as 1000, not '
 KEYS = ", ".join(row.name for row in config_keys.JOB)
 PATIENCE = "must be a number of seconds from 0 to 315360000, or null (for ever), not "
-READY = 'must be a hash that names one way, as {"tcp": "127.0.0.1:8080"}, or null, not '
+READY = 'must be an object that names one way, as {"tcp": "127.0.0.1:8080"}, or null, not '
 ONE_WAY = "must name just one of notify, fd, exec, tcp, http, log"
 ADDRESS = 'must be an address and a port, as "127.0.0.1:8080", "[::1]:8080" or "localhost:8080", not '
 URL = 'must be a URL without a name to look up, as "http://127.0.0.1:8080/health", not '
@@ -368,7 +367,7 @@ JOB_ERRORS: list[tuple[str, object, list[str]]] = [
     ]),
     ("stderr", "$LATIN", ["jobs.a.stderr: the value of the variable $LATIN is not UTF-8"]),
     ("working-dir", ["x"], [f"jobs.a.working-dir: {PATH}not a list"]),
-    ("env", ["A=b"], ['jobs.a.env: must be a hash of strings, as {"NAME": "value"}, not a list']),
+    ("env", ["A=b"], ['jobs.a.env: must be an object of strings, as {"NAME": "value"}, not a list']),
     ("env", {"A": 1, "B": None, "C": True}, [
         f'jobs.a.env.A: {STRING}1: write "1"',
         f"jobs.a.env.B: {STRING}null",
@@ -557,7 +556,7 @@ SUPERVISOR_ERRORS: list[tuple[str, object, list[str]]] = [
         f"allow-users[5]: {NUL}",
     ]),
     ("allow-groups", {}, [
-        'allow-groups: must be a list of names or numbers of groups, as ["deploy", 1000], not a hash'
+        'allow-groups: must be a list of names or numbers of groups, as ["deploy", 1000], not an object'
     ]),
     ("control_port", 1, ['control_port: unknown key; did you mean "control-port"?']),
     ("state-dir", 1, ['state-dir: must be a path in quotes, as "$TMP/file", not 1']),
@@ -598,19 +597,22 @@ def test_socket_path_of_107_bytes(tail: str) -> None:
 
 
 SECTION_ERRORS: list[tuple[str, list[str]]] = [
-    ("[]", ['1:1: must be a hash, as {"supervisor": ..., "jobs": ...}, not a list']),
+    ("[]", ['1:1: must be an object, as {"supervisor": ..., "jobs": ...}, not a list']),
     ("", ["1:1: the file is empty: the least that it can hold is {}"]),
-    ('{"supervisor": 1}', ["1:16: supervisor: must be a hash of settings, not 1"]),
-    ('{"supervisor": null}', ["1:16: supervisor: must be a hash of settings, not null"]),
-    ('{"jobs": []}', ["1:10: jobs: must be a hash of jobs, not a list"]),
+    ('{"supervisor": 1}', ["1:16: supervisor: must be an object of settings, not 1"]),
+    ('{"supervisor": null}', ["1:16: supervisor: must be an object of settings, not null"]),
+    ('{"jobs": []}', ["1:10: jobs: must be an object of jobs, not a list"]),
     (
         '{"jobs": {"a": "true"}}',
-        ['1:16: jobs.a: must be a hash of settings, as {"command": ...}, not "true"'],
+        ['1:16: jobs.a: must be an object of settings, as {"command": ...}, not "true"'],
     ),
     ('{"job": {}}', ['1:2: job: unknown key; did you mean "jobs"?']),
     ('{"log-file": "x"}', ['1:2: log-file: unknown key; log-file belongs inside "supervisor"']),
-    ('{"a": {"command": "x"}}', ['1:2: a: unknown key; in the master, a job belongs inside "jobs"']),
-    ('{"whatever": 1}', ["1:2: whatever: unknown key; the master can have supervisor, jobs"]),
+    (
+        '{"a": {"command": "x"}}',
+        ['1:2: a: unknown key; in the main configuration, a job belongs inside "jobs"'],
+    ),
+    ('{"whatever": 1}', ["1:2: whatever: unknown key; the main configuration can have supervisor, jobs"]),
 ]
 
 
@@ -681,7 +683,7 @@ def test_files_that_cannot_be_read() -> None:
     assert found == [
         "/data/jobs/1: cannot be read: Permission denied",
         '/data/jobs/2: is a directory; the files in it are "/data/jobs/2/*.json"',
-        '/data/jobs/3:1:1: must be a hash of jobs, as {"NAME": {"command": ...}}, not a list',
+        '/data/jobs/3:1:1: must be an object of jobs, as {"NAME": {"command": ...}}, not a list',
         "/data/jobs/4: cannot be read: No such file or directory",
     ]
 
@@ -698,7 +700,7 @@ def test_all_errors_in_one_go() -> None:
         'main.json:1:11: jobs.a: has no "command", and every job needs one',
         'main.json:1:27: jobs.a.signal: "x" is not the name of a signal; `kill -l` lists them',
         "main.json:1:31: a comma too many: remove it",
-        'main.json:1:40: jobs.b: must be a hash of settings, as {"command": ...}, not 1',
+        'main.json:1:40: jobs.b: must be an object of settings, as {"command": ...}, not 1',
         f"main.json:2:31: supervisor.event-port: {PORT}0",
         '/data/j/1:1:19: the string that begins here has no closing quote: write "x"',
         '/data/j/2:1:2: jobs.d: has no "command", and every job needs one',
@@ -744,7 +746,7 @@ def test_all_copies_of_a_job_are_checked() -> None:
         'main.json:2:9: jobs.a.comand: unknown key; did you mean "command"?',
         'main.json:2:37: jobs.a.requires[0]: there is no job "b"',
         "main.json:3:3: jobs.a: there are two jobs of this name; the first is at main.json:2:3",
-        'main.json:3:8: jobs.a: must be a hash of settings, as {"command": ...}, not 5',
+        'main.json:3:8: jobs.a: must be an object of settings, as {"command": ...}, not 5',
         "main.json:4:3: jobs.a: there are two jobs of this name; the first is at main.json:3:3",
         'main.json:4:35: jobs.a.after[0]: there is no job "c"',
     ]
@@ -915,19 +917,19 @@ WRAPPERS: list[tuple[str, object]] = [
     ('{"jobs": {"jobs": {"command": "x"}}}', ["jobs"]),
     ('{"supervisor": {"command": "x"}}', ["supervisor"]),
     ('{"supervisor": {"log-level": "INFO"}, "jobs": {"a": {"command": "x"}}}', [
-        "/data/j:1:2: supervisor: belongs in the master: a job file holds nothing but jobs"
+        "/data/j:1:2: supervisor: belongs in the main configuration: a job file holds only jobs"
     ]),
     ('{"supervisor": {"log-level": "INFO"}, "a": {"command": "x"}}', [
-        "/data/j:1:2: jobs.supervisor: belongs in the master: a job file holds nothing but jobs"
+        "/data/j:1:2: jobs.supervisor: belongs in the main configuration: a job file holds only jobs"
     ]),
     ('{"b": {"command": "x"}, "jobs": {"a": {"command": "x"}}}', [
         ("/data/j:1:25: jobs.jobs: must be the only key of the file when the jobs stand in it; "
         'as a job it has no "command"')
     ]),
-    ('{"jobs": 5}', ["/data/j:1:10: jobs: must be a hash of jobs, not 5"]),
+    ('{"jobs": 5}', ["/data/j:1:10: jobs: must be an object of jobs, not 5"]),
     ('{"jobs": {"a": {}}}', ['/data/j:1:11: jobs.a: has no "command", and every job needs one']),
     ('{"jobs": {"comand": "x"}}', [
-        '/data/j:1:21: jobs.comand: must be a hash of settings, as {"command": ...}, not "x"'
+        '/data/j:1:21: jobs.comand: must be an object of settings, as {"command": ...}, not "x"'
     ]),
 ]  # fmt: skip
 
@@ -1278,10 +1280,10 @@ def compared(monkeypatch: pytest.MonkeyPatch, master: dict[str, Any]) -> int:
         cost.append(len(word) * sum(map(len, names)))
         return known(word, names, count)
 
-    known = config_kinds._alike
-    monkeypatch.setattr(config_kinds, "_alike", alike)
+    known = values._alike
+    monkeypatch.setattr(values, "_alike", alike)
     problems(master)
-    monkeypatch.setattr(config_kinds, "_alike", known)
+    monkeypatch.setattr(values, "_alike", known)
     return sum(cost)
 
 
@@ -1303,7 +1305,7 @@ def test_guesses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         f"worker-{number:04}": {"command": "x", "requires": [f"wrker-{number:04}"]} for number in range(900)
     }
 
-    assert compared(monkeypatch, {"jobs": jobs}) <= config_kinds.LETTERS
+    assert compared(monkeypatch, {"jobs": jobs}) <= values.LETTERS
     assert problems({"jobs": {"web": {"command": "x", "requires": ["wep"]}}})[0].endswith('no job "wep"')
 
 

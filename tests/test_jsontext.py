@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobmon.config.jsontext import MAX_DEPTH, MAX_FAULTS, Document, Node, Scanner, quote
+from jobmon.config.jsontext import MAX_DEPTH, MAX_PROBLEMS, Document, Node, Scanner, quote
 from jobmon.lean import fastjson
 
 TYPE_CHECKING = False
@@ -41,7 +41,7 @@ SAMPLE_IN_ONE_LINE = " ".join(SAMPLE.split())
 def faults(text: str | bytes) -> list[str]:
     """All that is wrong with a text, as LINE:COLUMN: MESSAGE."""
     document = Document(text if isinstance(text, bytes) else text.encode())
-    return ["{}:{}: ".format(*document.line_column(f.offset)) + f.message for f in document.faults]
+    return ["{}:{}: ".format(*document.line_column(f.offset)) + f.message for f in document.problems]
 
 
 def test_sample_of_the_documentation_is_wrong_in_one_place() -> None:
@@ -355,7 +355,7 @@ def test_agrees_with_json(value: object, ascii_only: bool, indent: int | None) -
 
     assert Document(text.encode()).value == value
     assert scanner.run().value == value
-    assert (scanner.faults, scanner.duplicates, scanner.sound) == ([], [], True)
+    assert (scanner.problems, scanner.duplicates, scanner.sound) == ([], [], True)
     assert fastjson.loads(fastjson.dumps(value)) == value
     assert fastjson.dumps(value) == json.dumps(value, separators=(",", ":"))
 
@@ -388,10 +388,10 @@ def check_any(data: bytes) -> None:
     """Either a value and no fault, as json has it, or faults that lie within the text."""
     document = Document(data)
     meant = json_or_none(data)
-    if document.faults:
+    if document.problems:
         assert meant is None
         lines = data.decode(errors="replace").split("\n")
-        for fault in document.faults:
+        for fault in document.problems:
             line, column = document.line_column(fault.offset)
             assert 1 <= line <= len(lines)
             assert 1 <= column <= len(lines[line - 1]) + 1
@@ -432,7 +432,7 @@ def check_shortcuts(text: str) -> None:
     """What is left to the C scanner changes nothing of what is found, nor where."""
     slow, quick = Scanner(text, quick=False), Scanner(text)
     known = [slow.run(), quick.run()]
-    assert (slow.faults, slow.duplicates, slow.sound) == (quick.faults, quick.duplicates, quick.sound)
+    assert (slow.problems, slow.duplicates, slow.sound) == (quick.problems, quick.duplicates, quick.sound)
     assert laid_out(slow, known[0]) == laid_out(quick, known[1])
 
 
@@ -488,11 +488,11 @@ LARGE = {
     "nobody ends it": ('["a' + "\\\\" * (SIZE // 2), ["closing quote", "the text ends here"]),
     "brackets": (
         '[{"x":[' + '{"a":[},' * (SIZE // 8) + "]}]",
-        ["a } where the ["] * MAX_FAULTS + ["more than 1000 mistakes"],
+        ["a } where the ["] * MAX_PROBLEMS + ["more than 1000 errors"],
     ),
     "no values": (
         '{"x":{"a":1},"b":[' + '[@ "a":{}],' * (SIZE // 11) + "1]}",
-        ["a value belongs here"] * MAX_FAULTS + ["more than 1000 mistakes"],
+        ["a value belongs here"] * MAX_PROBLEMS + ["more than 1000 errors"],
     ),
     "a quote astray": (
         '["a"b ' + '"a" [] ' * (SIZE // 7) + ", x]",
@@ -504,7 +504,7 @@ LARGE = {
     ),
     "faults": (
         "[" + '"a" ' * (SIZE // 4) + "]",
-        ["a comma is missing"] * MAX_FAULTS + ["more than 1000 mistakes"],
+        ["a comma is missing"] * MAX_PROBLEMS + ["more than 1000 errors"],
     ),
 }
 
@@ -516,10 +516,10 @@ def test_time_is_in_proportion_to_the_text(name: str) -> None:
     start = time.process_time()
     document = Document(text.encode())
     document.place((50_000,) if text.startswith("[") else ("x", "a"))
-    places = [document.line_column(fault.offset) for fault in document.faults]
+    places = [document.line_column(fault.offset) for fault in document.problems]
     took = time.process_time() - start
 
-    assert [words in fault.message for fault, words in zip(document.faults, expected, strict=True)].count(
+    assert [words in fault.message for fault, words in zip(document.problems, expected, strict=True)].count(
         False
     ) == 0
     assert all(line == 1 for line, _ in places)

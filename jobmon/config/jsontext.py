@@ -3,7 +3,7 @@
 Comments (// to the end of the line, and from /* to */) and a comma after the last element are taken too.
 Strict JSON is read by the C scanner, and nothing is kept but its values. Only when something is to
 be said about a text, or it has comments or such commas, does the scanner of this module run: it knows the
-places, and it carries on after a mistake, so that one reading finds all of them. It takes
+places, and it carries on after a problem, so that one reading finds all of them. It takes
 time in proportion to the text, whatever is in that: a daemon stands still meanwhile.
 Knows nothing of what a configuration means; reads no files.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_DEPTH = 100
-MAX_FAULTS = 1000  # in one text: whoever has made more has another kind of file
+MAX_PROBLEMS = 1000  # nobody reads more, and a daemon that reads this stands still meanwhile
 _SPACES = frozenset(SPACE)  # the end of the text, an empty string, is none
 _QUICK_DEPTH = 8  # deeper than any configuration: below it each level would cost one more reading
 _TOKENS = frozenset('{}[]:,"')  # of them no space and no comment is made
@@ -55,8 +55,8 @@ def quote(text: str, width: int = 60) -> str:
     return f'"{escape(text)}"'
 
 
-class Fault(Record):
-    """A mistake in the text: `offset` characters into it."""
+class TextProblem(Record):
+    """Something that is wrong `offset` characters into the text."""
 
     offset: int
     message: str
@@ -88,15 +88,15 @@ class Document:
     """One JSON text, read.
 
     Attributes:
-        value: what it says; after faults, what could be made of it. The last of duplicates counts.
-        faults: the mistakes in it, in order.
+        value: what it says; after problems, what could be made of it. The last of duplicates counts.
+        problems: what is wrong with it, in order.
         duplicates: the keys that stand twice in one object.
-        sound: False when a fault left `value` to guesswork.
+        sound: False when a problem left `value` to guesswork.
     """
 
     def __init__(self, data: bytes) -> None:
         self.value: Any = None
-        self.faults: tuple[Fault, ...] = ()
+        self.problems: tuple[TextProblem, ...] = ()
         self.duplicates: tuple[Duplicate, ...] = ()
         self.sound = True
         self._root: Node | None = None
@@ -112,14 +112,18 @@ class Document:
             return True
         except UnicodeDecodeError as error:
             byte = f"the byte 0x{data[error.start]:02x} is not UTF-8: save the file as UTF-8"
-            bad = Fault(len(data[: error.start].decode()), byte)
+            bad = TextProblem(len(data[: error.start].decode()), byte)
         if b"\0" not in data:  # else it is UTF-16, or no text at all
             self._text = data.decode(errors="replace")
             self.sound = False
             self._scan()
         self.sound = False
-        others = (fault for fault in self.faults if self._text[fault.offset : fault.offset + 1] != _REPLACED)
-        self.faults = tuple(sorted((bad, *others), key=lambda fault: fault.offset))
+        others = (
+            problem
+            for problem in self.problems
+            if self._text[problem.offset : problem.offset + 1] != _REPLACED
+        )
+        self.problems = tuple(sorted((bad, *others), key=lambda problem: problem.offset))
         return False
 
     def _read(self) -> None:
@@ -130,17 +134,17 @@ class Document:
             self.sound = False
         if not self.sound or pairs.repeated:
             self._scan()
-            if not self.sound and not self.faults:
-                self.faults = (Fault(0, "this cannot be read as JSON"),)
+            if not self.sound and not self.problems:
+                self.problems = (TextProblem(0, "this cannot be read as JSON"),)
 
     def _scan(self) -> None:
-        """The slow reading: places, faults, duplicates."""
+        """The slow reading: places, problems, duplicates."""
         scanner = self._scanner = Scanner(self._text)
         self._root = scanner.run()
         if not self.sound:
             self.value = self._root.value
-            self.faults = tuple(sorted(scanner.faults, key=lambda fault: fault.offset))
-            self.sound = scanner.sound and (scanner.relaxed or bool(self.faults))
+            self.problems = tuple(sorted(scanner.problems, key=lambda problem: problem.offset))
+            self.sound = scanner.sound and (scanner.relaxed or bool(self.problems))
         self.duplicates = tuple(scanner.duplicates)
 
     def place(
@@ -215,7 +219,7 @@ class _Lost(Exception):
 class Scanner:
     """Reads JSON slowly, remembers places, forgives what can be forgiven.
 
-    Every mistake is a fault; `sound` tells whether the values are still certainly those meant, `relaxed` that
+    `sound` tells whether the values are still certainly those meant, `relaxed` that
     there is a comment, or a comma after a last element. Without `quick` it reads every character by itself,
     else only where it has to: what it finds is the same.
     """
@@ -223,7 +227,7 @@ class Scanner:
     def __init__(self, text: str, quick: bool = True) -> None:
         self.text = text
         self.at = 0
-        self.faults: list[Fault] = []
+        self.problems: list[TextProblem] = []
         self.duplicates: list[Duplicate] = []
         self.sound = True
         self.relaxed = False
@@ -254,20 +258,22 @@ class Scanner:
             node.value = value
         return node.kids
 
-    def _fault(self, offset: int, message: str, guess: bool = False) -> None:
-        if len(self.faults) == MAX_FAULTS:
-            self.faults.append(Fault(offset, f"more than {MAX_FAULTS} mistakes: the rest is not looked at"))
+    def _problem(self, offset: int, message: str, guess: bool = False) -> None:
+        if len(self.problems) == MAX_PROBLEMS:
+            self.problems.append(
+                TextProblem(offset, f"more than {MAX_PROBLEMS} errors: the rest is not looked at")
+            )
             raise _Stop
-        self.faults.append(Fault(offset, message))
+        self.problems.append(TextProblem(offset, message))
         if guess:
             self.sound = False
 
     def _stop(self, offset: int, message: str) -> _Stop:
-        self._fault(offset, message)
+        self._problem(offset, message)
         return _Stop()
 
     def _lost(self, offset: int, message: str) -> _Lost:
-        self._fault(offset, message, guess=True)
+        self._problem(offset, message, guess=True)
         return _Lost()
 
     def _document(self) -> None:
@@ -278,7 +284,7 @@ class Scanner:
         self._space()
         if self.at < len(self.text):
             message = "more text after the end of the file's one value: remove it, or what ends it too early"
-            self._fault(self.at, message, guess=True)
+            self._problem(self.at, message, guess=True)
             self._look_behind_the_end()
 
     def _look_behind_the_end(self) -> None:
@@ -304,12 +310,12 @@ class Scanner:
             at = self.at = self._after_space(self.at)
             char = self.text[at : at + 1]
             if char == "#":
-                self._fault(at, "a comment begins with //, not #")
+                self._problem(at, "a comment begins with //, not #")
                 self.at = self._line_end(at)
             elif self.text.startswith("/*", at):
                 raise self._stop(at, "the comment that begins here has no end: add */")
             elif char and not char.isprintable():
-                self._fault(at, f"an invisible character (U+{ord(char):04X}): remove it")
+                self._problem(at, f"an invisible character (U+{ord(char):04X}): remove it")
                 self.at += 1
             else:
                 return
@@ -410,7 +416,7 @@ class Scanner:
         key = self._key()
         self._path.append(key)
         if key in kids:
-            if len(self.duplicates) > MAX_FAULTS:
+            if len(self.duplicates) > MAX_PROBLEMS:
                 raise _Stop
             first, replaced = kids[key]
             self.duplicates.append(Duplicate(tuple(self._path), first, start, replaced))
@@ -459,7 +465,7 @@ class Scanner:
         comma = -1
         while self._peek() == ",":
             if comma >= 0 or not comma_due:
-                self._fault(self.at, "a comma too many: remove it")
+                self._problem(self.at, "a comma too many: remove it")
             comma = self.at
             self.at += 1
             self._space()
@@ -488,7 +494,7 @@ class Scanner:
         """It closes this one in the place of the right one, unless something around it waits for such a
         bracket: then the right one is missing. But the root does not end before the text does."""
         where = f"the {'{' if closing == '}' else '['} of {self._place(node.offset)}"
-        self._fault(self.at, f"a {char} where {where} wants its {closing}", guess=True)
+        self._problem(self.at, f"a {char} where {where} wants its {closing}", guess=True)
         around = self._closings[:-1]
         ends = self._after_space(self.at + 1) == len(self.text)
         if char not in (around if ends else around[1:]):
@@ -506,7 +512,7 @@ class Scanner:
         astray = char.isalnum() or char in "\\/$-_."
         if self.text[behind - 1] == '"' and astray and self._after_space(behind) == behind:
             raise self._lost(behind - 1, 'a " within a string is written \\", or a comma is missing after it')
-        self._fault(behind, "a comma is missing here")
+        self._problem(behind, "a comma is missing here")
 
     # ---- keys ----
 
@@ -522,10 +528,10 @@ class Scanner:
             raise self._lost(start, f"a key in double quotes belongs here, not {escape(char)}")
         self.at += len(word)
         if self._peek() == '"':
-            self._fault(start, f"the opening quote is missing: write {quote(word)}", guess=True)
+            self._problem(start, f"the opening quote is missing: write {quote(word)}", guess=True)
             self.at += 1
         else:
-            self._fault(start, f"a key needs double quotes: write {quote(word)}")
+            self._problem(start, f"a key needs double quotes: write {quote(word)}")
         return word
 
     def _colon(self, key: str) -> bool:
@@ -537,9 +543,9 @@ class Scanner:
             self.at += 1
             self._space()
         elif char and char not in ",}]":
-            self._fault(behind, f"a colon is missing after {quote(key)}")
+            self._problem(behind, f"a colon is missing after {quote(key)}")
         elif char:
-            self._fault(behind, f"a colon and a value are missing after {quote(key)}", guess=True)
+            self._problem(behind, f"a colon and a value are missing after {quote(key)}", guess=True)
         else:
             raise self._stop(behind, f"the text ends after {quote(key)}: a colon and a value are missing")
         return not char or char not in ",}]"
@@ -550,7 +556,7 @@ class Scanner:
             raise self._stop(self.at, f"the text ends here: the value of {quote(key)} is missing")
         if char in ",}]":
             kid.offset = self.at
-            self._fault(self.at, f"the value of {quote(key)} is missing", guess=True)
+            self._problem(self.at, f"the value of {quote(key)} is missing", guess=True)
         else:
             self._value(kid)
 
@@ -603,19 +609,19 @@ class Scanner:
             end = end if found < 0 else found
         meant = self.text[start + 1 : end].rstrip(",}] \t\r")
         advice = f": write {quote(meant)}" if meant and len(meant) <= 50 else ""
-        self._fault(start, f"the string that begins here has no closing quote{advice}", guess=True)
+        self._problem(start, f"the string that begins here has no closing quote{advice}", guess=True)
         self.at = start + 1 + len(meant)
         return meant
 
     def _unescape(self, raw: str, offset: int) -> str:
-        """What stands for `raw`, a string without its quotes; after a fault in it, as it is written."""
+        """What stands for `raw`, a string without its quotes; after a problem in it, as it is written."""
         at = 0
         while at < len(raw):
             width = 1
             if raw[at] == "\\":
                 width = self._escape_width(raw, at, offset + at)
             elif raw[at] < " ":
-                self._fault(offset + at, f"a raw control character in a string: write {_escaped(raw[at])}")
+                self._problem(offset + at, f"a raw control character in a string: write {_escaped(raw[at])}")
             at += width
         try:
             return str(self._scan(f'"{raw}"', 0)[0])
@@ -629,13 +635,13 @@ class Scanner:
         code = _code_unit(raw, at)
         if code < 0:
             advice = "a backslash itself is written \\\\, and \\u has four hexadecimal digits"
-            self._fault(offset, f"\\{escape(raw[at + 1])} is no escape of JSON: {advice}", guess=True)
+            self._problem(offset, f"\\{escape(raw[at + 1])} is no escape of JSON: {advice}", guess=True)
             return 2
         if 0xD800 <= code < 0xDC00 <= _code_unit(raw, at + 6) < 0xE000:
             return 12
         if 0xD800 <= code < 0xE000:
             lone = raw[at : at + 6]
-            self._fault(offset, f"{lone} is half a character (a lone surrogate): remove it", guess=True)
+            self._problem(offset, f"{lone} is half a character (a lone surrogate): remove it", guess=True)
         return 6
 
     def _wrong_quotes(self) -> str:
@@ -645,7 +651,7 @@ class Scanner:
             raise self._lost(start, 'a string needs double quotes: "')
         self.at = end + 1
         meant = self.text[start + 1 : end]
-        self._fault(start, f"a string needs double quotes: write {quote(meant)}")
+        self._problem(start, f"a string needs double quotes: write {quote(meant)}")
         return meant
 
     # ---- numbers and words ----
@@ -675,20 +681,20 @@ class Scanner:
     def _plain_word(self, word: str, start: int) -> Any:
         meant = word.lower()
         if meant in _WORDS:
-            self._fault(start, f"{word} is no word of JSON: write {meant}")
+            self._problem(start, f"{word} is no word of JSON: write {meant}")
             return _WORDS[meant]
         if self._peek() == '"':
-            self._fault(start, f"the opening quote is missing: write {quote(word)}", guess=True)
+            self._problem(start, f"the opening quote is missing: write {quote(word)}", guess=True)
             self.at += 1
         else:
-            self._fault(start, f"a string needs double quotes: write {quote(word)}", guess=True)
+            self._problem(start, f"a string needs double quotes: write {quote(word)}", guess=True)
         return word
 
     def _number(self, word: str, start: int) -> int | float:
         try:
             return loads(word)  # type: ignore[no-any-return]
         except ValueError:
-            self._fault(start, f"{escape(word[:40])} is not a valid number", guess=True)
+            self._problem(start, f"{escape(word[:40])} is not a valid number", guess=True)
             return 0
 
 

@@ -3,13 +3,13 @@
 Addresses and URLs are taken apart here, once, so that a probe has nothing to parse. Hosts are numbers or
 localhost: to look a name up could make the daemon wait.
 """
-# ruff: noqa: D102, ARG002 - the contract of read() and schema() stands in Kind, with all their arguments
+# ruff: noqa: D102, ARG002 - the contract of read() and schema() stands in ValueType, with all their arguments
 
 from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, inet_pton
 
-from jobmon.config.values import TEXT, Command, Flag, Kind, Number, Wrong
+from jobmon.config.values import TEXT, Command, Flag, Number, ValidationError, ValueType
 from jobmon.core import spec
 
 TYPE_CHECKING = False
@@ -28,14 +28,14 @@ _HOST = r"(localhost|([0-9]{1,3}\.){3}[0-9]{1,3}|\[[0-9A-Fa-f:.]+\])?"
 _ADDRESS = rf"{_HOST}:[0-9]{{1,5}}"
 
 
-class Ready(Kind):
+class Ready(ValueType):
     """How a job shows that it is ready: one way, with how often and how long a probe tries."""
 
-    expects = 'a hash that names one way, as {"tcp": "127.0.0.1:8080"}, or null'
-    words = "hash"
+    expects = 'an object that names one way, as {"tcp": "127.0.0.1:8080"}, or null'
+    words = "object"
 
-    def __init__(self, seconds: Kind) -> None:
-        self._ways: dict[str, Kind] = {
+    def __init__(self, seconds: ValueType) -> None:
+        self._ways: dict[str, ValueType] = {
             "notify": _Yes(),
             "fd": _Way(Number(3, 255, "a number of a descriptor", whole=True), spec.FdReadiness),
             "exec": _Way(Command(), spec.ExecReadiness),
@@ -43,7 +43,7 @@ class Ready(Kind):
             "http": _Url(),
             "log": _Way(_Pattern(), spec.LogReadiness),
         }
-        self._more: dict[str, Kind] = {"interval": seconds, "timeout": seconds, "owned": Flag()}
+        self._more: dict[str, ValueType] = {"interval": seconds, "timeout": seconds, "owned": Flag()}
 
     def read(self, value: Any, context: Context) -> spec.Readiness | None:
         if value is None:
@@ -51,23 +51,23 @@ class Ready(Kind):
         if not isinstance(value, dict):
             raise self.not_this(value)
         found: dict[str, Any] = {}
-        faults: list[tuple[tuple[Step, ...], str]] = []
+        problems: list[tuple[tuple[Step, ...], str]] = []
         for name, content in value.items():
             kind = self._ways.get(name) or self._more.get(name)
             try:
                 if kind is None:
-                    raise Wrong(f"unknown key; a way to be ready can have {', '.join(self._all())}")
+                    raise ValidationError(f"unknown key; a way to be ready can have {', '.join(self._all())}")
                 found[name] = kind.read(content, context)
-            except Wrong as wrong:
-                faults += [((name, *steps), message) for steps, message in wrong.faults]
+            except ValidationError as error:
+                problems += [((name, *steps), message) for steps, message in error.problems]
         ways = [name for name in self._ways if name in value]
-        if len(ways) != 1 and not faults:
+        if len(ways) != 1 and not problems:
             what = f"names {' and '.join(ways)}" if ways else "names no way"
-            faults.append(((), f"{what}: must name just one of {', '.join(self._ways)}"))
-        if "owned" in found and "tcp" not in found and not faults:
-            faults.append((("owned",), "can only be said of tcp"))
-        if faults:
-            raise Wrong.inside(faults)
+            problems.append(((), f"{what}: must name just one of {', '.join(self._ways)}"))
+        if "owned" in found and "tcp" not in found and not problems:
+            problems.append((("owned",), "can only be said of tcp"))
+        if problems:
+            raise ValidationError.inside(problems)
         how: spec.Readiness = found.pop(ways[0])
         return how.replace(**{name: each for name, each in found.items() if hasattr(how, name)})
 
@@ -85,10 +85,10 @@ class Ready(Kind):
         return {"anyOf": [{"type": "null"}, way]}
 
 
-class _Way(Kind):
+class _Way(ValueType):
     """A way whose record holds just the value."""
 
-    def __init__(self, kind: Kind, record: Callable[[Any], spec.Readiness]) -> None:
+    def __init__(self, kind: ValueType, record: Callable[[Any], spec.Readiness]) -> None:
         self._kind = kind
         self._record = record
 
@@ -99,7 +99,7 @@ class _Way(Kind):
         return self._kind.schema()
 
 
-class _Yes(Kind):
+class _Yes(ValueType):
     expects = "true"
 
     def read(self, value: Any, context: Context) -> spec.Readiness:
@@ -111,7 +111,7 @@ class _Yes(Kind):
         return {"type": "boolean", "enum": [True]}
 
 
-class _Address(Kind):
+class _Address(ValueType):
     expects = 'an address and a port, as "127.0.0.1:8080", "[::1]:8080" or "localhost:8080"'
 
     def read(self, value: Any, context: Context) -> Addresses:
@@ -124,7 +124,7 @@ class _Address(Kind):
         return {"type": "string", "pattern": rf"^{_ADDRESS}$"}
 
 
-class _Url(Kind):
+class _Url(ValueType):
     expects = 'a URL without a name to look up, as "http://127.0.0.1:8080/health"'
 
     def read(self, value: Any, context: Context) -> spec.Readiness:
@@ -137,7 +137,7 @@ class _Url(Kind):
         return {"type": "string", "pattern": rf"^http://({_ADDRESS}|{_HOST})(/[!-~]*)?$"}
 
 
-class _Pattern(Kind):
+class _Pattern(ValueType):
     expects = 'a regular expression, as "ready to accept"'
 
     def read(self, value: Any, context: Context) -> str:
@@ -148,7 +148,7 @@ class _Pattern(Kind):
         try:
             re.compile(TEXT.read(value, context).encode())
         except (re.error, OverflowError, RecursionError) as error:
-            raise Wrong(f"is no regular expression: {error}") from None
+            raise ValidationError(f"is no regular expression: {error}") from None
         return value
 
     def schema(self) -> Schema:
