@@ -10,6 +10,7 @@ import kit
 import pytest
 
 from jobmon import protocol
+from jobmon.core.causes import Cause, Kind
 from jobmon.core.events import State
 from jobmon.core.spec import JobSpec
 from jobmon.core.supervisor import Supervisor
@@ -53,11 +54,11 @@ class Port:
     def info(self) -> dict[str, Any]:
         return {"pid": os.getpid()}
 
-    def terminate(self, by: str) -> None:
-        raise AssertionError(by)
+    def terminate(self, by: Cause) -> None:
+        raise AssertionError(str(by))
 
     def reload(
-        self, by: str, done: Callable[[ReloadOutcome], None], *, restart: bool, dry_run: bool
+        self, by: Cause, done: Callable[[ReloadOutcome], None], *, restart: bool, dry_run: bool
     ) -> Hashable:
         self.reloads.append(done)
         return ("reload", len(self.reloads))
@@ -150,7 +151,7 @@ def test_an_event_is_encoded_once_for_all_who_listen(
             client.recv(1 << 16)  # how things stand
     encoded = count_encodings(monkeypatch)
     for run in range(1, 4):
-        port.supervisor.log.add(1.0, "web", "died", State.EXITED, run, None, "exit 0")
+        port.supervisor.log.add(1.0, "web", "died", State.EXITED, run, None, Cause(Kind.EXITED, 0))
     port.sessions.publish()
     monkeypatch.undo()
 

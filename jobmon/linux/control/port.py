@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
     from typing import Any, Protocol
 
+    from jobmon.core.causes import Cause
     from jobmon.core.events import Reply
     from jobmon.core.supervisor import Supervisor
     from jobmon.linux.kernel.loop import Loop
@@ -51,11 +52,11 @@ if TYPE_CHECKING:
         def info(self) -> dict[str, Any]:
             """What a client may know of the daemon: its pid, version, addresses, configuration."""
 
-        def terminate(self, by: str) -> None:
+        def terminate(self, by: Cause) -> None:
             """Begin the ordered shutdown; again: kill."""
 
         def reload(
-            self, by: str, done: Callable[[ReloadOutcome], None], *, restart: bool, dry_run: bool
+            self, by: Cause, done: Callable[[ReloadOutcome], None], *, restart: bool, dry_run: bool
         ) -> Hashable:
             """Read the configuration again and apply it. `done` is called once: when nothing was changed, or
             when the supervisor has answered. Returns what `Supervisor.drop` knows the request by."""

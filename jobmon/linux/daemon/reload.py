@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
-    from jobmon.config.loader import Complaint
+    from jobmon.config.loader import KeyProblem
+    from jobmon.core.causes import Cause
     from jobmon.core.events import Reply
     from jobmon.linux.control.port import Daemon
     from jobmon.linux.control.server import Sessions
@@ -50,7 +51,7 @@ class Request:
 
     def __init__(
         self,
-        by: str,
+        by: Cause,
         done: Callable[[ReloadOutcome], None],
         *,
         restart: bool = False,
@@ -83,13 +84,13 @@ class Draft(Record):
 
     names: tuple[str, ...]
     supervisor: spec.SupervisorSpec
-    included: Mapping[str, tuple[int, tuple[str, ...]]]
+    included: Mapping[tuple[str, str], tuple[int, tuple[str, ...]]]
     warnings: tuple[str, ...]
     plan: Plan
     access: Access | None
 
 
-_TRAVEL = (Draft, Plan, Keys, Change, Access, spec.SupervisorSpec, spec.JobSpec, spec.Readiness)
+_TRAVEL = (Draft, Plan, Keys, Change, Access, spec.SupervisorSpec, spec.JobSpec, *spec.READINESS)
 _ENUMS = (spec.Restart, spec.KillScope, spec.Essential, spec.JobType)
 _KINDS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (*_TRAVEL, *_ENUMS)}
 
@@ -103,7 +104,7 @@ class _Check:
         self._log_path = log_path
         self.access: Access | None = None
 
-    def __call__(self, new: spec.SupervisorSpec) -> list[Complaint]:
+    def __call__(self, new: spec.SupervisorSpec) -> list[KeyProblem]:
         """What is wrong: key, element of its list, message."""
         old, found = self._old, []
         if new.working_dir != old.working_dir and (trouble := _why_not_there(new.working_dir)):
@@ -323,7 +324,8 @@ class Reloads:
                 write = self._log.write if request.is_signal else self._log.limited
                 for problem in outcome.problems:
                     write(ERROR, "reload: a mistake", at=problem)
-                write(ERROR, "reload: nothing was changed", by=request.by, problems=len(outcome.problems))
+                by, count = str(request.by), len(outcome.problems)
+                write(ERROR, "reload: nothing was changed", by=by, problems=count)
             self._ended(outcome.problems)
         request.ended(outcome)
 
@@ -338,12 +340,12 @@ def _together(draft: Draft, *parts: spec.JobSpec | Change) -> Draft:
     return draft.replace(plan=draft.plan.replace(added=added, changed=changed))
 
 
-def _log(log: Log, draft: Draft, level: str, by: str) -> None:
+def _log(log: Log, draft: Draft, level: str, by: Cause) -> None:
     """A line that it is done, at `level`, and one for each change."""
     changes = draft.plan
     counts = {"added": changes.added, "removed": changes.removed, "changed": changes.changed}
     facts = {what: len(jobs) or None for what, jobs in counts.items()}
-    log.write(level, "reload" if changes else "reload: nothing has changed", by=by, **facts)
+    log.write(level, "reload" if changes else "reload: nothing has changed", by=str(by), **facts)
     for name in changes.removed:
         log.write(INFO, "reload: removed", job=name)
     for job in changes.added:

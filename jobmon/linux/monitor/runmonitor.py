@@ -6,6 +6,7 @@ Knows when to begin and when to stop asking; how each way works is said in `read
 from __future__ import annotations
 
 from jobmon.core.events import Exited, LeaderDied, Ready, Spawned, SpawnFailed, WatchdogExpired
+from jobmon.core.spec import NotifyReadiness
 from jobmon.errors import SpawnError
 from jobmon.linux.kernel.loop import UNSET
 from jobmon.linux.monitor.notifysocket import Receiver, RunSocket
@@ -50,11 +51,11 @@ class Attendant:
         self._is_doubtful = False  # the watchdog's time is over, and something may have been said in it
         self._hold_until = self._watchdog = self._verdict = UNSET
         how = spec.ready
-        if spec.watchdog is not None or (how is not None and how.kind == "notify"):
+        if spec.watchdog is not None or isinstance(how, NotifyReadiness):
             self._notify = RunSocket(owner.receiver, spec.name, self._heard)
-        if how is not None and how.kind in PROBES:
+        if how is not None and type(how) in PROBES:
             tools = owner.loop, owner.children, owner.spawner
-            self._probe = PROBES[how.kind](*tools, spec, run, how, self._ready)
+            self._probe = PROBES[type(how)](*tools, spec, run, how, self._ready)
 
     @property
     def text(self) -> str:
@@ -63,7 +64,7 @@ class Attendant:
 
     def why_not(self) -> str:
         """Why it is not known to be ready: what was wrong with the last try, where there are tries."""
-        speaker = self._notify if self._spec.ready is not None and self._spec.ready.kind == "notify" else None
+        speaker = self._notify if isinstance(self._spec.ready, NotifyReadiness) else None
         asked = self._probe or speaker
         return asked.trouble if asked is not None else ""
 
@@ -145,7 +146,7 @@ class Attendant:
             if words.get(word) == "1":
                 self._phase = "" if word == "READY" else word.lower()
         how = self._spec.ready
-        if words.get("READY") == "1" and how is not None and how.kind == "notify":
+        if words.get("READY") == "1" and isinstance(how, NotifyReadiness):
             self._ready()
         if words.get("WATCHDOG") == "1":
             self._alive()
