@@ -9,7 +9,7 @@ from test_supervisor import READY, Bench, spec_of
 
 from jobmon.core import conditions, events
 from jobmon.core.causes import Actor, Cause, Kind
-from jobmon.core.events import State
+from jobmon.core.events import Next, State
 from jobmon.core.plan import Change, Plan
 from jobmon.core.spec import Essential, JobType, Restart
 
@@ -98,7 +98,7 @@ def ordered_removal() -> Bench:
     """`db` is removed by a reload and waits for `web`, which requires it, to be gone."""
     bench = Bench(spec_of("db"), spec_of("web", requires=("db",))).up("db", "web")
     bench.supervisor.reload(Plan(removed=("db",)), "reload", 1.0)
-    assert type(bench.supervisor.going("db")) is events.Remove
+    assert bench.supervisor.turns.follows("db") is Next.REMOVE
     return bench
 
 
@@ -138,9 +138,8 @@ def test_the_end_of_an_essential_job_that_is_removed_is_its_own() -> None:
 
 def test_what_died_before_it_was_removed_is_removed_by_a_shutdown() -> None:
     """A job that waits to be removed ends in the very moment of the shutdown: it is still removed."""
-    bench = Bench(
-        spec_of("db"), spec_of("web", requires=("db",)), spec_of("main", essential=Essential.YES, after=("db",))
-    ).up("db", "web", "main")
+    main = spec_of("main", essential=Essential.YES, after=("db",))
+    bench = Bench(spec_of("db"), spec_of("web", requires=("db",)), main).up("db", "web", "main")
     bench.supervisor.reload(Plan(removed=("db",)), "reload", 1.0)
     bench.supervisor.jobs["db"].step(events.Exited(bench.run("db"), 0), 1.0)  # not passed on yet
     bench.supervisor.terminate(1.0)
