@@ -4,6 +4,58 @@ One place knows what is to go and has to wait for that. What a job is itself kno
 is told to start, stop or hold like from anywhere else. No I/O, no answers.
 """
 
+# How the order is kept:
+#
+# Two relations make it (graph.py). If B comes *after* A, and A is on its way to be ready, B is launched
+# when A is. If B *requires* A, it comes after A in any case: A is started for it, and B is stopped when A
+# goes. Going up and going down are different problems.
+#
+# Going up has no queue here. A job that must not be launched yet is told Hold before it is told Start, and
+# waits by itself in WAITING. It is told Release when the last job that it waits for is ready. `_refresh`
+# compares what `held` should be (`_waits_for`) with what it is and tells the difference. It must have been
+# called for a job
+#
+# - before the job is told Start or RestartJob, because the answer decides between STARTING and WAITING
+#   (`start`, `_start_requirement`, `_let_leave`);
+# - after any change of a job that this one comes after (`_refresh_after`): of its state, of `leaving`, of
+#   the order;
+# - after a change of the job itself (`pass_on`), because only jobs that may be launched without a further
+#   command are kept up to date (UNASKED: waiting, in backoff, or leaving). All others are refreshed when
+#   they are started.
+#
+# A job in `leaving` is not refreshed: it is up, and is refreshed when its turn comes.
+#
+# Going down has two phases. First `_let_go` writes down all that must stop: the jobs named and, in front
+# of them, the jobs that require them and are up or would come up. Each gets an entry in `leaving`: a
+# PendingStop says what follows and why. Then `_let_leave` releases those that nothing living requires
+# (`_is_needed`), and is called again by `pass_on` for what a job that has gone required. In a shutdown
+# "requires" is replaced by "comes after".
+#
+# What stays in `leaving`: only a job that is up, or that is ready without a process (a oneshot that has
+# succeeded). Any other is released at once. The entry leaves the dictionary in the moment in which it is
+# told to stop; from then on the job's own `next` says what follows. So a job has at most one of the two,
+# and `follows` and `next` together answer every question about it.
+#
+# When a second command meets an entry:
+#
+#   entry     STOP          STOP of a     RESTART    RESTART of a   start
+#             by name       requirement   by name    requirement
+#   STOP      replaced      kept (*)      replaced   kept           deleted, or RESTART (**)
+#   RESTART   replaced (+)  replaced (+)  replaced   kept           kept
+#   REMOVE    kept          kept          kept       kept           kept: the start is refused
+#
+# (*) Replaced too if the stop is `now`. (**) RESTART if a job that it requires has an entry itself. (+) The
+# clients that wait for the restart are told that it has failed.
+#
+# `keep` deletes REMOVE when the job is configured again, `end` puts the stop of a shutdown in place of all
+# but REMOVE.
+#
+# A lost requirement (`_take_down`) is a stop of all that requires the job, with one exception: a job that
+# still waits for it, where it has ended by itself, has failed (RequirementLost) and is not stopped.
+#
+# `_feed` comes back into `pass_on`, through the supervisor's queue of changes. So loops here go over
+# copies, and look again whether a name is still a job.
+
 from __future__ import annotations
 
 from jobmon.core.causes import REMOVED, SHUTDOWN, Cause, Kind
