@@ -17,7 +17,7 @@ from jobmon.core import events
 from jobmon.core.causes import Cause, Kind
 from jobmon.core.events import AT_REST, LEAVING, LIVE, Action, Input, Next, State
 from jobmon.core.machine import Job
-from jobmon.core.spec import JobSpec, JobType, Readiness, Restart
+from jobmon.core.spec import FdReadiness, JobSpec, JobType, Readiness, Restart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ SOON, LATE = 0.0, WINDOW + 1
 PID = 100
 HELD, HELD_LONGER = ("db",), ("db", "cache")
 LOST = Cause(Kind.REQUIREMENT, "failed", ("db",))
-READY = Readiness("fd", 3)
+READY = FdReadiness(3)
 UNDECIDED = frozenset((State.STARTING, State.RUNNING))
 ENDED = frozenset((State.EXITED, State.FAILED))
 

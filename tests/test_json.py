@@ -293,7 +293,7 @@ def test_what_is_lost_shows_in_the_numbers(daemon: Make) -> None:
     one.pipe().stop("job")
     code, out, err = link.end()
     assert (code, checked("listen", out)["seq"]) == (0, token + 3)
-    assert err == f"jobmon: what came after event 5000 is not kept; this goes on after {token + 2}\n"
+    assert err == f"jobmon: events after 5000 are lost; continuing after {token + 2}\n"
 
 
 @pytest.mark.parametrize("state", State)
@@ -466,7 +466,7 @@ CHANGES = {
         {"job": "db", "hot": ["kill-timeout"], "restart": []},
     ],
 }
-RUNS_ON = "jobmon: run on as they were started: web (jobmon reload --restart restarts them)\n"
+RUNS_ON = "jobmon: still running with old settings: web (apply with: jobmon reload --restart)\n"
 
 
 @pytest.fixture
@@ -493,7 +493,7 @@ def test_a_reload_that_is_only_shown(changed: kit.Daemon) -> None:
     assert (code, err) == (plain.code, plain.err) == (0, plain.err)
     daemons = {"hot": ["include-dirs"], "restart": ["control-port"]}
     assert document == {"plan": {**CHANGES, "supervisor": daemons}}
-    assert err == f"{warning} (a warning)\njobmon: control-port: needs a restart of the daemon\n"
+    assert err == f"{warning} (a warning)\njobmon: takes effect when the daemon is restarted: control-port\n"
     assert states(changed) == [(name, 1, []) for name in BEFORE]
 
 
@@ -668,7 +668,7 @@ def test_no_such_job(daemon: Make, verb: str, code: int) -> None:
     one = daemon({"jobs": {"web": WEB}})
     document, ended, err = ask(one, verb, "wbe")
 
-    assert (ended, err) == (code, "jobmon: wbe: no such job; did you mean web?\n")
+    assert (ended, err) == (code, "jobmon: wbe: no such job (did you mean 'web'?)\n")
     assert (document is None) == (verb != "wait")
 
 

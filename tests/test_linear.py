@@ -15,7 +15,7 @@ from jobmon.core import conditions, events
 from jobmon.core.causes import START, exited
 from jobmon.core.eventlog import EventLog
 from jobmon.core.events import State
-from jobmon.core.spec import JobSpec, Readiness
+from jobmon.core.spec import FdReadiness, JobSpec
 from jobmon.core.supervisor import Supervisor
 from jobmon.linux.control import replies
 
@@ -71,7 +71,7 @@ class Chain:
     def __init__(self, length: int, *, up: bool) -> None:
         self.names = [Name(f"job{number}") for number in range(length)]
         specs = [
-            JobSpec(name, "true", requires=tuple(self.names[place - 1 : place]), ready=Readiness("fd", 3))
+            JobSpec(name, "true", requires=tuple(self.names[place - 1 : place]), ready=FdReadiness(3))
             for place, name in enumerate(self.names)
         ]
         self.supervisor = Supervisor(specs)

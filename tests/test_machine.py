@@ -11,7 +11,7 @@ from jobmon.core import events
 from jobmon.core.causes import Actor, Cause, Kind, exited
 from jobmon.core.events import LEAVING, LIVE, Next, State
 from jobmon.core.machine import MAX_KILL_INTERVAL, TABLE, Job
-from jobmon.core.spec import JobSpec, JobType, Readiness, Restart
+from jobmon.core.spec import FdReadiness, JobSpec, JobType, Restart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jobmon.core.events import Action, Input
 
 PID, NEW_PID = 4711, 4712
-READY = Readiness("fd", 3)
+READY = FdReadiness(3)
 
 # The design's table. "down" is stopped, exited and failed; words in brackets of the code are notes.
 DOWN = (State.STOPPED, State.EXITED, State.FAILED)

@@ -138,8 +138,11 @@ def test_the_end_of_an_essential_job_that_is_removed_is_its_own() -> None:
 
 def test_what_died_before_it_was_removed_is_removed_by_a_shutdown() -> None:
     """A job that waits to be removed ends in the very moment of the shutdown: it is still removed."""
-    main = spec_of("main", essential=Essential.YES, after=("db",))
-    bench = Bench(spec_of("db"), spec_of("web", requires=("db",)), main).up("db", "web", "main")
+    bench = Bench(
+        spec_of("db"),
+        spec_of("web", requires=("db",)),
+        spec_of("main", essential=Essential.YES, after=("db",)),
+    ).up("db", "web", "main")
     bench.supervisor.reload(Plan(removed=("db",)), "reload", 1.0)
     bench.supervisor.jobs["db"].step(events.Exited(bench.run("db"), 0), 1.0)  # not passed on yet
     bench.supervisor.terminate(1.0)

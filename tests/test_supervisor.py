@@ -13,7 +13,7 @@ from jobmon.core.causes import Actor, Cause, Kind
 from jobmon.core.eventlog import EventLog
 from jobmon.core.events import JobResult, Reply, State
 from jobmon.core.plan import Change, Plan
-from jobmon.core.spec import Essential, JobSpec, Readiness, Restart
+from jobmon.core.spec import Essential, FdReadiness, JobSpec, Restart
 from jobmon.core.supervisor import TOLD_OF_A_BUG, Supervisor
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from jobmon.core.events import Action, Input
 
-READY = Readiness("fd", 3)
+READY = FdReadiness(3)
 
 
 def spec_of(name: str = "web", **settings: object) -> JobSpec:

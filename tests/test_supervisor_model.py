@@ -26,7 +26,7 @@ from jobmon.core.events import AT_REST, LEAVING, Next, State
 from jobmon.core.machine import TABLE, Job
 from jobmon.core.ordering import Turns
 from jobmon.core.plan import Change, Plan
-from jobmon.core.spec import Essential, JobSpec, JobType, Readiness, Restart
+from jobmon.core.spec import Essential, FdReadiness, JobSpec, JobType, Restart
 from jobmon.core.supervisor import Supervisor
 from jobmon.core.waiters import Waiters
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 NAMES = ("a", "b", "c")
 PATIENCE = 10.0
-READY = Readiness("fd", 3)
+READY = FdReadiness(3)
 LONG = 1000.0  # longer than any chain of timers that ends
 SETTINGS = settings(
     max_examples=300,

@@ -20,7 +20,7 @@ from jobmon.core.causes import Actor, Cause, Kind
 from jobmon.core.events import Next, State
 from jobmon.core.explain import MAX_JOBS, asked, why
 from jobmon.core.plan import Change, Plan
-from jobmon.core.spec import JobSpec, JobType, Readiness, Restart
+from jobmon.core.spec import JobSpec, JobType, Restart, TcpReadiness
 from jobmon.core.supervisor import Supervisor
 
 TYPE_CHECKING = False
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 OPERATOR = Actor(1000, 4711)
 THEY = "by uid 1000, pid 4711"
 WALL = 1_700_000_000.0
-PROBED = Readiness("tcp", "127.0.0.1:80")
+PROBED = TcpReadiness((("127.0.0.1", 80),))
 
 
 def spec(name: str = "web", **settings: Any) -> JobSpec:
@@ -1281,7 +1281,7 @@ def test_wrong_questions(daemon: Make) -> None:
     """4 for a job that there is not, with the name that was meant; 2 for none or two."""
     one = daemon({"jobs": {"web": WEB}})
 
-    assert tuple(one.run_cli("why", "wbe")) == (4, "", "jobmon: wbe: no such job; did you mean web?\n")
+    assert tuple(one.run_cli("why", "wbe")) == (4, "", "jobmon: wbe: no such job (did you mean 'web'?)\n")
     for words in (["why"], ["why", "web", "web"]):
         code, out, err = one.run_cli(*words)
         assert (code, out) == (2, "")

@@ -63,8 +63,6 @@ The table is data: the tests, the document and the diagram read the same TABLE.
 
 from __future__ import annotations
 
-import errno
-
 from jobmon.core.backoff import SHORTAGES, Death, Past, begin_anew, judge
 from jobmon.core.causes import (
     AUTO_RESTART,
@@ -120,6 +118,7 @@ from jobmon.core.events import (
 )
 from jobmon.core.spec import OF_A_RUN, JobSpec, JobType
 from jobmon.lean.records import Record
+from jobmon.limits import exec_failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,7 +127,6 @@ if TYPE_CHECKING:
 
     Cell = Callable[["Job", Any, float], None]
 
-NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as a shell says it
 MAX_KILL_INTERVAL = 60.0  # seconds between SIGKILLs to a process that does not die
 
 
@@ -511,7 +509,7 @@ def decide_spawn(job: Job, what: SpawnFailed, now: float) -> None:
     """decide (no process)"""
     death = Death(False, unspawned=True, shortage=what.errno in SHORTAGES)
     job.spawn_error = what.reason
-    code = NOT_FOUND if what.errno in (errno.ENOENT, errno.ENOTDIR) else NOT_EXECUTABLE
+    code = exec_failed(what.errno)
     job._decide(death, now, _spawn_failed(what), job._gone(), code)
 
 

@@ -17,6 +17,7 @@ from jobmon.core.events import State
 from jobmon.core.spec import KillScope
 from jobmon.errors import SpawnError
 from jobmon.lean.cpython import signal
+from jobmon.limits import DIED
 from jobmon.linux import log as logfile
 from jobmon.linux.control.server import Sessions
 from jobmon.linux.daemon.reload import Wish
@@ -210,6 +211,7 @@ class Engine:
         `done` is told the outcome; where it was applied the supervisor answers `to`."""
         if not dry_run:
             self.sessions.renew()
+            self._state.renew(self.children.runs())
         self._reloader.reload(self, Wish(to, by, done, restart, dry_run))
 
     def reloading(self, *, dry_run: bool) -> None:
@@ -393,7 +395,8 @@ class Engine:
         self.last_words.began(spec.name, birth.mark)
         try:
             self.children.add(spec, action.run, birth, its)
-            self._state.born(spec, action.run, birth.pid, "" if its is None else its.name)
+            if not self._state.born(spec, action.run, birth.pid, "" if its is None else its.name):
+                self._state.renew(self.children.runs())
         except Exception as error:  # noqa: BLE001 - it lives, so it is known and can be ended
             self.bug(f"a start of {spec.name}", error)
             self.children.kill(spec.name, action.run)
@@ -459,7 +462,7 @@ class Engine:
         """The daemon's exit code: the companion's, if it was not an essential job that ended it all."""
         if self._companion is not None and self._ordered:
             return self._companion.exit_code()
-        return 128 + signals.number_of(code) if isinstance(code, str) else code
+        return DIED + signals.number_of(code) if isinstance(code, str) else code
 
     def _leave(self, _token: int) -> None:
         """Whoever has not taken the last event by now has had his time; what lives on is killed."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
     from typing import Any
 
-    from jobmon.config.loader import Complaint
+    from jobmon.config.loader import KeyProblem
     from jobmon.core.causes import Cause
     from jobmon.linux.daemon.configsource import Source
     from jobmon.linux.daemon.engine import Engine
@@ -64,13 +64,13 @@ class Draft(Record):
 
     names: tuple[str, ...]
     supervisor: spec.SupervisorSpec
-    included: Mapping[str, tuple[int, tuple[str, ...]]]
+    included: Mapping[tuple[str, str], tuple[int, tuple[str, ...]]]
     warnings: tuple[str, ...]
     plan: Plan
     access: Access | None
 
 
-_TRAVEL = (Draft, Plan, Keys, Change, Access, spec.SupervisorSpec, spec.JobSpec, spec.Readiness)
+_TRAVEL = (Draft, Plan, Keys, Change, Access, spec.SupervisorSpec, spec.JobSpec, *spec.READINESS)
 _ENUMS = (spec.Restart, spec.KillScope, spec.Essential, spec.JobType)
 _KINDS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (*_TRAVEL, *_ENUMS)}
 
@@ -84,7 +84,7 @@ class _Check:
         self._log_path = log_path
         self.access: Access | None = None
 
-    def __call__(self, new: spec.SupervisorSpec) -> list[Complaint]:
+    def __call__(self, new: spec.SupervisorSpec) -> list[KeyProblem]:
         """What is wrong: key, element of its list, message."""
         old, found = self._old, []
         if new.working_dir != old.working_dir and (trouble := _why_not_there(new.working_dir)):
