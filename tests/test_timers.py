@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from types import SimpleNamespace
 
 import kit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobmon.linux.daemon.engine import NEVER, Engine
 from jobmon.linux.kernel import syscalls
 from jobmon.linux.kernel.timers import Timers
 
@@ -186,6 +188,19 @@ def test_it_does_what_a_list_would(steps: list[tuple[str, str, int]]) -> None:
             assert len(timers) == len(plain)
     finally:
         timers.close()
+
+
+def test_the_sooner_look_counts(timers: Timers) -> None:
+    """The engine looks at children as soon as anybody wants it, and after that when another one does."""
+    one = Engine.__new__(Engine)
+    one.timers, one._look_at = timers, NEVER
+    one._look_later(0.0)
+    one._look_later(1000.0)
+    ((look, token),) = due(timers, time.monotonic())
+    one.children = SimpleNamespace(sweep=lambda: one._look_later(1.0))  # type: ignore[assignment]
+    look(token)  # type: ignore[operator]
+    assert due(timers, time.monotonic()) == []
+    assert len(timers) == 1
 
 
 def test_a_system_call_that_fails_says_which() -> None:

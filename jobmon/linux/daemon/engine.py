@@ -63,6 +63,7 @@ SHOWN_SECONDS = 0.2  # after which a process that waits for a file system is kno
 OPENING_SECONDS = 1.0  # how long clients wait for the autostart jobs to be launched, at most
 FAREWELL_SECONDS = 2.0  # how long the end waits for readers of the last event, and for strays
 REMNANTS_LOOK_SECONDS = 0.02
+NEVER = float("inf")
 WALL_SLACK = 0.001  # seconds that unix time may drift before it is set right
 
 
@@ -117,6 +118,7 @@ class Engine:
         self._withheld: events.Finish | None = None  # until the companion has ended
         self._remnants: Remnants | None = None
         self._over = False
+        self._look_at = NEVER  # when children are looked at next
         self._do: dict[type[events.Action], Callable[[Any], None]] = {
             events.Spawn: self._births.add,
             events.SendSignal: self._stop,
@@ -313,9 +315,14 @@ class Engine:
         self.log.tell_left_out(now=time.monotonic())
 
     def _look_later(self, delay: float) -> None:
-        self.timers.arm(self._look, 0, time.monotonic() + delay)
+        """Several may ask for it in one turn: the first wants it soonest, or the last."""
+        at = time.monotonic() + delay
+        if at < self._look_at:
+            self._look_at = at
+            self.timers.arm(self._look, 0, at)
 
     def _look(self, _token: int) -> None:
+        self._look_at = NEVER
         self.children.sweep()
 
     # ---- what the supervisor wants --------------------------------------------------------
