@@ -271,6 +271,15 @@ def _fd_inodes(pid: int) -> Iterator[tuple[int, int]]:
         yield int(fd), int(target[target.index("[") + 1 : -1]) if is_one else 0
 
 
+def own_fds() -> list[int]:
+    """All descriptors of this process, and those of the listing, which are closed by now. Raises OSError."""
+    listing = open_file("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return list(map(int, os.listdir(listing)))
+    finally:
+        os.close(listing)
+
+
 def _link(path: str) -> str:
     return os.readlink(path if _root is None else path[len("/proc/") :], dir_fd=_root)
 

@@ -102,7 +102,7 @@ def be_the_receiver(link: socket, runs: Iterable[tuple[int, socket, bool]]) -> N
         syscalls.die_with_parent()
         gc.disable()  # it would touch, and so copy, what is shared with the daemon
         runs = list(runs)
-        keep_only(link.fileno(), *procfs.pinned(), *(own.fileno() for _, own, _ in runs))
+        keep_only(link.fileno(), *(own.fileno() for _, own, _ in runs))
         _rename()
         link.setblocking(True)
         one = _Receiver(link)
@@ -137,12 +137,17 @@ def _rename() -> None:
 
 
 def keep_only(*fds: int) -> None:
-    """Close all others: a process that hangs must hold nothing of the daemon's."""
+    """Close all others but that of /proc: a process that hangs must hold nothing of the daemon's. Some may be
+    above today's limit."""
+    kept = sorted((*fds, *procfs.pinned()))
     edge = 0
-    for fd in sorted(fds):
+    for fd in kept:
         os.closerange(edge, fd)
         edge = fd + 1
     os.closerange(edge, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    for fd in procfs.own_fds():
+        if fd not in kept:
+            os.closerange(fd, fd + 1)  # ignores that those of the listing are closed
 
 
 class _Run:

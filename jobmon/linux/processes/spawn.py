@@ -21,7 +21,7 @@ import stat
 from jobmon.errors import SpawnError
 from jobmon.lean.cpython import signal
 from jobmon.lean.records import Record
-from jobmon.linux.kernel import signals, syscalls
+from jobmon.linux.kernel import procfs, signals, syscalls
 from jobmon.linux.kernel.mounts import Mounts
 from jobmon.linux.processes import stderrtail
 
@@ -347,10 +347,9 @@ def _let_go(writer: int, gift: Gift) -> None:
     """Keep 0-2, the gift and the pipe only: while it waits, the child must hold none of the daemon's locks,
     no connection that the daemon may want to close, and not its streams. (All of them are close-on-exec,
     so a child that executes at once need not.) Some may be above today's limit."""
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
+    for fd in procfs.own_fds():
         if fd > 2 and fd not in (writer, gift.target):
-            _close(fd)  # that of the listing is closed already
+            _close(fd)
 
 
 def _close(fd: int) -> None:
