@@ -271,13 +271,9 @@ def _fd_inodes(pid: int) -> Iterator[tuple[int, int]]:
         yield int(fd), int(target[target.index("[") + 1 : -1]) if is_one else 0
 
 
-def own_fds() -> list[int]:
-    """All descriptors of this process, and those of the listing, which are closed by now. Raises OSError."""
-    listing = open_file("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        return list(map(int, os.listdir(listing)))
-    finally:
-        os.close(listing)
+def own_fds() -> int:
+    """A descriptor of the directory that shows those of this process. Raises OSError."""
+    return open_file("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _link(path: str) -> str:

@@ -61,12 +61,6 @@ def trim() -> None:
         pass  # musl, which keeps less
 
 
-def die_with_parent() -> None:
-    """Let the kernel send SIGKILL to this process when its parent has died, and closed all that it had open:
-    PR_SET_PDEATHSIG. A parent that is dead already does not count."""
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)), "prctl")
-
-
 def signalfd(signals: Iterable[int]) -> int:
     """A nonblocking, close-on-exec descriptor that reads the given (blocked) signals. signalfd(2)."""
     bits = sum(1 << (number - 1) for number in set(signals))
@@ -112,6 +106,13 @@ class _CloneArgs(ctypes.Structure):
             "cgroup",
         )
     )
+
+
+def die_with(parent: int) -> None:
+    """Let SIGKILL end this process when `parent`, which has forked it, ends; now if it has. prctl(2)."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)), "prctl")
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fork_into(cgroup: int) -> tuple[int, bool]:

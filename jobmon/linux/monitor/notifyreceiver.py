@@ -40,7 +40,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import select
 import time
 from _socket import (
@@ -61,6 +60,7 @@ from struct import Struct
 
 from jobmon.lean.cpython import signal
 from jobmon.linux.kernel import procfs, syscalls
+from jobmon.linux.kernel.execution import keep_only
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,13 +96,14 @@ RETRY_SECONDS = 0.1  # after a fork that failed
 FAREWELL_SECONDS = 5.0  # after which a receiver that nobody has killed ends by itself
 
 
-def be_the_receiver(link: socket, runs: Iterable[tuple[int, socket, bool]]) -> NoReturn:
-    """Be the receiver, in a fork of the daemon. `runs`: number, socket, whether it is over."""
+def be_the_receiver(daemon: int, link: socket, runs: Iterable[tuple[int, socket, bool]]) -> NoReturn:
+    """Be the receiver, in a fork of `daemon`. `runs`: number, socket, whether it is over."""
     try:
-        syscalls.die_with_parent()
+        syscalls.die_with(daemon)
         gc.disable()  # it would touch, and so copy, what is shared with the daemon
         runs = list(runs)
-        keep_only(link.fileno(), *(own.fileno() for _, own, _ in runs))
+        kept = (link.fileno(), *procfs.pinned(), *(own.fileno() for _, own, _ in runs))
+        keep_only(*kept, listing=procfs.own_fds())  # who hangs must hold nothing of the daemon's
         _rename()
         link.setblocking(True)
         one = _Receiver(link)
@@ -134,20 +135,6 @@ def _rename() -> None:
             file.write(b"jobmon-notify")
     except OSError:
         pass  # a name for people only
-
-
-def keep_only(*fds: int) -> None:
-    """Close all others but that of /proc: a process that hangs must hold nothing of the daemon's. Some may be
-    above today's limit."""
-    kept = sorted((*fds, *procfs.pinned()))
-    edge = 0
-    for fd in kept:
-        os.closerange(edge, fd)
-        edge = fd + 1
-    os.closerange(edge, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    for fd in procfs.own_fds():
-        if fd not in kept:
-            os.closerange(fd, fd + 1)  # ignores that those of the listing are closed
 
 
 class _Run:
@@ -500,7 +487,7 @@ def _queue_length() -> int:
 
 def _be_the_disposer(own: socket, writer: int) -> NoReturn:
     try:
-        keep_only(own.fileno(), writer)
+        keep_only(own.fileno(), writer, listing=procfs.own_fds())
         os.write(writer, b".")
         own.recv(1)
     finally:

@@ -119,7 +119,7 @@ class Receiver:
         try:
             mine.setblocking(False)
             self._reactor.register(mine.fileno(), self._on_link, reactor.EXEC)
-            pid = os.fork()
+            daemon, pid = os.getpid(), os.fork()
         except OSError:
             self._reactor.unregister(mine.fileno())
             mine.close()
@@ -127,7 +127,7 @@ class Receiver:
             raise
         if pid == 0:
             runs = self._runs.items()
-            wire.be_the_receiver(its, [(number, run.socket, run.is_over) for number, run in runs])
+            wire.be_the_receiver(daemon, its, [(number, run.socket, run.is_over) for number, run in runs])
         its.close()
         self._link, self._pid = mine, pid
         self._start_from = time.monotonic() + BREATH_SECONDS

@@ -237,10 +237,6 @@ class Tree:
         """Everything that lives."""
         return (fact for fact in self._looked().table.values() if fact.state not in procfs.DEAD)
 
-    def knows(self, pid: int) -> bool:
-        """Whether a number is somebody's, dead or alive."""
-        return pid in self._looked().table
-
     @property
     def is_looking(self) -> bool:
         """Whether the next look goes on with a scan for which one turn was not enough."""
