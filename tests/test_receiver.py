@@ -378,12 +378,13 @@ def test_a_death_waits_for_the_words_before_it(run: Any) -> None:
 def test_the_watchdog_waits_for_the_words_before_it(run: Any) -> None:
     """A sign of life that was sent in time counts, though it is read later."""
     say = "systemd-notify --no-block"
-    words = f"{say} --ready; sleep 0.3; {say} WATCHDOG=1; echo said > out"
+    words = f"{say} --ready; read line < go; {say} WATCHDOG=1; echo said > out"
     one, watch = run(shell(f"read line < go; {words}"), watchdog=1.5)
     out = one.fifo("out")
     go(one)
     watch.until("a", "running")
     os.kill(receiver_of(one), signal.SIGSTOP)
+    go(one)
     assert out.line() == "said"
     began = time.monotonic()
 
