@@ -96,6 +96,13 @@ class Sessions:
     def listen(self, listener: Listener, role: str) -> None:
         """A listener to serve from `open` on: `role` is protocol.CONTROL or protocol.EVENTS."""
         self._listeners[listener] = role
+        self._warn_of(listener)
+
+    def _warn_of(self, listener: Listener) -> None:
+        """What somebody who is let in could do there, where the kernel cannot forbid it."""
+        if listener.may_be_given and self._access.is_shared:
+            text = "others may connect here and send descriptors, whose close may hang: Linux 6.16 forbids it"
+            self.daemon.log.write(logfile.WARNING, text, path=str(listener.address))
 
     def make_room(self, jobs: int) -> None:
         """Let nobody have so many connections that there would be no descriptors for so many jobs."""
@@ -112,6 +119,7 @@ class Sessions:
             except OSError as error:
                 path, why = str(listener.address), error.strerror
                 self.daemon.log.write(logfile.ERROR, "cannot change the mode", path=path, error=why)
+            self._warn_of(listener)
         self.daemon.loop.call_later(0, self._send_away)
 
     def renew(self) -> None:

@@ -14,7 +14,7 @@ import os
 from jobmon.lean.cpython import signal
 from jobmon.lean.enums import Enum
 from jobmon.lean.records import Record
-from jobmon.linux.kernel import syscalls
+from jobmon.linux.kernel import procfs, syscalls
 from jobmon.linux.kernel.execution import keep_only
 from jobmon.linux.kernel.loop import COMMAND
 from jobmon.linux.kernel.signals import name_of
@@ -161,7 +161,7 @@ def _be_the_child(work: Callable[[], Iterable[object]], writer: int, daemon: int
     try:
         syscalls.die_with(daemon)  # a file system that does not answer would keep it for ever
         # Before anything else: a lock or a connection that the daemon closes must not stay open here.
-        keep_only(0, 1, 2, writer)
+        keep_only(0, 1, 2, writer, listing=procfs.own_fds())
         gc.disable()
         with open(writer, "wb") as pipe:
             try:
