@@ -167,14 +167,36 @@ class Clearing:
         known = [
             (run, theirs.pop(run.cgroup, None) or cgroup.named(run.cgroup, run.daemon), name)
             for name, run in state.runs.items()
+            if run.pid
         ]
         known += [(self._unknown(_marker_of(one)), one, "") for one in theirs.values()]
         for run, _, _ in known:
             self._remains.add(run if state.counts(run.pidns) else run.replace(pid=0))
         self._look()
-        for run, its, name in known:
+        for run, its, name in [*known, *self._just_born()]:
             self._find(run, its, name)
         self._find_marked()
+
+    def _just_born(self) -> list[tuple[Run, None, str]]:
+        """The runs whose daemon died as they were born, where the marker alone does not tell what is of the
+        run: of those that have it the first one is its first process."""
+        names = [name for name, run in self._state.runs.items() if not run.pid]
+        found: list[tuple[Run, None, str]] = []
+        for name in names:
+            run = self._state.runs[name]
+            first = self._remains.first_with(run.marker)
+            if first is None or any(run.marker == other.marker for other in self._born()):
+                self._state.forget(name)
+            else:
+                found.append((run.replace(pid=first.pid, start=first.starttime), None, name))
+        for run, _, _ in found:
+            self._remains.add(run)
+        if found:
+            self._look()
+        return found
+
+    def _born(self) -> list[Run]:
+        return [run for run in self._state.runs.values() if run.pid]
 
     def _daemons(self) -> dict[str, Daemon]:
         return {key: one for key, one in self._state.daemons.items() if self._state.counts(one.pidns)}
