@@ -525,6 +525,25 @@ def test_patience_ends(daemon: MakeDaemon, dead: MakeDead, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_a_patience_of_months_is_waited_for(dead: MakeDead, told: Told, way: str) -> None:
+    """A kill-timeout that is longer than one poll(2) can take keeps no daemon from starting."""
+    trap = f"trap 'echo asked > {told.path}' TERM; echo up > {told.path}; while :; do sleep 0.1; done"
+    gone = dead(way, **{"command": ["sh", "-c", trap], "kill-timeout": 1e7})
+    told.until("up")
+
+    command = [*gone.wrapper, *kit.daemon_command(), gone.path]
+    environ = os.environ | {"PYTHONPATH": kit.SOURCES}
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as heir:
+        told.until("asked")
+        os.kill(gone.pid, signal.SIGKILL)
+        heir.send_signal(signal.SIGTERM)
+        _, err = heir.communicate(timeout=kit.DEADLINE)
+    assert "mistake" not in err
+    assert heir.returncode == 0
+    shutil.rmtree(gone.directory)
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_job_that_is_no_more_in_the_configuration_is_ended_too(
     daemon: MakeDaemon, dead: MakeDead, way: str
 ) -> None:

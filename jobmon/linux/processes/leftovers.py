@@ -34,6 +34,7 @@ KILL_SECONDS = 10.0  # how long SIGKILL may take; what it has not ended by then 
 CLEAN_LOOKS = 2  # so many looks in a row that find nobody prove that nobody is left
 HUNT_LOOKS = 100  # how often is looked for children of those that are about to be killed
 BLIND_SECONDS = 0.05  # how often is looked where no descriptor tells of an end
+LONGEST_POLL = 86400.0  # seconds: poll(2) has an int of milliseconds
 _STOPS = (signal.SIGSTOP, signal.SIGTSTP)
 
 
@@ -358,7 +359,7 @@ def _rest(left: list[Leftover], source: signals.SignalSource, seconds: float) ->
     told = [one.register(poller) for one in left]
     if not all(told):
         seconds = min(seconds, BLIND_SECONDS)
-    poller.poll(max(seconds, 0.0) * 1000 + 1)
+    poller.poll(min(max(seconds, 0.0), LONGEST_POLL) * 1000 + 1)
     return bool(source.read())
 
 
