@@ -132,13 +132,13 @@ class Link:
             self.end = BusyError(text, "busy")
         elif isinstance(message, Broken):
             self.end = RemoteProtocolError(
-                f"what answers at {self.where} is no JobMon daemon: {message.message}"
+                f"the program at {self.where} is not a JobMon daemon: {message.message}"
             )
         elif isinstance(message, ErrorMessage):
             self.end = RemoteProtocolError(f"the daemon at {self.where} says: {message.message}")
         else:
             kind = type(message).__name__
-            self.end = RemoteProtocolError(f"the daemon at {self.where} sent a {kind} where none belongs")
+            self.end = RemoteProtocolError(f"the daemon at {self.where} sent an unexpected {kind}")
 
     def wait(self, until: float | None) -> bool:
         """Wait until there is something to look at, in `messages` or in `end`; False at `until`."""

@@ -307,7 +307,7 @@ def test_garbage_counts_as_nothing(daemon: MakeDaemon, dead: MakeDead, way: str)
     heir = daemon({"jobs": {"job": gone.job}}, directory=gone.directory, **gone.options)
     assert not gone.lives()  # its cgroup, or its marker, tells of it
     assert heir.log.count("unreadable state, which counts as nothing") == 2
-    assert f'file="{folder}/{record}" why="it is no JSON' in heir.log
+    assert f'file="{folder}/{record}" why="not JSON' in heir.log
 
 
 @pytest.mark.parametrize("way", [nasty.WITHOUT, UNPRIVILEGED])

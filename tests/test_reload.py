@@ -463,7 +463,7 @@ def put_nothing(_path: str) -> None:
 SPOILT: dict[str, tuple[Callable[[str], object], str]] = {
     "gone": (put_nothing, "cannot be read: No such file or directory"),
     "directory": (os.mkdir, "is a directory"),
-    "fifo": (os.mkfifo, "cannot be read: it is no regular file"),
+    "fifo": (os.mkfifo, "cannot be read: not a regular file"),
     "empty": (lambda path: Path(path).touch(), "empty"),
     "torn": (lambda path: Path(path).write_text('{"jobs": {"web": {"c'), ":1:19: "),
 }
@@ -499,7 +499,7 @@ def test_job_files_come_and_go(daemon: Factory) -> None:
     assert list(lives(one)) == ["web", "a"]
 
     os.mkfifo(one.path("jobs/c.json"))
-    assert one.run_cli("reload").err == f"{one.path('jobs/c.json')}: cannot be read: it is no regular file\n"
+    assert one.run_cli("reload").err == f"{one.path('jobs/c.json')}: cannot be read: not a regular file\n"
     os.unlink(one.path("jobs/c.json"))
     os.unlink(one.path("jobs/b.json"))
     done = one.run_cli("reload")
@@ -725,7 +725,8 @@ def test_what_needs_a_new_daemon_is_said_until_there_is_one(daemon: Factory) -> 
         assert told["supervisor"] == {"hot": [], "restart": ["working-dir", "control-port", "event-port"]}
     done = one.run_cli("reload")
     assert done.out == "the daemon: working-dir, control-port, event-port (at its next start)\n"
-    assert "jobmon: working-dir, control-port, event-port: needs a restart of the daemon\n" in done.err
+    keys = "working-dir, control-port, event-port"
+    assert f"jobmon: takes effect when the daemon is restarted: {keys}\n" in done.err
     assert 'WARNING reload: needs a restart of the daemon supervisor="working-dir, control' in one.log
     assert pipe.info()["control"] == one.control
 

@@ -149,7 +149,7 @@ def _here() -> str:
     try:
         return os.getcwd()
     except OSError as error:
-        raise StartupError(f"the current directory: {error.strerror}: go to one that is there") from None
+        raise StartupError(f"the current directory: {error.strerror}: go to one that exists") from None
 
 
 def _open_regular(path: str, _flags: int) -> int:
@@ -169,4 +169,4 @@ def _need_regular(status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "not a regular file")

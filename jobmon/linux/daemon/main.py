@@ -18,6 +18,7 @@ from jobmon.lean.cpython import signal
 from jobmon.lean.records import Record
 from jobmon.linux.daemon.configsource import Source, forget
 from jobmon.linux.daemon.systemd import Notifier, passed_sockets, watchdog_seconds
+from jobmon.linux.kernel.execution import keep_only
 from jobmon.linux.kernel.signals import Terminal
 from jobmon.linux.log import ERROR, INFO, WARNING, is_journal, journal_mark
 
@@ -187,12 +188,7 @@ def _be_the_daemon(source: Source, writer: int) -> None:
 
 def _let_go(writer: int) -> None:
     """Nothing of the caller's stays but its umask: no descriptor, no terminal."""
-    for fd in map(int, os.listdir("/proc/self/fd")):  # some may be above today's limit
-        if fd > 2 and fd != writer:
-            try:
-                os.close(fd)
-            except OSError:
-                pass  # that of the listing
+    keep_only(0, 1, 2, writer)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):
         os.dup2(null, fd)

@@ -72,10 +72,9 @@ class Hierarchy:
         os.close(self.fd)
 
     def _probe(self) -> None:
-        """Whether a process can be born into a cgroup of ours, and be killed there."""
+        """Check that a process can be born into a cgroup of ours. Raises OSError."""
         trial = self.create()
         try:
-            self.has_kill = os.access(f"{trial.path}/cgroup.kill", os.W_OK)
             fd = trial.open()
             try:
                 pid, is_there = syscalls.fork_into(fd)
@@ -334,7 +333,7 @@ def _claim(path: str) -> int:
         finally:
             if fd >= 0:
                 os.close(fd)
-    raise BlockingIOError(errno.EAGAIN, "somebody else holds its lock")
+    raise BlockingIOError(errno.EAGAIN, "another process holds its lock")
 
 
 def _clear_away(own: str) -> None:

@@ -29,7 +29,7 @@ CLOCK_MONOTONIC = 1
 SIGINFO_SIZE = 128  # struct signalfd_siginfo, signalfd(2)
 PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2  # pidfd_send_signal(2), Linux 6.9
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _SYS_CLONE3 = 435  # the same on all architectures, clone(2); Linux 5.3
 _CLONE_INTO_CGROUP = 0x200000000  # Linux 5.7
 _FILTERED = (errno.ENOSYS, errno.EPERM)  # what a seccomp filter answers, commonly

@@ -126,7 +126,6 @@ class Children:
         self.migrants = Migrants(tree)
         self.has_pidfd = _probe_pidfd()
         self.has_group_flag = self.has_pidfd and _probe_group_flag()
-        self.orphans = 0  # reaped so far
         self._fds = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FDS
 
     def __len__(self) -> int:
@@ -355,7 +354,6 @@ class Children:
         self._feed(child.job, LeaderDied(child.run, child.status))
 
     def _orphan_dead(self, pid: int) -> None:
-        self.orphans += 1
         self.tree.reaped(pid)
 
     def _has_survivors(self, child: Child) -> bool:

@@ -118,9 +118,9 @@ def decode(kind: type[One], data: bytes) -> One:
     try:
         value = _loads(data.decode())
     except ValueError as error:
-        raise Garbage(f"it is no JSON: {error}") from None
+        raise Garbage(f"not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise Garbage("it is no JSON object")
+        raise Garbage("not a JSON object")
     version = value.get("v")
     if version != VERSION or isinstance(version, bool):
         raise Garbage(f'its "v" must be {VERSION}, and is {dumps(version)[:40]}')
@@ -443,7 +443,7 @@ def _read(fd: int, name: str, kind: type[One]) -> One:
     file = os.open(name, _READ, dir_fd=fd)
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise Garbage("it is no regular file")
+            raise Garbage("not a regular file")
         data = os.read(file, RECORD_BYTES + 1)
     finally:
         os.close(file)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import gc
 import marshal
 import os
-import resource
 import time
 
 from jobmon.lean.cpython import signal
 from jobmon.lean.enums import Enum
 from jobmon.lean.records import Record
 from jobmon.linux.kernel import reactor, syscalls
+from jobmon.linux.kernel.execution import keep_only
 from jobmon.linux.kernel.signals import name_of
 
 TYPE_CHECKING = False
@@ -164,8 +164,7 @@ def _be_the_child(work: Callable[[], Iterable[object]], writer: int, daemon: int
     try:
         syscalls.die_with(daemon)  # a file system that does not answer would keep it for ever
         # Before anything else: a lock or a connection that the daemon closes must not stay open here.
-        os.closerange(3, writer)
-        os.closerange(writer + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        keep_only(0, 1, 2, writer)
         gc.disable()
         with open(writer, "wb") as pipe:
             try:
