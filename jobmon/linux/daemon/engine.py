@@ -375,6 +375,7 @@ class Engine:
     def _spawn(self, action: events.Spawn) -> None:
         spec, its = action.spec, self._cgroup_for(action.spec)
         try:
+            self._state.expect(spec, action.run)
             birth = self._launch(spec, action.run, its)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's failure alone
             if its is not None:

@@ -189,7 +189,12 @@ class Children:
     def pids(self, job: str) -> list[int]:
         """All living processes of a job's run, as far as they can be known."""
         child = self._by_job.get(job)
-        return [] if child is None else child.crowd.pids()
+        if child is None:
+            return []
+        try:
+            return child.crowd.pids()
+        except OSError:  # no descriptor is left to look with
+            return [] if child.dead else [child.pid]
 
     def kin(self, job: str) -> list[int]:
         """All living processes that a job's run has started, whomever a stop of it reaches. Not those of
@@ -228,9 +233,9 @@ class Children:
         child = self._find(job, run)
         if child is None:
             return
-        child.crowd.signal(number)
+        self._signal(child, number)
         if number not in (signal.SIGSTOP, signal.SIGTSTP):
-            child.crowd.signal(signal.SIGCONT)
+            self._signal(child, signal.SIGCONT)
         self._signal_rest(child)
 
     def kill(self, job: str, run: int) -> None:
@@ -248,7 +253,7 @@ class Children:
         """Send a signal to the leader of a run, or to every process of it."""
         child = self._find(job, run)
         if child is not None and every:
-            child.crowd.signal(number)
+            self._signal(child, number)
             self._signal_rest(child)
         elif child is not None:
             child.send(number)
@@ -259,6 +264,13 @@ class Children:
         if not self._next_look.active or when < self._next_look.when:
             self._next_look.cancel()
             self._next_look = self._loop.call_at(when, self.sweep)
+
+    def _signal(self, child: Child, number: int) -> None:
+        """To every process of a run; where nobody can be looked for (no descriptor left), to the first."""
+        try:
+            child.crowd.signal(number)
+        except OSError:
+            child.send(number)
 
     def sweep(self) -> None:
         """Reap whatever is dead: one SIGCHLD may stand for many deaths (signal(7)). Then look at
