@@ -327,7 +327,7 @@ def test_names_in_messages(name: str, shown: str) -> None:
 
 def test_lone_surrogate() -> None:
     """Half a character is an error wherever it stands."""
-    message = "is half a character (a lone surrogate): remove it"
+    message = "stands for no character: a backslash itself is written \\\\"
 
     assert problems('{"jobs": {"a\\ud800": {"command": "\\udc00"}}}') == [
         f"main.json:1:13: \\ud800 {message}",
