@@ -770,6 +770,16 @@ def test_all_copies_of_the_jobs_are_checked() -> None:
     ]
 
 
+def test_a_section_that_stands_twice_is_no_job() -> None:
+    """What belongs in the main configuration is not checked as a job, however often it is there."""
+    job_file = '{"supervisor": {}, "supervisor": {},\n"a": {"command": "x"}}'
+
+    assert problems({"supervisor": {"include-dirs": ["j"]}}, files={"/data/j": job_file}) == [
+        "/data/j:1:20: jobs.supervisor: there are two jobs of this name; the first is at /data/j:1:2",
+        "/data/j:1:20: jobs.supervisor: belongs in the main configuration: a job file holds only jobs",
+    ]
+
+
 def test_a_file_that_cannot_be_read_may_hold_any_job() -> None:
     """No job is called unknown while a file with jobs is broken, or missing."""
     master = {"supervisor": {"include-dirs": ["j?"]}, "jobs": {"a": {"command": "x", "requires": ["b"]}}}

@@ -361,6 +361,28 @@ def test_agrees_with_json(value: object, ascii_only: bool, indent: int | None) -
     assert fastjson.dumps(value) == json.dumps(value, separators=(",", ":"))
 
 
+TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s"{}\[\],:]+|[{}\[\],:]')
+BETWEEN = st.sampled_from(["", " ", "\n", '// x, ] } " /*\n', '/* " { , // */', "/**/", "/***/ //\n"])
+
+
+@given(VALUES, st.data())
+def test_comments_and_last_commas_change_nothing(value: object, data: st.DataObject) -> None:
+    """Wherever they stand between the parts of a text, it reads as it does without them."""
+    parts, before = [data.draw(BETWEEN)], ""
+    for part in TOKEN.findall(json.dumps(value)):
+        if part in "]}" and before not in "[{" and data.draw(st.booleans()):
+            parts += [",", data.draw(BETWEEN)]
+        parts += [part, data.draw(BETWEEN)]
+        before = part
+    text = "".join(parts)
+
+    document = Document(text.encode())
+
+    assert (document.problems, document.sound) == ((), True)
+    assert document.value == value
+    check_shortcuts(text)
+
+
 FRAGMENTS = st.sampled_from(
     [
         *('"', "{", "}", "[", "]", ",", ":", "\\", "/", "#", "'", "\n", " ", "1", "-", "e", "."),
