@@ -68,9 +68,13 @@ class Disk:
             raise trouble
         return sorted((path for path in self.content if fnmatch.fnmatchcase(path, pattern)), reverse=True)
 
-    def device(self, _pattern: str) -> int:
+    def device(self, _directory: str) -> int:
         """All on one file system."""
         return 1
+
+    def lost(self, _pattern: str, _directory: str, _device: int) -> tuple[str, str]:
+        """What is not there was removed."""
+        return "", ""
 
 
 def read(master: str | bytes | dict[str, Any], /, **others: Any) -> Config:
@@ -444,10 +448,10 @@ JOB_ERRORS: list[tuple[str, object, list[str]]] = [
     ("ready", {"http": "http://127.0.0.1/a b"}, [f'jobs.a.ready.http: {URL}"http://127.0.0.1/a b"']),
     ("ready", {"log": ""}, [f'jobs.a.ready.log: {PATTERN}""']),
     ("ready", {"log": "("}, [
-        "jobs.a.ready.log: is no regular expression: missing ), unterminated subpattern at position 0"
+        "jobs.a.ready.log: is not a regular expression: missing ), unterminated subpattern at position 0"
     ]),
     ("ready", {"log": "a{99999999999}"}, [
-        "jobs.a.ready.log: is no regular expression: the repetition number is too large"
+        "jobs.a.ready.log: is not a regular expression: the repetition number is too large"
     ]),
     ("ready", {"log": "up"}, [
         f"jobs.a.ready.log: {FILE}"

@@ -47,6 +47,8 @@ MAY_USE: dict[str, tuple[str, ...]] = {
 TOP_LEVEL = {
     "": "base",  # its version; it loads the API by name, so that it imports nothing
     "errors": "base",
+    "limits": "base",
+    "suggest": "base",
     "client": "client",
     "link": "client",
     "transport": "client",

@@ -8,6 +8,7 @@ import pytest
 from test_supervisor import READY, Bench, spec_of
 
 from jobmon.core import conditions, events
+from jobmon.core.causes import Actor, Cause, Kind
 from jobmon.core.events import State
 from jobmon.core.plan import Change, Plan
 from jobmon.core.spec import Essential, JobType, Restart
@@ -54,14 +55,15 @@ def test_a_run_after_a_stop_has_the_cause_of_its_launch(command: str) -> None:
     """The cause of a run that follows a stop is what asked for it, not how the run before ended."""
     bench = Bench().up()
     if command == "start":
-        bench.supervisor.stop(["web"], "me", 1.0, by="stop by uid 1")
-    getattr(bench.supervisor, command)(["web"], "other", 1.0, by=f"{command} by uid 2")
+        bench.supervisor.stop(["web"], "me", 1.0, by=Cause(Kind.STOP, actor=Actor(1)))
+    by = Cause(Kind(command), actor=Actor(2))
+    getattr(bench.supervisor, command)(["web"], "other", 1.0, by=by)
     bench.end("SIGTERM")
     bench.launch()
     job = bench.supervisor.jobs["web"]
 
-    assert (job.state, job.cause) == (State.STARTING, f"{command} by uid 2")
-    assert list(bench.supervisor.log.after(0))[-1][-1] == f"{command} by uid 2"
+    assert (job.state, job.cause) == (State.STARTING, by)
+    assert list(bench.supervisor.log.after(0))[-1][-1] == by
 
 
 def test_numbers_of_runs_never_come_again() -> None:

@@ -754,8 +754,8 @@ class Story(RuleBasedStateMachine):
                 continue
             unasked = job.state in (State.WAITING, State.BACKOFF, *LEAVING)  # launched without more ado
             if unasked and name not in leaving:
-                reason = self.supervisor.turns._reason_to_wait(job)
-                assert bool(job.held) == bool(reason), "held is what has to wait"
+                waits_for = self.supervisor.turns._waits_for(job)
+                assert bool(job.held) == bool(waits_for), "held is what has to wait"
             if self.rewired.get(name) == job.run:  # what a reload made it require counts from its next start
                 continue
             lost = [j for j in earlier if j.spec.name in job.spec.requires and j.state in AT_REST]

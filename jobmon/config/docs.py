@@ -5,6 +5,7 @@ Loaded only when somebody asks for one of the two: a daemon has no use for it. N
 
 from __future__ import annotations
 
+from jobmon import limits
 from jobmon.config.keys import JOB, SUPERVISOR, Key
 from jobmon.core import spec
 from jobmon.lean.fastjson import dumps
@@ -70,10 +71,10 @@ def reference() -> str:
     return _TEXT.format(
         supervisor=_table(SUPERVISOR, "new daemon"),
         job=_table(JOB, "next run"),
-        socket_bytes=spec.SOCKET_PATH_BYTES,
+        socket_bytes=limits.SOCKET_PATH_BYTES,
         max_jobs=f"{spec.MAX_JOBS:,}",
         name_bytes=f"{spec.JOB_NAME_BYTES:,}",
-        max_seconds=f"{int(spec.MAX_SECONDS):,}",
+        max_seconds=f"{int(limits.MAX_SECONDS):,}",
     )
 
 

@@ -39,8 +39,13 @@ if TYPE_CHECKING:
             looked at; `filename` is that."""
             ...
 
-        def device(self, pattern: str) -> int:
-            """The number of the file system which that directory is on. Raises OSError."""
+        def device(self, directory: str) -> int:
+            """The number of the file system that a directory is on. Raises OSError."""
+            ...
+
+        def lost(self, pattern: str, directory: str, device: int) -> tuple[str, str]:
+            """Why nothing in a directory matches a pattern any more, if nobody has removed it: words and a
+            path, or nothing. `device` is where it was."""
             ...
 
 
@@ -68,13 +73,13 @@ class Problem(Record):
 
 class Config(Record):
     """A configuration that can be used. `path` is where it was read from, as it was given; `included` are the
-    globs that brought jobs, each with the file system that its directory was on, and those jobs."""
+    globs and directories that brought jobs, with the file system that the directory was on, and the jobs."""
 
     path: str
     supervisor: spec.SupervisorSpec
     jobs: dict[str, spec.JobSpec]
     warnings: tuple[Problem, ...] = ()
-    included: Mapping[str, tuple[int, tuple[str, ...]]] = {}
+    included: Mapping[tuple[str, str], tuple[int, tuple[str, ...]]] = {}
 
 
 def load(
@@ -211,8 +216,8 @@ class _Loader:
         self._base = base
         self._check = check
         self._old = old
+        self._globs: dict[str, tuple[Path, set[str]]] = {}  # where each is written, where it finds anything
         self._mentions: list[tuple[_Source, Path, str]] = []  # of jobs by others: where, and of whom
-        self._lost: list[tuple[Path, str, str]] = []  # globs that find nothing: place, pattern, why
         self._guess: Guess | None = None
         self._count = 0  # of jobs, also of those that are too many to be read
 
@@ -304,6 +309,7 @@ class _Loader:
         seen = {path, join(self._cwd, path)}
         for index, text, pattern in self._patterns(main) if usable else ():
             place = ("supervisor", "include-dirs", index)
+            _, directories = self._globs.setdefault(pattern, (place, set()))
             try:
                 found = sorted(self._files.glob(pattern))
             except FileNotFoundError as error:
@@ -316,6 +322,7 @@ class _Loader:
                 if not found:
                     self._finds_nothing(main, place, text, pattern)
                 for name in found:
+                    directories.add(name.rpartition("/")[0])
                     if name not in seen:
                         seen.add(name)
                         self._job_file(self._read(name, pattern))
@@ -334,7 +341,6 @@ class _Loader:
     def _finds_nothing(self, main: _Source, place: Path, text: str, pattern: str, missing: str = "") -> None:
         why = f"looked for {quote(pattern, 300)}" + (f", but {missing}" if missing else "")
         self._warn(main, place, f"matches no file; {why}{self._elsewhere(main, text, pattern)}")
-        self._lost.append((place, pattern, missing))
 
     def _elsewhere(self, main: _Source, text: str, pattern: str) -> str:
         """Where else somebody may have meant a relative glob to begin, if it matches there."""
@@ -352,28 +358,30 @@ class _Loader:
 
     def _keep_what_was_found(self, main: _Source) -> None:
         """A directory that has gone, or is not mounted, is no order to remove the jobs that it had."""
-        included = self._old.included if self._old is not None else {}
-        for place, pattern, missing in self._lost:
-            device, jobs = included.get(pattern, (0, ()))
+        lost: dict[tuple[Path, str], list[str]] = {}
+        for (pattern, directory), (device, jobs) in (self._old.included if self._old else {}).items():
+            place, directories = self._globs.get(pattern, ((), {directory}))
             names = [quote(name) for name in jobs if name not in self._owners]
-            unlike = names and not missing and device != self._device(pattern)
-            why = f"{quote(pattern, 300)} matches nothing, on another file system than before"
-            if names and (missing or unlike):
+            if names and directory not in directories:
+                words, path = self._files.lost(pattern, directory, device)
+                lost.setdefault((place, f"{words} {quote(path, 300)}" if words else ""), []).extend(names)
+        for (place, why), names in lost.items():
+            if why:
                 shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
                 advice = "bring it back, or take this glob away if they shall go"
-                self._problem(main, place, f"{missing or why}; that would remove {shown}: {advice}")
+                self._problem(main, place, f"{why}; that would remove {shown}: {advice}")
 
-    def _included(self) -> dict[str, tuple[int, tuple[str, ...]]]:
-        """The jobs of each glob."""
-        found: dict[str, list[str]] = {}
+    def _included(self) -> dict[tuple[str, str], tuple[int, tuple[str, ...]]]:
+        """The jobs of each glob and directory."""
+        found: dict[tuple[str, str], list[str]] = {}
         for name, source in self._homes.items():
             if source.glob:
-                found.setdefault(source.glob, []).append(name)
-        return {glob: (self._device(glob), tuple(names)) for glob, names in found.items()}
+                found.setdefault((source.glob, source.name.rpartition("/")[0]), []).append(name)
+        return {key: (self._device(key[1]), tuple(names)) for key, names in found.items()}
 
-    def _device(self, pattern: str) -> int:
+    def _device(self, directory: str) -> int:
         try:
-            return self._files.device(pattern)
+            return self._files.device(directory or "/")
         except OSError:
             return 0  # it has gone this very moment
 

@@ -148,7 +148,7 @@ class _Pattern(ValueType):
         try:
             re.compile(TEXT.read(value, context).encode())
         except (re.error, OverflowError, RecursionError) as error:
-            raise ValidationError(f"is no regular expression: {error}") from None
+            raise ValidationError(f"is not a regular expression: {error}") from None
         return value
 
     def schema(self) -> Schema:

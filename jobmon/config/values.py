@@ -8,6 +8,7 @@ JSON Schema and its words for people. No I/O, and no knowledge of files, places 
 
 from __future__ import annotations
 
+from jobmon import limits
 from jobmon.config.jsontext import MAX_PROBLEMS, escape, quote
 from jobmon.core import spec
 
@@ -555,9 +556,9 @@ class Port(ValueType):
                 f"must not hold a comma, which separates the two in $JOBMON_PORT: {quote(path, 200)}"
             )
         size = len(path.encode("utf-8", "surrogateescape"))
-        if size > spec.SOCKET_PATH_BYTES:
+        if size > limits.SOCKET_PATH_BYTES:
             raise ValidationError(
-                f"the path of a UNIX socket can have {spec.SOCKET_PATH_BYTES} bytes,"
+                f"the path of a UNIX socket can have {limits.SOCKET_PATH_BYTES} bytes,"
                 f" this one has {size}: {quote(path, 400)}"
             )
         if text_problem(path):

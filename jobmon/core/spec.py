@@ -17,11 +17,9 @@ DEFAULT_CONTROL_PORT = 6666
 DEFAULT_EVENT_PORT = 6667
 START_TIMEOUT = 60.0  # of a service; a oneshot may take its time
 MAX_JOBS = 10_000
-MAX_SECONDS = 10 * 365 * 86400.0
 MAX_RESTARTS = 1_000_000
 JOB_NAME_BYTES = 4096  # it goes into every event, the environment and the log
 MAX_ID = 2**32 - 2  # of a user or group: 2**32 - 1 means "no change" to the kernel, chown(2)
-SOCKET_PATH_BYTES = 107  # sun_path is 108 bytes with its final NUL, unix(7)
 
 # The names of `kill -l`, but for the real-time ones.
 SIGNALS = (
