@@ -208,7 +208,7 @@ def _line_starts(text: str) -> list[int]:
 
 
 def _line_column(starts: list[int], offset: int) -> tuple[int, int]:
-    from _bisect import bisect_right
+    from jobmon.lean.cpython import bisect_right
 
     line = bisect_right(starts, offset)
     return line, offset - starts[line - 1] + 1

@@ -3,7 +3,7 @@
 Those two cost a client a third of its whole life. The C functions are private to CPython, so
 they are tried out when this module is imported; where they are missing or behave otherwise,
 `json` itself does the work. Strict in both cases: what is no JSON is a ValueError.
-May import nothing but `_json`, and `json` as the fallback.
+Imports `json` as the fallback only.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ class _Settings:
 
 
 def _c_scanner(pairs: Pairs) -> Scan:
-    from _json import make_scanner
+    from jobmon.lean.cpython import make_scanner
 
     settings: Any = _Settings(pairs)
     return make_scanner(settings)
 
 
 def _c_encoder(ascii_only: bool, space: str = "") -> Encode:
-    import _json
+    from jobmon.lean.cpython import encode_basestring, encode_basestring_ascii, make_encoder
 
-    text = _json.encode_basestring_ascii if ascii_only else _json.encode_basestring
-    chunks = _json.make_encoder(None, _no_default, text, None, f":{space}", f",{space}", False, False, False)
+    text = encode_basestring_ascii if ascii_only else encode_basestring
+    chunks = make_encoder(None, _no_default, text, None, f":{space}", f",{space}", False, False, False)
     join = "".join
 
     def encode(value: object) -> str:

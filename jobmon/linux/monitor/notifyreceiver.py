@@ -41,7 +41,9 @@ import gc
 import os
 import select
 import time
-from _socket import (
+from struct import Struct
+
+from jobmon.lean.cpython import (
     AF_UNIX,
     CMSG_SPACE,
     MSG_CTRUNC,
@@ -53,11 +55,9 @@ from _socket import (
     SHUT_RD,
     SOCK_DGRAM,
     SOL_SOCKET,
+    signal,
     socket,
 )
-from struct import Struct
-
-from jobmon.lean.cpython import signal
 from jobmon.linux.kernel import procfs
 from jobmon.linux.kernel.execution import keep_only
 

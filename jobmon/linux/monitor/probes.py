@@ -11,7 +11,11 @@ from __future__ import annotations
 import errno
 import os
 import time
-from _socket import (
+from marshal import dumps, loads
+
+from jobmon.core.spec import JobSpec, KillScope
+from jobmon.errors import SpawnError
+from jobmon.lean.cpython import (
     AF_INET,
     AF_INET6,
     SO_ERROR,
@@ -20,13 +24,9 @@ from _socket import (
     SOCK_STREAM,
     SOL_SOCKET,
     inet_pton,
+    signal,
     socket,
 )
-from marshal import dumps, loads
-
-from jobmon.core.spec import JobSpec, KillScope
-from jobmon.errors import SpawnError
-from jobmon.lean.cpython import signal
 from jobmon.linux.kernel import procfs, reactor, signals
 from jobmon.linux.monitor.logmatch import Finder, Output
 from jobmon.linux.monitor.notifysocket import Receiver
