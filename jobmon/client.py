@@ -21,7 +21,7 @@ from jobmon.errors import (
     WaitTimeout,
 )
 from jobmon.limits import SOCKET_PATH_BYTES
-from jobmon.link import DEFAULT_PORTS, Link, place_of, readable
+from jobmon.link import DEFAULT_PORTS, Link, bytes_of, place_of, readable
 from jobmon.protocol import (
     EVENT_TERMINATE,
     Event07,
@@ -63,9 +63,16 @@ def parse_port(text: Port) -> Port:
             raise AddressError(f"invalid port {port} (expected 1-65535)")
     elif not port or "\0" in port or "," in port:
         raise AddressError(f"invalid address {port!r} (expected a TCP port or the path of a socket)")
-    elif len(os.fsencode(port)) > SOCKET_PATH_BYTES:
+    elif len(_bytes_of(port)) > SOCKET_PATH_BYTES:
         raise AddressError(f"{port!r} is too long for a socket: {SOCKET_PATH_BYTES} bytes at most")
     return port
+
+
+def _bytes_of(path: str) -> bytes:
+    try:
+        return bytes_of(path)
+    except UnicodeEncodeError:
+        raise AddressError(f"{path!r} is not the path of a socket: it is not text") from None
 
 
 def ports_from(environ: Mapping[str, str]) -> tuple[Port, Port]:

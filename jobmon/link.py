@@ -227,7 +227,7 @@ def _connect(port: Port, where: str, until: float) -> socket:
     connected = socket(family, SOCK_STREAM)
     try:
         connected.setsockopt(SOL_SOCKET, SO_SNDTIMEO, _timeval(until - monotonic()))
-        connected.connect(port if isinstance(port, str) else ("127.0.0.1", port))
+        connected.connect(bytes_of(port) if isinstance(port, str) else ("127.0.0.1", port))
         connected.setblocking(False)
         if family == AF_INET:
             connected.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
@@ -241,6 +241,15 @@ def _connect(port: Port, where: str, until: float) -> socket:
         connected.close()
         raise
     return connected
+
+
+def bytes_of(path: str) -> bytes:
+    """What a path is to the kernel. In the encoding of this Python if that knows it: so came what it has from
+    the environment; else a program has it in its text, and means what a UTF-8 configuration does."""
+    try:
+        return os.fsencode(path)
+    except UnicodeEncodeError:
+        return path.encode(errors="surrogateescape")
 
 
 def _timeval(seconds: float) -> bytes:

@@ -180,7 +180,8 @@ def test_a_failure_in_the_background_is_told_in_the_foreground(background: Calla
     assert one.done.returncode == 1
     assert one.done.stdout == ""
     assert one.done.stderr.startswith("jobmon: cannot listen on ")
-    for pid in kit.zombies_of(os.getpid()):  # what was to be the daemon
+    for pid in one.nest.orphans():  # what was to be the daemon is about to end
+        kit.wait_gone(pid)
         os.waitpid(pid, 0)
     assert one.nest.left() == []
 

@@ -23,6 +23,7 @@ from jsonschema import Draft202012Validator
 
 from jobmon import errors, protocol
 from jobmon.cli.commands import VERBS
+from jobmon.core.causes import Kind
 from jobmon.core.events import HAPPENINGS, Next, State
 from jobmon.lean.fastjson import dumps
 
@@ -299,7 +300,8 @@ def test_what_is_lost_shows_in_the_numbers(daemon: Make) -> None:
 @pytest.mark.parametrize("happening", HAPPENINGS)
 def test_every_event_there_can_be(happening: str, state: State) -> None:
     """Those that no daemon can be brought to tell here have the same form."""
-    event = protocol.EventMessage(1 << 50, 0.0, "job", happening, state.value, 1, None, "")
+    why = {"kind": "exited", "status": 0}
+    event = protocol.EventMessage(1 << 50, 0.0, "job", happening, state.value, 1, None, "", why)
 
     assert checked("listen", dumps(event.body()))["state"] == state.value
 
@@ -757,6 +759,7 @@ def test_the_words_are_those_of_the_daemon() -> None:
     """No state, event or code that can be printed is missing from the schema, and none is too many."""
     assert CLOSED["$defs"]["state"]["enum"] == [state.value for state in State]
     assert CLOSED["$defs"]["happening"]["enum"] == list(HAPPENINGS)
+    assert CLOSED["$defs"]["typed-cause"]["properties"]["kind"]["enum"] == [kind.value for kind in Kind]
     following = CLOSED["$defs"]["job-status"]["properties"]["next"]["enum"]
     assert following == [*(each.value for each in Next), None]
     codes = set(CLOSED["$defs"]["error"]["properties"]["code"]["enum"])

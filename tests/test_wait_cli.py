@@ -16,6 +16,7 @@ import sys
 import termios
 
 import e2e
+import forbid
 import kit
 import pytest
 
@@ -487,6 +488,47 @@ def test_a_wait_that_fails_does_not_wait_for_its_command(daemon: Make) -> None:
     assert err.splitlines()[0] == f"jobmon: the command is still running (pid {pid})"
     os.write(fifo.fd, b"end\n")
     kit.wait_gone(pid)
+
+
+@pytest.mark.parametrize("rule", ["pidfd_open=EPERM", "pidfd_open=ENOSYS"])
+def test_time_is_kept_beside_a_command_where_pidfds_are_forbidden(daemon: Make, rule: str) -> None:
+    """The daemon is stopped and the command goes on: the wait ends all the same, by its own clock."""
+    one = daemon({"jobs": {"web": {**WEB, "autostart": True}}})
+    one.watch(since=0).until("web", "running")
+    fifo = one.fifo("fifo")
+    script = f"echo $$; read line <{fifo.path}"
+    words = ("wait", "web", "--timeout", "1s", "--", "sh", "-c", script)
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [*forbid.forbidding(rule), *JOBMON, *words]
+    with subprocess.Popen(command, env=one.environ, text=True, **streams) as process:
+        assert process.stdout is not None and process.stderr is not None
+        pid = int(process.stdout.readline())
+        stop_daemon(one)
+        try:
+            kit.wait_gone(process.pid)
+        finally:
+            one.process.send_signal(signal.SIGCONT)
+            os.write(fifo.fd, b"end\n")
+        assert process.stderr.readline() == f"jobmon: the command goes on, pid {pid}\n"
+        kit.wait_gone(pid)
+
+    assert process.returncode == 124
+
+
+def test_an_ignored_sigchld_hides_no_end(daemon: Make) -> None:
+    """A caller that ignores SIGCHLD, which programs inherit, gets the exit code of the command."""
+    one = daemon({"jobs": {"web": WEB}})
+    command = [*JOBMON, "wait", "web", "--", "sh", "-c", "exit 3"]
+    streams: dict[str, Any] = {"stderr": subprocess.PIPE}
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(command, env=one.environ, text=True, restore_signals=False, **streams)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    with process:
+        _, err = process.communicate(timeout=kit.DEADLINE)
+
+    assert (process.returncode, err) == (1, "jobmon: the command sh failed (exit 3)\n")
 
 
 @pytest.mark.parametrize(("name", "words"), [("HUP", "hangup"), ("INT", "interrupt"), ("TERM", "terminated")])

@@ -14,11 +14,10 @@ from jobmon.errors import ConnectionLost, JobError, JobMonError
 from jobmon.lean.cpython import signal
 from jobmon.lean.fastjson import dumps
 from jobmon.limits import DIED
-from jobmon.link import readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Self
 
     from jobmon.cli.commands import Arguments, Verb
 
@@ -29,6 +28,34 @@ _PASSED_ON = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 class CommandFailed(JobError):
     """What was to bring the condition about failed itself."""
+
+
+class ChildSignal:
+    """SIGCHLD as a descriptor for poll(2), in a `with`. A pidfd may be forbidden, seccomp(2)."""
+
+    def __enter__(self) -> Self:
+        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._handler = signal.signal(signal.SIGCHLD, lambda *_: None)  # if ignored, there is no status
+        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._wakeup)
+        signal.signal(signal.SIGCHLD, self._handler)
+        os.close(self._read)
+        os.close(self._write)
+
+    def fileno(self) -> int:
+        """The descriptor: readable after any signal that is caught, until `has_ended` has looked."""
+        return self._read
+
+    def has_ended(self, pid: int) -> bool:
+        """Whether a child has ended. It is not reaped: its pid is its own until then."""
+        try:
+            os.read(self._read, 1 << 16)
+        except BlockingIOError:
+            pass
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 class Interrupted(Exception):
@@ -89,21 +116,22 @@ def _wait(
 def _beside(daemon: CommandPipe, number: int, command: list[str], output: int) -> None:
     """Run the command until it has succeeded. Meanwhile the wait may fail, or a signal end both."""
     caught: list[int] = []
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
-    try:
-        pid = _start(command, output, mask)
-        handlers = _pass_on(pid, caught)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    try:
-        _watch(daemon, number, pid)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # its pid is its own until it is reaped
-    except JobMonError:
-        complain(f"the command is still running (pid {pid})")
-        raise
-    finally:
-        for signum, handler in handlers.items():
-            signal.signal(signum, handler)
+    with ChildSignal() as children:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
+        try:
+            pid = _start(command, output, mask)
+            handlers = _pass_on(pid, caught)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            _watch(daemon, number, pid, children)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # its pid is its own until it is reaped
+        except JobMonError:
+            complain(f"the command is still running (pid {pid})")
+            raise
+        finally:
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     how = f"exit {code}" if code >= 0 else f"signal {-code}"
     if caught:
@@ -162,20 +190,16 @@ def _start(command: list[str], output: int, mask: set[int]) -> int:
         raise CommandFailed(f"{command[0]}: cannot be run: {why}", "command-failed") from None
 
 
-def _watch(daemon: CommandPipe, number: int, pid: int) -> None:
-    """Return when the command has ended, or raise what the daemon says against it."""
-    try:
-        process = os.pidfd_open(pid)
-    except OSError:
-        return  # no pidfds here: the answer is read after the command's end
-    try:
-        if daemon.await_reply(number, until=daemon.deadline(number), beside=(process,)):
+def _watch(daemon: CommandPipe, number: int, pid: int, children: ChildSignal) -> None:
+    """Return when the command has ended, or when the daemon has answered; raise what it says against it."""
+    until = daemon.deadline(number)
+    while not children.has_ended(pid):
+        if daemon.await_reply(number, until=until, beside=(children,)):
             if daemon.refused(number):
                 daemon.collect(number)
-        elif not readable(monotonic(), process):
+            return
+        if until is not None and monotonic() >= until:
             daemon.collect(number)  # its time is over
-    finally:
-        os.close(process)
 
 
 def _held(job: str, end: int | str | None) -> dict[str, Any]:

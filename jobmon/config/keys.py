@@ -1,13 +1,14 @@
 """The keys of a configuration: one table, which validation, JSON Schema and reference all read.
 
 A new key is one row in `SUPERVISOR` or `JOB`, and one field of the same name in `spec`.
-Data only: how values are read is said in `config_kinds`, and where they come from in `config`.
+Data only: how values are read is said in `values` and `readiness`, and where they come from in `loader`.
 """
 
 from __future__ import annotations
 
 from jobmon import limits
 from jobmon.config.jsontext import quote
+from jobmon.config.readiness import Ready
 from jobmon.config.values import (
     PATH,
     TEXT,
@@ -18,13 +19,12 @@ from jobmon.config.values import (
     Flag,
     Globs,
     JobNames,
-    Kind,
     Names,
     Number,
     Port,
-    Ready,
     Signal,
     Stream,
+    ValueType,
     nearest,
 )
 from jobmon.core import spec
@@ -72,7 +72,7 @@ class Key(Record):
     """
 
     name: str
-    kind: Kind
+    type: ValueType
     default: object
     meaning: str
     required: bool = False
@@ -164,9 +164,9 @@ SUPERVISOR = (
         "/run/jobmon/HASH",
         "Where the next daemon finds what it must know of this one's jobs if this one is killed: a "
         "directory of the daemon's own user, one for each daemon, made if it is missing. The default is "
-        "below `$RUNTIME_DIRECTORY`, else `$XDG_RUNTIME_DIR/jobmon` if that is the user's own, else "
-        "`/run/jobmon` if that is, else `/tmp/jobmon-UID-HASH`; HASH is made of the configuration's real "
-        "path.",
+        "below `$RUNTIME_DIRECTORY`, else (but for root, whose jobs outlive a login) "
+        "`$XDG_RUNTIME_DIR/jobmon` if that is the user's own, else `/run/jobmon` if that is, else "
+        "`/tmp/jobmon-UID-HASH`; HASH is made of the configuration's real path.",
         also=("state-directory", "state"),
     ),
 )

@@ -162,6 +162,7 @@ _REASONS = {
     ERR_NOT_STARTED: "the job could not be started",
     ERR_NOT_PERMITTED: "this user is not permitted to do that",
     ERR_TERMINATING: "the daemon is terminating",
+    ERR_BUSY: "the daemon is busy: try again",
 }
 
 
@@ -278,7 +279,8 @@ class Snapshot(Record, Message):
 
 
 class EventMessage(Record, Message):
-    """A rich event: number `seq`, at the UNIX time `time`; `event` is what happened to `job`."""
+    """A rich event: number `seq`, at the UNIX time `time`; `event` is what happened to `job`. `cause` says
+    why in words; `why` says it for programs: a `kind`, and what belongs to that kind."""
 
     seq: int
     time: float
@@ -288,6 +290,7 @@ class EventMessage(Record, Message):
     run: int
     pid: int | None
     cause: str
+    why: Mapping[str, Any] = {}
 
 
 class ErrorMessage(Record, Message):
@@ -310,7 +313,7 @@ _FORMS: dict[type[Message], tuple[int | str, tuple[str, ...]]] = {
     Status: (MSG_STATUS, ("job", "is_running", "pid")),
     JobList: (MSG_JOB_LIST, ("all_jobs",)),
     Subscribe: ("subscribe", ("since", "jobs")),
-    EventMessage: ("event", ("seq", "time", "job", "event", "state", "run", "pid", "cause")),
+    EventMessage: ("event", ("seq", "time", "job", "event", "state", "run", "pid", "cause", "why")),
 }
 
 
@@ -766,6 +769,7 @@ def _event(body: Mapping[str, Any]) -> EventMessage:
         _need(body, "run", _count),
         _checked(body.get("pid"), "pid", _or_null(_count)),
         _need(body, "cause", _string),
+        _checked(body.get("why", {}), "why", _object),
     )
 
 

@@ -82,9 +82,13 @@ class Disk:
         """The paths that match a pattern."""
         return globs.find(pattern)
 
-    def device(self, pattern: str) -> int:
-        """The file system that the directory of a pattern is on."""
-        return os.stat(globs.home(pattern)).st_dev
+    def device(self, directory: str) -> int:
+        """The file system that a directory is on."""
+        return os.stat(directory).st_dev
+
+    def lost(self, pattern: str, directory: str, device: int) -> tuple[str, str]:
+        """Why a directory has nothing any more that matches a pattern."""
+        return globs.lost(pattern, directory, device)
 
 
 class _Kept:

@@ -149,6 +149,7 @@ class Spawner:
         nothing where it fails. Raises OSError."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reader, False)
+        daemon = os.getpid()
         try:
             pid = os.fork()
         except OSError:
@@ -156,13 +157,14 @@ class Spawner:
             raise
         else:
             if pid == 0:
-                self._help(work, writer)
+                self._help(work, writer, daemon)
         finally:
             os.close(writer)
         return pid, reader
 
-    def _help(self, work: Callable[[], bytes], writer: int) -> NoReturn:
+    def _help(self, work: Callable[[], bytes], writer: int, daemon: int) -> NoReturn:
         try:
+            syscalls.die_with(daemon)
             self._be_nobodys()
             for index in range(3):
                 os.dup2(self._null[_READ_FLAGS], index)
