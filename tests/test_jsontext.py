@@ -298,8 +298,9 @@ def test_quote_escapes_and_shortens() -> None:
 
 
 def test_the_c_functions_are_used_here() -> None:
-    """On the CPython that runs this, the quick way is open."""
+    """On each supported CPython: `json` in its place would cost a client a third of its life, unnoticed."""
     assert fastjson.FAST
+    assert fastjson._scanner is fastjson._c_scanner
 
 
 @pytest.mark.parametrize("scanner", [fastjson._c_scanner, fastjson._plain_scanner])

@@ -196,7 +196,7 @@ class _Lines:
 
     def place(self, offset: int) -> tuple[int, int]:
         """Line and column, both from 1, of what stands `offset` characters into the text."""
-        from _bisect import bisect_right
+        from jobmon.lean.cpython import bisect_right
 
         if not self._starts:
             at = -1

@@ -10,9 +10,16 @@ from __future__ import annotations
 
 import errno
 import time
-from _socket import AF_UNIX, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, socket
 
 from jobmon.core.events import State
+from jobmon.lean.cpython import (
+    AF_UNIX,
+    MSG_NOSIGNAL,
+    SOCK_CLOEXEC,
+    SOCK_DGRAM,
+    SOCK_NONBLOCK,
+    socket,
+)
 from jobmon.linux.kernel.loop import COMMAND, UNSET, WRITE
 
 TYPE_CHECKING = False

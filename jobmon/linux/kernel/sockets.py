@@ -13,25 +13,6 @@ it locked is still the one at that path, and begins again if it is not.
 from __future__ import annotations
 
 import os
-from _socket import (
-    AF_INET,
-    AF_INET6,
-    AF_UNIX,
-    IPPROTO_TCP,
-    MSG_NOSIGNAL,
-    SO_ACCEPTCONN,
-    SO_KEEPALIVE,
-    SO_PEERCRED,
-    SO_REUSEADDR,
-    SO_TYPE,
-    SOCK_STREAM,
-    SOL_SOCKET,
-    TCP_KEEPCNT,
-    TCP_KEEPIDLE,
-    TCP_KEEPINTVL,
-    TCP_NODELAY,
-    socket,
-)
 from errno import (
     EACCES,
     EADDRINUSE,
@@ -58,6 +39,25 @@ from stat import S_ISREG, S_ISSOCK
 from struct import unpack
 
 from jobmon.errors import StartupError
+from jobmon.lean.cpython import (
+    AF_INET,
+    AF_INET6,
+    AF_UNIX,
+    IPPROTO_TCP,
+    MSG_NOSIGNAL,
+    SO_ACCEPTCONN,
+    SO_KEEPALIVE,
+    SO_PEERCRED,
+    SO_REUSEADDR,
+    SO_TYPE,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    TCP_KEEPCNT,
+    TCP_KEEPIDLE,
+    TCP_KEEPINTVL,
+    TCP_NODELAY,
+    socket,
+)
 from jobmon.lean.records import Record
 from jobmon.limits import SOCKET_PATH_BYTES
 from jobmon.linux.kernel import procfs

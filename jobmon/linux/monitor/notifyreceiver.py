@@ -42,7 +42,9 @@ import gc
 import os
 import select
 import time
-from _socket import (
+from struct import Struct
+
+from jobmon.lean.cpython import (
     AF_UNIX,
     CMSG_SPACE,
     MSG_CTRUNC,
@@ -54,11 +56,9 @@ from _socket import (
     SHUT_RD,
     SOCK_DGRAM,
     SOL_SOCKET,
+    signal,
     socket,
 )
-from struct import Struct
-
-from jobmon.lean.cpython import signal
 from jobmon.linux.kernel import procfs, syscalls
 from jobmon.linux.kernel.execution import keep_only
 

@@ -11,7 +11,9 @@ import os
 import select
 import sys
 import time
-from _socket import (
+
+from jobmon.errors import SpawnError
+from jobmon.lean.cpython import (
     AF_UNIX,
     MSG_NOSIGNAL,
     SCM_RIGHTS,
@@ -21,12 +23,10 @@ from _socket import (
     SOCK_NONBLOCK,
     SOCK_STREAM,
     SOL_SOCKET,
+    signal,
     socket,
     socketpair,
 )
-
-from jobmon.errors import SpawnError
-from jobmon.lean.cpython import signal
 from jobmon.linux import log as logfile
 from jobmon.linux.kernel import procfs
 from jobmon.linux.kernel.loop import COMMAND, EXEC, READ, UNSET, WRITE

@@ -11,17 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from _socket import (
-    AF_INET,
-    AF_INET6,
-    SO_ERROR,
-    SOCK_CLOEXEC,
-    SOCK_NONBLOCK,
-    SOCK_STREAM,
-    SOL_SOCKET,
-    inet_pton,
-    socket,
-)
 from marshal import dumps, loads
 
 from jobmon.core.spec import (
@@ -34,7 +23,18 @@ from jobmon.core.spec import (
     TcpReadiness,
 )
 from jobmon.errors import SpawnError
-from jobmon.lean.cpython import signal
+from jobmon.lean.cpython import (
+    AF_INET,
+    AF_INET6,
+    SO_ERROR,
+    SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    inet_pton,
+    signal,
+    socket,
+)
 from jobmon.linux.kernel import procfs, signals
 from jobmon.linux.kernel.loop import COMMAND, EXEC, UNSET, WRITE
 from jobmon.linux.monitor.logmatch import Finder, Output

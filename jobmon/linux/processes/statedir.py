@@ -406,7 +406,7 @@ def _rmdir(path: str) -> None:
 
 def digest(data: bytes) -> str:
     """A name for something, which may be the name of a file."""
-    from _blake2 import blake2s
+    from jobmon.lean.cpython import blake2s
 
     return blake2s(data, digest_size=8).hexdigest()
 
