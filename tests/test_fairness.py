@@ -8,17 +8,35 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from typing import cast
 
 import kit
 import pytest
 from test_clients import Raw, frame
+from test_quotas import as_root
+
+from jobmon import protocol
+from jobmon.core.events import State
+from jobmon.core.spec import JobSpec
+from jobmon.core.supervisor import Supervisor
+from jobmon.linux.control import server
+from jobmon.linux.kernel import reactor, sockets
+from jobmon.linux.kernel.peers import Access, Peers
+from jobmon.linux.kernel.timers import Timers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
     from typing import Any
 
+    from jobmon.linux.daemon.engine import Engine
+
 MANY = 3000
+CROWD = 40
+STRANGER = 20_001
+LISTENERS = 20
 PIPELINED = 600  # their answers fit into what a socket takes: nothing else interrupts them
 
 
@@ -27,8 +45,8 @@ def held(daemon: Callable[..., kit.Daemon]) -> Iterator[Callable[..., kit.Daemon
     """A factory of daemons that are stopped until somebody has sent something."""
     made: list[kit.Daemon] = []
 
-    def make(jobs: dict[str, Any]) -> kit.Daemon:
-        made.append(daemon({"jobs": jobs}))
+    def make(jobs: dict[str, Any], *, allow: Sequence[int] = ()) -> kit.Daemon:
+        made.append(daemon({"supervisor": {"allow-users": list(allow)}, "jobs": jobs}))
         return made[-1]
 
     yield make
@@ -76,6 +94,90 @@ def test_pipelined_requests_hold_up_nobody(
         told = [client.receive() for _ in range(PIPELINED)]
         assert [each["id"] for each in told] == list(range(PIPELINED))
         assert told[-1]["token"] >= died
+
+
+@as_root
+def test_many_connections_of_a_user_hold_up_no_other(
+    held: Callable[..., kit.Daemon], connect: Callable[[kit.Daemon], Raw]
+) -> None:
+    """Users have their turns, not connections: however many one has, another waits for a slice of one of them
+    and not for one of each."""
+    one = held({"web": {"command": kit.FOR_EVER}}, allow=[STRANGER])
+    os.chmod(one.directory, 0o711)
+    os.seteuid(STRANGER)
+    try:
+        greedy = [connect(one) for _ in range(CROWD)]
+    finally:
+        os.seteuid(0)
+    operator = connect(one)
+    os.kill(one.pid, signal.SIGSTOP)
+    for client in greedy:
+        client.send(b"".join(request("status", number, jobs=["web"]) for number in range(PIPELINED)))
+    operator.send(request("start", jobs=["web"]))
+    os.kill(one.pid, signal.SIGCONT)
+    started = operator.receive()
+    first = [client.receive() for client in greedy]
+
+    assert started["ok"]
+    assert sum(told["token"] <= started["token"] for told in first) < CROWD / 2
+
+
+class Loop:
+    """Sessions with an event port, and as much of the engine as they need: it turns when it is told to."""
+
+    def __init__(self, path: str) -> None:
+        self.supervisor = Supervisor([JobSpec("web", "true")])
+        self.timers = Timers()
+        self.failed: list[Exception] = []
+        self.reactor = reactor.Reactor(lambda _fd, error: self.failed.append(error))
+        self.reactor.register(self.timers.fileno(), self.on_timer, reactor.TIMER)
+        self.peer_of = Peers().peer_of
+        self.sessions = server.Sessions(cast("Engine", self), Access(os.geteuid()), 1)
+        self.sessions.listen(sockets.listen(path, public=False), protocol.EVENTS)
+        self.sessions.open()
+
+    def on_timer(self, _events: int) -> None:
+        """As in the engine: what is due now, and not what is due when that is done."""
+        self.timers.drain()
+        now = time.monotonic()
+        while (due := self.timers.next_due(now)) is not None:
+            key, token = due
+            assert callable(key)
+            key(token)
+
+    def turn(self) -> None:
+        self.timers.program()
+        self.reactor.turn(block=True)
+        assert self.failed == []
+
+    def close(self) -> None:
+        self.sessions.close()
+        self.timers.close()
+        self.reactor.close()
+
+
+def test_listeners_are_told_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a turn has no time for more, each of many listeners hears of an event in a turn of its own, and
+    none is left out."""
+    monkeypatch.setattr(server, "TURN_SECONDS", 0.0)
+    loop = Loop(str(tmp_path / "event"))
+    listeners = [Raw(str(tmp_path / "event")) for _ in range(LISTENERS)]
+    while len(loop.sessions) < LISTENERS:
+        loop.turn()
+    loop.supervisor.log.add(0.0, "web", "launched", State.STARTING, 1, 4711, "start")
+    loop.sessions.publish()
+    deaf = listeners[:]
+    left = []
+    while deaf:
+        left.append(len(deaf))
+        loop.turn()
+        deaf = [one for one in deaf if not kit.readable(one.socket.fileno(), 0)]
+
+    assert left == list(range(LISTENERS, 0, -1))
+    for one in listeners:
+        assert one.receive() == {"type": 0, "job": "web", "event": 0}
+        one.destroy()
+    loop.close()
 
 
 def test_a_large_request_holds_up_nobody(

@@ -3,9 +3,11 @@
 Translates between messages and the supervisor's methods; decides nothing about jobs. A session
 that misbehaves, or whose reader is too slow, ends alone.
 
-What clients ask for is done in slices of a few milliseconds. Sessions that have more to do wait in a
-queue, each for its next slice, while the loop goes on turning: no number of requests in one write, and no
-request about ten thousand jobs, holds up a death, a timer or another client.
+What clients ask for, and what they are sent of the events, is done in slices of a few milliseconds. Sessions
+that have more to do wait for their next slice while the loop goes on turning: no number of requests in one
+write, no question about ten thousand jobs and no number of listeners holds up a death, a timer or another
+client. The slices go to the users in turn, and of each user to the sessions in turn: a thousand connections
+get no more than one. Those who listen have turns of their own: they keep nobody's command waiting.
 """
 
 from __future__ import annotations
@@ -81,7 +83,8 @@ class Sessions:
         self._listeners: dict[Listener, str] = {}
         self._is_open = False
         self._sessions: dict[int, Session] = {}  # by descriptor, those first that were silent for longest
-        self._queue: dict[Session, None] = {}  # who has more to do, in the order of their turns
+        # Sessions that have more to do, by user and role, in the order of their turns.
+        self._queue: dict[tuple[int, str], dict[Session, None]] = {}
         self._turn = -1  # of the reactor, whose time for sessions ends at `_until`
         self._until = 0.0
         self.listening: set[Session] = set()
@@ -144,15 +147,13 @@ class Sessions:
         fd = session.fileno()
         if fd in self._sessions:
             self._sessions[fd] = self._sessions.pop(fd)  # the idlest come first
-        if self._queue or not self._has_time():
-            self._enqueue(session)
-        else:
-            self._give_slice(session)
+        self._schedule(session)
 
     def publish(self) -> None:
         """There are new events: bring everybody who listens up to date."""
         for session in list(self.listening):
-            session.guard(session.push_events)
+            if session.has_work():
+                self._schedule(session)
 
     def unsent(self) -> bool:
         """Whether any session still has something to send."""
@@ -175,7 +176,7 @@ class Sessions:
         """A session has ended."""
         del self._sessions[fd]
         self.listening.discard(session)
-        self._queue.pop(session, None)
+        self._leave_queue(session)
         self.quotas.disconnect(session.peer.uid)
 
     # ---- turns ----------------------------------------------------------------------------
@@ -187,6 +188,12 @@ class Sessions:
             self._turn, self._until = self.engine.reactor.turns, now + TURN_SECONDS
         return now < self._until
 
+    def _schedule(self, session: Session) -> None:
+        if self._queue or not self._has_time():
+            self._enqueue(session)
+        else:
+            self._give_slice(session)
+
     def _give_slice(self, session: Session) -> None:
         until = min(self._until, time.monotonic() + SLICE_SECONDS)
         session.guard(lambda: session.work(until))
@@ -196,20 +203,29 @@ class Sessions:
     def _enqueue(self, session: Session) -> None:
         if not self._queue:
             self.engine.timers.arm(self._go_round, 0, time.monotonic())  # for the next turn
-        self._queue.setdefault(session)
+        self._queue.setdefault(session.party, {}).setdefault(session)
+
+    def _leave_queue(self, session: Session) -> None:
+        sessions = self._queue.get(session.party)
+        if sessions is not None:
+            sessions.pop(session, None)
+            if not sessions:
+                del self._queue[session.party]
 
     def _go_round(self, _token: int) -> None:
-        """A slice for each in the queue, as far as the time of this turn goes, and for one at least."""
-        queue, self._queue = self._queue, {}
-        while queue:
-            session = next(iter(queue))
-            del queue[session]
+        """A slice for one session of each user after the other, as far as the time of this turn goes, and
+        one at least."""
+        while self._queue:
+            party = next(iter(self._queue))
+            sessions = self._queue.pop(party)
+            session = next(iter(sessions))
+            del sessions[session]
+            if sessions:
+                self._queue[party] = sessions  # now the last of all
             self._give_slice(session)
             if not self._has_time():
                 break
-        queue.update(self._queue)
-        self._queue = queue
-        if queue:
+        if self._queue:
             self.engine.timers.arm(self._go_round, 0, time.monotonic())
 
     # ---- accepting ------------------------------------------------------------------------
@@ -342,12 +358,20 @@ class Session:
         self.tickets: set[Ticket] = set()
 
     @property
+    def party(self) -> tuple[int, str]:
+        """With whom it shares its turns: the sessions of its user on the same port."""
+        return self.peer.uid, self._role
+
+    @property
     def busy(self) -> bool:
         """Whether output waits, or is to be made of what has happened."""
         return self._stream.pending > 0 or self._behind()
 
     def has_work(self) -> bool:
         """Whether there is something to do for it that waits for nothing but its turn."""
+        return self._has_requests() or self._has_news()
+
+    def _has_requests(self) -> bool:
         return (self._unread or self._task is not None) and not (self._stream.closed or self._stream.full)
 
     def fileno(self) -> int:
@@ -432,7 +456,7 @@ class Session:
     def work(self, until: float) -> None:
         """Act on what came, as long as the answers are read and the time has not come."""
         acted = False
-        while self.has_work():
+        while self._has_requests():
             if self._task is not None:
                 self._go_on(self._task)
             elif (message := self._connection.next()) is None:
@@ -802,13 +826,9 @@ class Session:
         self.send(message)
         self._settle()
 
-    def push_events(self) -> None:
+    def _push(self) -> None:
         """Send a batch of the events that the reader has not seen, if it takes them now; the next when it
         takes more."""
-        self._push()
-        self._settle()
-
-    def _push(self) -> None:
         if not self._behind():
             return
         log = self._sessions.engine.supervisor.log
@@ -816,6 +836,13 @@ class Session:
             self._drop("has fallen too many events behind")
         elif not self._stream.pending:
             self._stream.send(b"".join(self._batch(log.after(self._cursor))))
+
+    def _has_news(self) -> bool:
+        """Whether there is something to do about the events: a batch to send, or to part with a reader that
+        has fallen too far behind."""
+        if not self._behind():
+            return False
+        return not self._stream.pending or not self._sessions.engine.supervisor.log.holds(self._cursor)
 
     def _behind(self) -> bool:
         """Whether there are events for it. (While it is told how things stand, the events are not due.)"""
