@@ -17,7 +17,7 @@ from test_clients import Raw, frame
 from test_quotas import as_root
 
 from jobmon import protocol
-from jobmon.core.events import State
+from jobmon.core.events import Launched, Reply, Spawned, State
 from jobmon.core.spec import JobSpec
 from jobmon.core.supervisor import Supervisor
 from jobmon.linux.control import server
@@ -123,9 +123,9 @@ def test_many_connections_of_a_user_hold_up_no_other(
 
 
 class Loop:
-    """Sessions with an event port, and as much of the engine as they need: it turns when it is told to."""
+    """Sessions with a port, and as much of the engine as they need: it turns when it is told to."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, role: str) -> None:
         self.supervisor = Supervisor([JobSpec("web", "true")])
         self.timers = Timers()
         self.failed: list[Exception] = []
@@ -133,8 +133,22 @@ class Loop:
         self.reactor.register(self.timers.fileno(), self.on_timer, reactor.TIMER)
         self.peer_of = Peers().peer_of
         self.sessions = server.Sessions(cast("Engine", self), Access(os.geteuid()), 1)
-        self.sessions.listen(sockets.listen(path, public=False), protocol.EVENTS)
+        self.sessions.listen(sockets.listen(path, public=False), role)
         self.sessions.open()
+
+    def act(self) -> None:
+        """Hand out the answers of the supervisor."""
+        for action in self.supervisor.take():
+            if isinstance(action, Reply):
+                self.sessions.reply(action)
+
+    def served(self, clients: list[Raw]) -> list[int]:
+        """Turn until all clients have something to read; how many had not before each turn."""
+        left = []
+        while waiting := [one for one in clients if not kit.readable(one.socket.fileno(), 0)]:
+            left.append(len(waiting))
+            self.turn()
+        return left
 
     def on_timer(self, _events: int) -> None:
         """As in the engine: what is due now, and not what is due when that is done."""
@@ -160,23 +174,40 @@ def test_listeners_are_told_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Where a turn has no time for more, each of many listeners hears of an event in a turn of its own, and
     none is left out."""
     monkeypatch.setattr(server, "TURN_SECONDS", 0.0)
-    loop = Loop(str(tmp_path / "event"))
+    loop = Loop(str(tmp_path / "event"), protocol.EVENTS)
     listeners = [Raw(str(tmp_path / "event")) for _ in range(LISTENERS)]
     while len(loop.sessions) < LISTENERS:
         loop.turn()
     loop.supervisor.log.add(0.0, "web", "launched", State.STARTING, 1, 4711, "start")
     loop.sessions.publish()
-    deaf = listeners[:]
-    left = []
-    while deaf:
-        left.append(len(deaf))
-        loop.turn()
-        deaf = [one for one in deaf if not kit.readable(one.socket.fileno(), 0)]
 
-    assert left == list(range(LISTENERS, 0, -1))
+    assert loop.served(listeners) == list(range(LISTENERS, 0, -1))
     for one in listeners:
         assert one.receive() == {"type": 0, "job": "web", "event": 0}
         one.destroy()
+    loop.close()
+
+
+def test_answers_are_sent_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many wait for the same: it is decided at once for all, and each is told in a turn of its own."""
+    monkeypatch.setattr(server, "TURN_SECONDS", 0.0)
+    loop = Loop(str(tmp_path / "control"), protocol.CONTROL)
+    clients = [Raw(str(tmp_path / "control")) for _ in range(LISTENERS)]
+    for number, client in enumerate(clients):
+        client.send(request("wait", number, jobs=["web"], **{"for": "running"}, acts=True))
+    while len(loop.supervisor.waiters) < LISTENERS:
+        loop.turn()
+    loop.supervisor.start(["web"], None, 0.0)
+    loop.supervisor.feed("web", Launched(1, 4711), 0.0)
+    loop.supervisor.feed("web", Spawned(1), 0.0)
+    assert len(loop.supervisor.waiters) == 0
+    loop.act()
+
+    assert loop.served(clients) == list(range(LISTENERS, 0, -1))
+    for number, client in enumerate(clients):
+        told = client.receive()
+        assert (told["id"], told["ok"]) == (number, True)
+        client.destroy()
     loop.close()
 
 

@@ -3,11 +3,13 @@
 Translates between messages and the supervisor's methods; decides nothing about jobs. A session
 that misbehaves, or whose reader is too slow, ends alone.
 
-What clients ask for, and what they are sent of the events, is done in slices of a few milliseconds. Sessions
-that have more to do wait for their next slice while the loop goes on turning: no number of requests in one
-write, no question about ten thousand jobs and no number of listeners holds up a death, a timer or another
-client. The slices go to the users in turn, and of each user to the sessions in turn: a thousand connections
-get no more than one. Those who listen have turns of their own: they keep nobody's command waiting.
+What clients ask for, their answers, and what they are sent of the events, is done in slices of a few
+milliseconds. Sessions that have more to do wait for their next slice while the loop goes on turning: no
+number of requests in one write, no question about ten thousand jobs and no number of listeners holds up a
+death, a timer or another client. The slices go to the users in turn, and of each user to the sessions in
+turn: a thousand connections get no more than one. Those who listen have turns of their own: they keep
+nobody's command waiting. What a job's change means to those who wait for it is decided at once, so their
+number is bounded.
 """
 
 from __future__ import annotations
@@ -140,20 +142,28 @@ class Sessions:
         """Hand the supervisor's answer to whoever asked."""
         ticket = reply.to
         if isinstance(ticket, Ticket):
-            ticket.session.guard(lambda: ticket.session.answer(ticket, reply))
+            ticket.session.owe(ticket, reply)
+            self.schedule(ticket.session)
 
     def serve(self, session: Session) -> None:
-        """Let a session work: at once, or after those who wait for their turn already."""
+        """Something has come for a session."""
         fd = session.fileno()
         if fd in self._sessions:
             self._sessions[fd] = self._sessions.pop(fd)  # the idlest come first
-        self._schedule(session)
+        self.schedule(session)
+
+    def schedule(self, session: Session) -> None:
+        """Let a session work: at once, or after those that wait for their turn already."""
+        if self._queue or not self._has_time():
+            self._enqueue(session)
+        else:
+            self._give_slice(session)
 
     def publish(self) -> None:
         """There are new events: bring everybody who listens up to date."""
         for session in list(self.listening):
             if session.has_work():
-                self._schedule(session)
+                self.schedule(session)
 
     def unsent(self) -> bool:
         """Whether any session still has something to send."""
@@ -187,12 +197,6 @@ class Sessions:
         if self._turn != self.engine.reactor.turns:
             self._turn, self._until = self.engine.reactor.turns, now + TURN_SECONDS
         return now < self._until
-
-    def _schedule(self, session: Session) -> None:
-        if self._queue or not self._has_time():
-            self._enqueue(session)
-        else:
-            self._give_slice(session)
 
     def _give_slice(self, session: Session) -> None:
         until = min(self._until, time.monotonic() + SLICE_SECONDS)
@@ -309,6 +313,7 @@ class Session:
     """One connection. What it sends is produced as its reader takes it."""
 
     __slots__ = (
+        "_answers",
         "_connection",
         "_cursor",
         "_ended",
@@ -342,6 +347,7 @@ class Session:
         self._telling = 0  # bytes that this is reckoned to cost
         self._reserved = 0  # bytes that its tickets and its task cost
         self._kept = 0  # bytes of it that its user's quota knows of
+        self._answers: list[tuple[Ticket, Reply]] = []  # that it has not been sent
         self._unread = False  # whether what has come may hold more messages
         self._interest = reactor.READ
         self._cursor = sessions.engine.supervisor.log.last
@@ -365,14 +371,16 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether output waits, or is to be made of what has happened."""
-        return self._stream.pending > 0 or self._behind()
+        return self._stream.pending > 0 or bool(self._answers) or self._behind()
 
     def has_work(self) -> bool:
         """Whether there is something to do for it that waits for nothing but its turn."""
         return self._has_requests() or self._has_news()
 
     def _has_requests(self) -> bool:
-        return (self._unread or self._task is not None) and not (self._stream.closed or self._stream.full)
+        if self._stream.closed or self._stream.full:
+            return False
+        return bool(self._answers) or self._unread or self._task is not None
 
     def fileno(self) -> int:
         """The descriptor, -1 when closed."""
@@ -415,7 +423,9 @@ class Session:
         engine.timers.disarm(self._output_late)
         for ticket in self.tickets:
             engine.supervisor.drop(ticket)
+        self._sessions.quotas.wait(self.peer.uid, -len(self.tickets))
         self.tickets.clear()
+        self._answers.clear()
         self._sessions.quotas.keep(self.peer.uid, -self._kept)
         self._kept = 0
         self._sessions.forget(self, fd)
@@ -457,7 +467,9 @@ class Session:
         """Act on what came, as long as the answers are read and the time has not come."""
         acted = False
         while self._has_requests():
-            if self._task is not None:
+            if self._answers:
+                self._answer(*self._answers.pop(0))
+            elif self._task is not None:
                 self._go_on(self._task)
             elif (message := self._connection.next()) is None:
                 self._unread = False
@@ -522,7 +534,9 @@ class Session:
         supervisor = self._sessions.engine.supervisor
         name = message.job or ""
         command = message.command
-        if command != protocol.CMD_QUIT and self._excess():
+        waits = command in (protocol.CMD_START, protocol.CMD_STOP)
+        too_many = waits and self._sessions.quotas.too_many_wait(self.peer.uid)
+        if command != protocol.CMD_QUIT and (too_many or self._excess()):
             self.send(protocol.Failure(name, protocol.ERR_BUSY))
         elif command == protocol.CMD_STATUS:
             self.send(replies.status07(name, supervisor.jobs.get(name)))
@@ -542,7 +556,7 @@ class Session:
         elif len(self.tickets) >= MAX_UNANSWERED:
             why = f"{MAX_UNANSWERED} requests of this connection wait already"
             self.send(protocol.failed(request.id, "failed", why))
-        elif request.command not in _SMALL and (why := self._excess()):
+        elif why := self._is_too_much(request):
             self.send(protocol.failed(request.id, "busy", why))
         else:
             jobs = self._sessions.engine.supervisor.jobs
@@ -551,6 +565,12 @@ class Session:
                 names = tuple(jobs[name].spec.name if name in jobs else name for name in names)
                 request = request.replace(jobs=names)
             self._begin_task(act(self, request), len(jobs if names is None else names))
+
+    def _is_too_much(self, request: protocol.Request) -> str:
+        """Why its user has to do without it for now, or nothing."""
+        if request.command in _LATE and (why := self._sessions.quotas.too_many_wait(self.peer.uid)):
+            return why
+        return "" if request.command in _SMALL else self._excess()
 
     def _start(self, request: protocol.Request) -> None:
         supervisor = self._sessions.engine.supervisor
@@ -736,12 +756,14 @@ class Session:
         ticket = Ticket(self, request_id, job, names)
         self.tickets.add(ticket)
         self._reserved += ticket.bytes
+        self._sessions.quotas.wait(self.peer.uid, 1)
         return ticket
 
     def _discard(self, ticket: Ticket) -> None:
         if ticket in self.tickets:
             self.tickets.remove(ticket)
             self._reserved -= ticket.bytes
+            self._sessions.quotas.wait(self.peer.uid, -1)
 
     def _order_ticket(self, request: protocol.Request) -> Ticket:
         """For a command whose answer tells more than how each job fared."""
@@ -773,23 +795,26 @@ class Session:
             data = encode(protocol.failed(message.id, "failed", str(error)))
         self._stream.send(data)
 
-    def answer(self, ticket: Ticket, reply: Reply) -> None:
-        """The supervisor has answered one of this session's commands."""
+    def owe(self, ticket: Ticket, reply: Reply) -> None:
+        """The supervisor has answered one of this session's commands: it is sent when it is its turn."""
+        if not self._stream.closed:
+            self._answers.append((ticket, reply))
+
+    def _answer(self, ticket: Ticket, reply: Reply) -> None:
         self._discard(ticket)
-        if self._stream.closed or self._connection.broken:
+        if self._connection.broken:
             return
         if ticket.id is None:
-            self.guard(lambda: self._send_and_settle(replies.answer07(ticket.job, reply)))
+            self.send(replies.answer07(ticket.job, reply))
         else:
-            request_id = ticket.id
-            self.guard(lambda: self._send_and_settle(self._answer(request_id, ticket, reply)))
+            self.send(self._reply_message(ticket.id, ticket, reply))
 
     def _late_answer(self, message: Message) -> None:
         """Answer a client that may have left."""
         if not (self._stream.closed or self._connection.broken):
             self.guard(lambda: self._send_and_settle(message))
 
-    def _answer(self, request_id: int, ticket: Ticket, reply: Reply) -> protocol.ReplyMessage:
+    def _reply_message(self, request_id: int, ticket: Ticket, reply: Reply) -> protocol.ReplyMessage:
         message = replies.answer(request_id, self._explained(reply))
         for told in message.rest.get("results", ()):
             self._tell_more(told, ticket)
@@ -939,6 +964,8 @@ class Session:
 
 # Answered at once, and shortly: however much is kept for somebody, he may.
 _SMALL = frozenset(("terminate", "reload", "info", "signal"))
+# These may be answered late.
+_LATE = frozenset(("start", "restart", "stop", "wait"))
 # Those that tell of many jobs do it step by step.
 _VERBS: dict[str, Callable[[Session, protocol.Request], Iterator[None] | None]] = {
     "start": Session._start,
