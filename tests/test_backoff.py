@@ -234,7 +234,7 @@ def test_what_cannot_be_executed_is_given_up_in_the_end() -> None:
     life = Life(spec_of(max_restarts=2))
 
     assert [life.cannot_run() for _ in range(3)] == [15.0, 15.0, None]
-    assert (life.job.state, life.job.result) == (State.FAILED, "no, gave up after 2 penalised restarts")
+    assert (life.job.state, str(life.job.result)) == (State.FAILED, "no, gave up after 2 penalised restarts")
 
 
 def test_a_shortage_ends_by_itself() -> None:

@@ -8,6 +8,7 @@ import pytest
 from test_supervisor import READY, Bench, spec_of
 
 from jobmon.core import conditions, events
+from jobmon.core.causes import Actor, Cause, Kind
 from jobmon.core.events import State
 from jobmon.core.plan import Change, Plan
 from jobmon.core.spec import Essential, JobType, Restart
@@ -54,14 +55,15 @@ def test_a_run_after_a_stop_has_the_cause_of_its_launch(command: str) -> None:
     """The cause of a run that follows a stop is what asked for it, not how the run before ended."""
     bench = Bench().up()
     if command == "start":
-        bench.supervisor.stop(["web"], "me", 1.0, by="stop by uid 1")
-    getattr(bench.supervisor, command)(["web"], "other", 1.0, by=f"{command} by uid 2")
+        bench.supervisor.stop(["web"], "me", 1.0, by=Cause(Kind.STOP, actor=Actor(1)))
+    by = Cause(Kind(command), actor=Actor(2))
+    getattr(bench.supervisor, command)(["web"], "other", 1.0, by=by)
     bench.end("SIGTERM")
     bench.launch()
     job = bench.supervisor.jobs["web"]
 
-    assert (job.state, job.cause) == (State.STARTING, f"{command} by uid 2")
-    assert list(bench.supervisor.log.after(0))[-1][-1] == f"{command} by uid 2"
+    assert (job.state, job.cause) == (State.STARTING, by)
+    assert list(bench.supervisor.log.after(0))[-1][-1] == by
 
 
 def test_numbers_of_runs_never_come_again() -> None:
@@ -122,6 +124,30 @@ def test_what_is_removed_stays_so_in_a_second_shutdown() -> None:
     bench.end("SIGKILL", "db")
     assert "db removed" in bench.told()
     assert "web removed" not in bench.told()
+
+
+def test_the_end_of_an_essential_job_that_is_removed_is_its_own() -> None:
+    """An essential job that a reload has removed ends before its turn: it is gone, and the daemon stays."""
+    bench = Bench(spec_of("db", essential=Essential.YES), spec_of("web", requires=("db",))).up("db", "web")
+    bench.supervisor.reload(Plan(removed=("db",)), "reload", 1.0)
+    bench.end(0, "db")
+
+    assert not bench.supervisor.terminating
+    assert "db" not in bench.supervisor.jobs
+
+
+def test_what_died_before_it_was_removed_is_removed_by_a_shutdown() -> None:
+    """A job that waits to be removed ends in the very moment of the shutdown: it is still removed."""
+    bench = Bench(
+        spec_of("db"),
+        spec_of("web", requires=("db",)),
+        spec_of("main", essential=Essential.YES, after=("db",)),
+    ).up("db", "web", "main")
+    bench.supervisor.reload(Plan(removed=("db",)), "reload", 1.0)
+    bench.supervisor.jobs["db"].step(events.Exited(bench.run("db"), 0), 1.0)  # not passed on yet
+    bench.supervisor.terminate(1.0)
+
+    assert "db" not in bench.supervisor.jobs
 
 
 # ---- order --------------------------------------------------------------------------------------

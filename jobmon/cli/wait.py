@@ -1,4 +1,4 @@
-"""The verb `wait`: until a condition holds, beside a command if one is given."""
+"""The command `wait`: until a condition holds, beside a command if one is given."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from jobmon.cli.output import FAILED, OK, complain, flush, say
 from jobmon.client import CommandPipe, ends_of
 from jobmon.errors import ConnectionLost, JobError, JobMonError
 from jobmon.lean.fastjson import dumps
+from jobmon.limits import DIED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     Ends = dict[str, int | str | None]
 
-DIED = 128  # as a shell says it: 128 and the number of the signal
 _PASSED_ON = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM)
 
 
@@ -91,14 +91,14 @@ def _wish(arguments: Arguments) -> dict[str, Any]:
     propagate = "--propagate" in options
     name, duration = condition(options.get("--for", "exited" if propagate else "changed"))
     if propagate and (name != "exited" or len(arguments.given) != 1):
-        raise UsageError("--propagate is for one job and --for exited")
+        raise UsageError("--propagate needs exactly one job and --for exited")
     wish: dict[str, Any] = {"condition": name, "duration": duration, "any": "--any" in options}
     if "--timeout" in options:
         wish["timeout"] = seconds(options["--timeout"])
     if "--since" in options:
         wish["since"] = count(options["--since"], "--since")
         if wish["since"] < 0:
-            raise UsageError("--since is to be the number of an event")
+            raise UsageError("--since must be the number of an event")
     return wish
 
 
@@ -127,7 +127,7 @@ def _beside(daemon: CommandPipe, number: int, command: list[str], output: int) -
             _watch(daemon, number, pid, children)
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # its pid is its own until it is reaped
         except JobMonError:
-            complain(f"the command goes on, pid {pid}")
+            complain(f"the command is still running (pid {pid})")
             raise
         finally:
             for signal, handler in handlers.items():
@@ -231,7 +231,7 @@ def _like(ends: Ends) -> int:
     if isinstance(end, int):
         return end
     if end is None or not end.startswith("SIG"):
-        complain(f"{job}: how it ended is not known")
+        complain(f"{job}: exit status unknown")
         return FAILED
     base, _, more = end.partition("+")
     number: int = getattr(_signal, base, 0)
