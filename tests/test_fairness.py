@@ -17,6 +17,7 @@ from test_clients import Raw, frame
 from test_quotas import as_root
 
 from jobmon import protocol
+from jobmon.core import causes
 from jobmon.core.events import Launched, Reply, Spawned, State
 from jobmon.core.spec import JobSpec
 from jobmon.core.supervisor import Supervisor
@@ -178,7 +179,7 @@ def test_listeners_are_told_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyP
     listeners = [Raw(str(tmp_path / "event")) for _ in range(LISTENERS)]
     while len(loop.sessions) < LISTENERS:
         loop.turn()
-    loop.supervisor.log.add(0.0, "web", "launched", State.STARTING, 1, 4711, "start")
+    loop.supervisor.log.add(0.0, "web", "launched", State.STARTING, 1, 4711, causes.START)
     loop.sessions.publish()
 
     assert loop.served(listeners) == list(range(LISTENERS, 0, -1))
