@@ -3,9 +3,13 @@
 Translates between messages and the supervisor's methods; decides nothing about jobs. A session
 that misbehaves, or whose reader is too slow, ends alone.
 
-What clients ask for is done in slices of a few milliseconds. Sessions that have more to do wait in a
-queue, each for its next slice, while the loop goes on turning: no number of requests in one write, and no
-request about ten thousand jobs, holds up a death, a timer or another client.
+What clients ask for, their answers, and what they are sent of the events, is done in slices of a few
+milliseconds. Sessions that have more to do wait for their next slice while the loop goes on turning: no
+number of requests in one write, no question about ten thousand jobs and no number of listeners holds up a
+death, a timer or another client. The slices go to the users in turn, and of each user to the sessions in
+turn: a thousand connections get no more than one. Those who listen have turns of their own: they keep
+nobody's command waiting. What a job's change means to those who wait for it is decided at once, so their
+number is bounded.
 """
 
 from __future__ import annotations
@@ -46,6 +50,7 @@ RETRY_ACCEPT_SECONDS = 0.5
 EVENT_BATCH_BYTES = 32_768
 SLICE_SECONDS = 0.002  # of one session before the others have their turn
 TURN_SECONDS = 0.005  # of all sessions in one turn of the loop: then deaths, signals and timers have theirs
+MAX_FRAMES = 1000  # of events, while they are being told
 MAX_REASON = 1000  # characters: what is kept 10,000 times is to be short
 MAX_UNANSWERED = 1000  # requests of one connection that wait: each costs memory, and a look at every change
 MAX_TREE = 2000  # processes of which one request is told what they run: some tens of milliseconds
@@ -83,12 +88,13 @@ class Sessions:
         self._listeners: dict[Listener, str] = {}
         self._is_open = False
         self._sessions: dict[int, Session] = {}  # by descriptor, those first that were silent for longest
-        self._queue: dict[Session, None] = {}  # who has more to do, in the order of their turns
+        # Sessions that have more to do, by user and role, in the order of their turns.
+        self._queue: dict[tuple[int, str], dict[Session, None]] = {}
         self._next_round = UNSET
         self._turn = -1  # of the loop, whose time for sessions ends at `_until`
         self._until = 0.0
         self.listening: set[Session] = set()
-        self._frames: dict[tuple[int, bool], bytes] | None = None  # of the events that are being told
+        self._frames: dict[tuple[int, bool], bytes] = {}  # of the events that are being told
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -149,13 +155,18 @@ class Sessions:
         """Hand the supervisor's answer to whoever asked."""
         ticket = reply.to
         if isinstance(ticket, Ticket):
-            ticket.session.guard(lambda: ticket.session.answer(ticket, reply))
+            ticket.session.owe(ticket, reply)
+            self.schedule(ticket.session)
 
     def serve(self, session: Session) -> None:
-        """Let a session work: at once, or after those who wait for their turn already."""
+        """Something has come for a session."""
         fd = session.fileno()
         if fd in self._sessions:
             self._sessions[fd] = self._sessions.pop(fd)  # the idlest come first
+        self.schedule(session)
+
+    def schedule(self, session: Session) -> None:
+        """Let a session work: at once, or after those that wait for their turn already."""
         if self._queue or not self._has_time():
             self._enqueue(session)
         else:
@@ -163,21 +174,25 @@ class Sessions:
 
     def publish(self) -> None:
         """There are new events: bring everybody who listens up to date."""
-        self._frames = {}
         for session in list(self.listening):
-            session.guard(session.push_events)
-        self._frames = None
+            if session.has_work():
+                self.schedule(session)
+        self._let_frames_go()
 
     def frame_of(self, event: Event, *, rich: bool) -> bytes:
-        """An event as it is sent, or (not `rich`) as JobMon 0.7 knows it. It is encoded once while it is told
-        to all who listen; nothing is kept for those who take it later."""
-        key, frames = (event[0], rich), self._frames
-        data = None if frames is None else frames.get(key)
+        """An event as it is sent, or (not `rich`) as JobMon 0.7 knows it. It is encoded once for all who are
+        told in one go; nothing is kept for those who take it later."""
+        key = (event[0], rich)
+        data = self._frames.get(key)
         if data is None:
-            data = _encoded(event) if rich else _encoded07(event)
-            if frames is not None:
-                frames[key] = data
+            if len(self._frames) >= MAX_FRAMES:
+                self._frames.clear()
+            data = self._frames[key] = _encoded(event) if rich else _encoded07(event)
         return data
+
+    def _let_frames_go(self) -> None:
+        if not self._queue:
+            self._frames.clear()
 
     def unsent(self) -> bool:
         """Whether any session still has something to send."""
@@ -201,7 +216,7 @@ class Sessions:
         """A session has ended."""
         del self._sessions[fd]
         self.listening.discard(session)
-        self._queue.pop(session, None)
+        self._leave_queue(session)
         self.quotas.disconnect(session.peer.uid)
 
     # ---- turns ----------------------------------------------------------------------------
@@ -220,27 +235,38 @@ class Sessions:
             self._enqueue(session)
 
     def _enqueue(self, session: Session) -> None:
-        self._queue.setdefault(session)
-        self._go_round_later()
+        if not self._queue:
+            self._go_round_later()
+        self._queue.setdefault(session.party, {}).setdefault(session)
 
     def _go_round_later(self) -> None:
         """In the next turn of the loop."""
         if not self._next_round.active:
             self._next_round = self.daemon.loop.call_later(0, self._go_round)
 
+    def _leave_queue(self, session: Session) -> None:
+        sessions = self._queue.get(session.party)
+        if sessions is not None:
+            sessions.pop(session, None)
+            if not sessions:
+                del self._queue[session.party]
+
     def _go_round(self) -> None:
-        """A slice for each in the queue, as far as the time of this turn goes, and for one at least."""
-        queue, self._queue = self._queue, {}
-        while queue:
-            session = next(iter(queue))
-            del queue[session]
+        """A slice for one session of each user after the other, as far as the time of this turn goes, and
+        one at least."""
+        while self._queue:
+            party = next(iter(self._queue))
+            sessions = self._queue.pop(party)
+            session = next(iter(sessions))
+            del sessions[session]
+            if sessions:
+                self._queue[party] = sessions  # now the last of all
             self._give_slice(session)
             if not self._has_time():
                 break
-        queue.update(self._queue)
-        self._queue = queue
-        if queue:
+        if self._queue:
             self._go_round_later()
+        self._let_frames_go()
 
     # ---- accepting ------------------------------------------------------------------------
 
@@ -323,6 +349,7 @@ class Session:
     """One connection. What it sends is produced as its reader takes it."""
 
     __slots__ = (
+        "_answers",
         "_connection",
         "_cursor",
         "_daemon",
@@ -358,6 +385,7 @@ class Session:
         self._telling = 0  # bytes that this is reckoned to cost
         self._reserved = 0  # bytes that its tickets and its task cost
         self._kept = 0  # bytes of it that its user's quota knows of
+        self._answers: list[tuple[Ticket, Reply]] = []  # that it has not been sent
         self._unread = False  # whether what has come may hold more messages
         self._interest = READ
         self._cursor = sessions.daemon.supervisor.log.last
@@ -374,13 +402,23 @@ class Session:
         self.tickets: set[Ticket] = set()
 
     @property
+    def party(self) -> tuple[int, str]:
+        """With whom it shares its turns: the sessions of its user on the same port."""
+        return self.peer.uid, self._role
+
+    @property
     def busy(self) -> bool:
         """Whether output waits, or is to be made of what has happened."""
-        return self._stream.pending > 0 or self._behind()
+        return self._stream.pending > 0 or bool(self._answers) or self._behind()
 
     def has_work(self) -> bool:
         """Whether there is something to do for it that waits for nothing but its turn."""
-        return (self._unread or self._task is not None) and not (self._stream.closed or self._stream.full)
+        return self._has_requests() or self._has_news()
+
+    def _has_requests(self) -> bool:
+        if self._stream.closed or self._stream.full:
+            return False
+        return bool(self._answers) or self._unread or self._task is not None
 
     def fileno(self) -> int:
         """The descriptor, -1 when closed."""
@@ -422,7 +460,9 @@ class Session:
         self._drain_due.cancel()
         for ticket in self.tickets:
             self._daemon.supervisor.drop(ticket if ticket.key is None else ticket.key)
+        self._sessions.quotas.wait(self.peer.uid, -len(self.tickets))
         self.tickets.clear()
+        self._answers.clear()
         self._sessions.quotas.keep(self.peer.uid, -self._kept)
         self._kept = 0
         self._sessions.forget(self, fd)
@@ -463,8 +503,10 @@ class Session:
     def work(self, until: float) -> None:
         """Act on what came, as long as the answers are read and the time has not come."""
         acted = False
-        while self.has_work():
-            if self._task is not None:
+        while self._has_requests():
+            if self._answers:
+                self._answer(*self._answers.pop(0))
+            elif self._task is not None:
                 self._go_on(self._task)
             elif (message := self._connection.next()) is None:
                 self._unread = False
@@ -529,7 +571,9 @@ class Session:
         supervisor = self._daemon.supervisor
         name = message.job or ""
         command = message.command
-        if command != protocol.CMD_QUIT and self._excess():
+        waits = command in (protocol.CMD_START, protocol.CMD_STOP)
+        too_many = waits and self._sessions.quotas.too_many_wait(self.peer.uid)
+        if command != protocol.CMD_QUIT and (too_many or self._excess()):
             self.send(protocol.Failure(name, protocol.ERR_BUSY))
         elif command == protocol.CMD_STATUS:
             self.send(replies.status07(name, supervisor.jobs.get(name)))
@@ -549,7 +593,7 @@ class Session:
         elif len(self.tickets) >= MAX_UNANSWERED:
             why = f"{MAX_UNANSWERED} requests of this connection wait already"
             self.send(protocol.failed(request.id, "failed", why))
-        elif request.command not in _SMALL and (why := self._excess()):
+        elif why := self._is_too_much(request):
             self.send(protocol.failed(request.id, "busy", why))
         else:
             jobs = self._daemon.supervisor.jobs
@@ -558,6 +602,12 @@ class Session:
                 names = tuple(jobs[name].spec.name if name in jobs else name for name in names)
                 request = request.replace(jobs=names)
             self._begin_task(act(self, request), len(jobs if names is None else names))
+
+    def _is_too_much(self, request: protocol.Request) -> str:
+        """Why its user has to do without it for now, or nothing."""
+        if request.command in _LATE and (why := self._sessions.quotas.too_many_wait(self.peer.uid)):
+            return why
+        return "" if request.command in _SMALL else self._excess()
 
     def _start(self, request: protocol.Request) -> None:
         supervisor = self._daemon.supervisor
@@ -741,12 +791,14 @@ class Session:
         ticket = Ticket(self, request_id, job, names)
         self.tickets.add(ticket)
         self._reserved += ticket.bytes
+        self._sessions.quotas.wait(self.peer.uid, 1)
         return ticket
 
     def _discard(self, ticket: Ticket) -> None:
         if ticket in self.tickets:
             self.tickets.remove(ticket)
             self._reserved -= ticket.bytes
+            self._sessions.quotas.wait(self.peer.uid, -1)
 
     def _order_ticket(self, request: protocol.Request) -> Ticket:
         """For a command whose answer tells more than how each job fared."""
@@ -778,23 +830,26 @@ class Session:
             data = encode(protocol.failed(message.id, "failed", str(error)))
         self._stream.send(data)
 
-    def answer(self, ticket: Ticket, reply: Reply) -> None:
-        """The supervisor has answered one of this session's commands."""
+    def owe(self, ticket: Ticket, reply: Reply) -> None:
+        """The supervisor has answered one of this session's commands: it is sent when it is its turn."""
+        if not self._stream.closed:
+            self._answers.append((ticket, reply))
+
+    def _answer(self, ticket: Ticket, reply: Reply) -> None:
         self._discard(ticket)
-        if self._stream.closed or self._connection.broken:
+        if self._connection.broken:
             return
         if ticket.id is None:
-            self.guard(lambda: self._send_and_settle(replies.answer07(ticket.job, reply)))
+            self.send(replies.answer07(ticket.job, reply))
         else:
-            request_id = ticket.id
-            self.guard(lambda: self._send_and_settle(self._answer(request_id, ticket, reply)))
+            self.send(self._reply_message(ticket.id, ticket, reply))
 
     def _late_answer(self, message: Message) -> None:
         """Answer a client that may have left."""
         if not (self._stream.closed or self._connection.broken):
             self.guard(lambda: self._send_and_settle(message))
 
-    def _answer(self, request_id: int, ticket: Ticket, reply: Reply) -> protocol.ReplyMessage:
+    def _reply_message(self, request_id: int, ticket: Ticket, reply: Reply) -> protocol.ReplyMessage:
         message = replies.answer(request_id, self._explained(reply))
         for told in message.rest.get("results", ()):
             self._tell_more(told, ticket)
@@ -830,13 +885,9 @@ class Session:
         self.send(message)
         self._settle()
 
-    def push_events(self) -> None:
+    def _push(self) -> None:
         """Send a batch of the events that the reader has not seen, if it takes them now; the next when it
         takes more."""
-        self._push()
-        self._settle()
-
-    def _push(self) -> None:
         if not self._behind():
             return
         log = self._daemon.supervisor.log
@@ -844,6 +895,13 @@ class Session:
             self._drop("has fallen too many events behind")
         elif not self._stream.pending:
             self._stream.send(b"".join(self._batch(log.after(self._cursor))))
+
+    def _has_news(self) -> bool:
+        """Whether there is something to do about the events: a batch to send, or to part with a reader that
+        has fallen too far behind."""
+        if not self._behind():
+            return False
+        return not self._stream.pending or not self._daemon.supervisor.log.holds(self._cursor)
 
     def _behind(self) -> bool:
         """Whether there are events for it. (While it is told how things stand, the events are not due.)"""
@@ -943,6 +1001,8 @@ def _encoded07(event: Event) -> bytes:
 
 # Answered at once, and shortly: however much is kept for somebody, he may.
 _SMALL = frozenset(("terminate", "reload", "info", "signal"))
+# These may be answered late.
+_LATE = frozenset(("start", "restart", "stop", "wait"))
 # Those that tell of many jobs do it step by step.
 _VERBS: dict[str, Callable[[Session, protocol.Request], Iterator[None] | None]] = {
     "start": Session._start,
