@@ -877,7 +877,7 @@ def answers_at_once(job: machine.Job, _since: waits.Mark, _now: float) -> events
         (Turns, "_refresh", lambda *_: None),
         (Turns, "_is_needed", lambda *_: False),
         (Turns, "_waits_for", lambda *_: ()),
-        (Turns, "_with_requirements", lambda self, names, _: [(n, "") for n in self.order.sort(names)]),
+        (Turns, "_with_requirements", lambda self, names: [(n, "", "") for n in self.order.sort(names)]),
         (Turns, "_stay", lambda *_: None),
         (Turns, "_let_go_first", lambda *_: None),
         (Supervisor, "_adopt", lambda *_: None),
