@@ -581,8 +581,9 @@ def test_a_link_to_nothing_takes_no_job_with_it(daemon: Factory) -> None:
         os.symlink(f"../releases/{name}", one.path(f"sites/{name}"))
     os.rename(one.path("releases/c"), one.path("sites/c"))
     one.configure({"supervisor": {"include-dirs": ["sites/*/*.json"]}, "jobs": {}})
-    pipe = one.pipe()
+    pipe, watch = one.pipe(), one.watch()
     assert pipe.reload()["plan"]["added"] == ["a", "b", "c"]
+    assert {watch.find(lambda event: event.state == "running").job for _ in "abc"} == {"a", "b", "c"}
     before = lives(one)
     os.unlink(one.path("sites/b"))
     os.symlink("../releases/none", one.path("sites/b"))
