@@ -78,7 +78,7 @@ def test_it_says_what_has_changed_and_does_it(daemon: Factory) -> None:
         "~ web: signal, kill-timeout (at once); command, env (at its next start)",
     ]
     assert done.err.count("\n") == 1
-    assert "started: web (jobmon reload --restart" in done.err
+    assert "settings: web (apply with: jobmon reload --restart" in done.err
 
     until(watch, ("old", "removed"), ("new\n", "running"))
     after = lives(one)
