@@ -62,13 +62,6 @@ TOP_LEVEL = {
 # nobody who asks for a status pays for an engine.
 DAEMON_VERBS = frozenset(("cli.local", "cli.init"))
 
-# Imports that run upward, for types only: a narrow port between the clients' side and the engine is missing.
-UPWARD: dict[tuple[str, str], str] = {
-    ("linux.control.server", "linux.daemon.engine"): "the sessions see the whole engine",
-    ("linux.control.server", "linux.daemon.reload"): "the outcome of a reload is the reloader's",
-    ("linux.daemon.reload", "linux.daemon.engine"): "the reloader sees the whole engine",
-}
-
 IMPURE = frozenset("_socket ctypes os random select signal socket subprocess threading time".split())
 PURE_FOLDERS = frozenset(("base", "lean", "core", "config", "protocol"))
 
@@ -240,7 +233,7 @@ def test_imports_run_downward(module: str) -> None:
     folder = folder_of(module)
     wrong = []
     for name in coupled(module):
-        allowed = folder_of(name) in (folder, *MAY_USE[folder]) or (module, name) in UPWARD
+        allowed = folder_of(name) in (folder, *MAY_USE[folder])
         if not (allowed or module in DAEMON_VERBS or module == ""):
             wrong.append(name)
 
@@ -249,7 +242,7 @@ def test_imports_run_downward(module: str) -> None:
 
 def test_there_is_no_circle() -> None:
     """No module imports itself over others, not even for types or inside a function."""
-    below = {module: {name for name in coupled(module) if (module, name) not in UPWARD} for module in MODULES}
+    below = {module: coupled(module) for module in MODULES}
     below[""] = set()  # it loads by name
     while leaves := [module for module, names in below.items() if not names]:
         for module in leaves:

@@ -9,7 +9,7 @@ from test_supervisor import READY, Bench, spec_of
 
 from jobmon.core import conditions, events
 from jobmon.core.causes import Actor, Cause, Kind
-from jobmon.core.events import State
+from jobmon.core.events import Next, State
 from jobmon.core.plan import Change, Plan
 from jobmon.core.spec import Essential, JobType, Restart
 
@@ -98,7 +98,7 @@ def ordered_removal() -> Bench:
     """`db` is removed by a reload and waits for `web`, which requires it, to be gone."""
     bench = Bench(spec_of("db"), spec_of("web", requires=("db",))).up("db", "web")
     bench.supervisor.reload(Plan(removed=("db",)), "reload", 1.0)
-    assert type(bench.supervisor.going("db")) is events.Remove
+    assert bench.supervisor.turns.follows("db") is Next.REMOVE
     return bench
 
 

@@ -102,7 +102,8 @@ def be_the_receiver(daemon: int, link: socket, runs: Iterable[tuple[int, socket,
         syscalls.die_with(daemon)
         gc.disable()  # it would touch, and so copy, what is shared with the daemon
         runs = list(runs)
-        keep_only(link.fileno(), *procfs.pinned(), *(own.fileno() for _, own, _ in runs))
+        kept = (link.fileno(), *procfs.pinned(), *(own.fileno() for _, own, _ in runs))
+        keep_only(*kept, listing=procfs.own_fds())  # who hangs must hold nothing of the daemon's
         _rename()
         link.setblocking(True)
         one = _Receiver(link)
@@ -486,7 +487,7 @@ def _queue_length() -> int:
 
 def _be_the_disposer(own: socket, writer: int) -> NoReturn:
     try:
-        keep_only(own.fileno(), writer)
+        keep_only(own.fileno(), writer, listing=procfs.own_fds())
         os.write(writer, b".")
         own.recv(1)
     finally:
