@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jobmon.core.spec import JobSpec
 
 NEXT_RUN = "command stdin stdout stderr env working-dir kill-scope type ready start-timeout watchdog".split()
-NEW_DAEMON = "working-dir control-port event-port state-dir".split()
+NEW_DAEMON = {"working-dir", "control-port", "event-port", "state-dir"}
 
 
 def jobs(**settings: dict[str, Any]) -> Config:

@@ -124,6 +124,30 @@ def test_what_is_removed_stays_so_in_a_second_shutdown() -> None:
     assert "web removed" not in bench.told()
 
 
+def test_the_end_of_an_essential_job_that_is_removed_is_its_own() -> None:
+    """An essential job that a reload has removed ends before its turn: it is gone, and the daemon stays."""
+    bench = Bench(spec_of("db", essential=Essential.YES), spec_of("web", requires=("db",))).up("db", "web")
+    bench.supervisor.reload(Plan(removed=("db",)), "reload", 1.0)
+    bench.end(0, "db")
+
+    assert not bench.supervisor.terminating
+    assert "db" not in bench.supervisor.jobs
+
+
+def test_what_died_before_it_was_removed_is_removed_by_a_shutdown() -> None:
+    """A job that waits to be removed ends in the very moment of the shutdown: it is still removed."""
+    bench = Bench(
+        spec_of("db"),
+        spec_of("web", requires=("db",)),
+        spec_of("main", essential=Essential.YES, after=("db",)),
+    ).up("db", "web", "main")
+    bench.supervisor.reload(Plan(removed=("db",)), "reload", 1.0)
+    bench.supervisor.jobs["db"].step(events.Exited(bench.run("db"), 0), 1.0)  # not passed on yet
+    bench.supervisor.terminate(1.0)
+
+    assert "db" not in bench.supervisor.jobs
+
+
 # ---- order --------------------------------------------------------------------------------------
 
 

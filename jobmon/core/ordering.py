@@ -113,7 +113,7 @@ class Turns:
         self.leaving = {name: gone.get(name) or Shutdown() for name in up}
         for name in list(self._jobs):
             if name not in self.leaving:  # down, or going down: nothing of it is to come again
-                self._feed(name, Shutdown(), now)
+                self._feed(name, gone.get(name) or Shutdown(), now)
         self._let_leave(up, now)
 
     def hurry(self, now: float) -> None:

@@ -327,11 +327,12 @@ class Supervisor:
         self.turns.pass_on(job, now)
 
     def _mind_essential(self, job: Job, state: State, now: float) -> None:
-        """A job has ended by itself. If the daemon lives for it, that is the daemon's end too."""
+        """A job has ended by itself. If the daemon lives for it, that is the daemon's end too; not if a
+        reload has removed the job and it was only waiting for its turn to be stopped."""
         essential = job.spec.essential
         failed = state is State.FAILED
         counts = essential is Essential.YES or (essential is Essential.ON_FAILURE and failed)
-        if counts and not self.terminating:
+        if counts and not self.terminating and type(self.going(job.spec.name)) is not Remove:
             self._exit_code = job.exit_code
             self.terminate(now)
 
