@@ -68,7 +68,7 @@ class Turns:
             elif self._is_to_be_started(name):
                 self._start_requirement(name, by_need, now, asked=asked)
 
-    def restart(self, names: Iterable[str], by: str, now: float, *, asked: bool = False) -> None:
+    def restart(self, names: Iterable[str], by: str, now: float, *, asked: bool) -> None:
         """Give jobs a new run, and what requires them."""
         names, what = tuple(names), RestartJob(by, asked)
         self._let_go([name for name in names if self._jobs[name].alive], what, now)
