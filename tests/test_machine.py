@@ -1093,3 +1093,43 @@ def test_what_waits_for_something_else_says_so() -> None:
         job.step(events.Hold("waiting for cache"), 20.0)
 
     assert (waiting.cause, running.cause) == ("waiting for cache; start", "launched")
+
+
+def test_a_timer_of_the_state_before_is_dropped() -> None:
+    """The start-timeout that fires while its job is being stopped does not end the time to stop."""
+    job = bring(State.STARTING, start_timeout=60.0)
+    start_timeout = job.token
+    job.step(events.Stop(), 20.0)
+
+    assert job.step(events.Timer(start_timeout), 60.0) == []
+    assert job.state is State.STOPPING
+
+
+def test_a_job_that_is_ready_says_so() -> None:
+    """The cause of running is what was waited for."""
+    job = bring(State.STARTING, ready=READY)
+    job.step(events.Ready(1), 20.0)
+
+    assert (job.state, job.cause) == (State.RUNNING, "ready")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "losses"),
+    [
+        (JobType.SERVICE, 0, 2),
+        (JobType.SERVICE, 1, 2),
+        (JobType.ONESHOT, 0, 0),
+        (JobType.ONESHOT, 1, 2),
+    ],
+)
+def test_what_nobody_asked_for_is_a_loss(kind: JobType, status: int, losses: int) -> None:
+    """Each end by itself is counted, but for the success of a oneshot; a stop is none."""
+    job = Job(spec_of(type=kind, restart=Restart.NEVER))
+    for _ in range(2):
+        up(job)
+        job.step(events.Exited(job.run, status), 0.0)
+    up(job)
+    job.step(events.Stop(), 0.0)
+    job.step(events.Exited(job.run, "SIGTERM"), 0.0)
+
+    assert (job.losses, job.deaths) == (losses, 3)

@@ -422,7 +422,6 @@ def launched(job: Job, what: Launched, now: float) -> None:
     job._last = (job.run, job.pid)
     job.launches += 1
     if job._restarts_itself:
-        job._restarts_itself = False
         job._happened("restarting")
     job._happened("launched")
 

@@ -267,7 +267,7 @@ class Turns:
         for name, need in going.items():
             if need is not None:
                 self._let_go_first(name, need, what)
-            elif type(self.leaving.get(name)) is not Remove or type(what) is Remove:
+            elif type(self.leaving.get(name)) is not Remove:
                 self._queue(name, what)
         self._refresh_after(going, now)
         self._let_leave(going, now)
@@ -299,7 +299,6 @@ class Turns:
                 if isinstance(what, RestartJob):
                     self._refresh(name, now)
                 self._feed(name, what, now)
-                self._refresh_unasked(name, now)
                 self._refresh_after((name,), now)
 
     def _is_needed(self, name: str) -> bool:
