@@ -400,6 +400,50 @@ def test_a_restart_turns_the_stop_of_what_it_needs_into_a_restart() -> None:
     assert bench.replies("other")[0].message == "was started meanwhile"
 
 
+def test_a_stop_becomes_a_restart_through_a_oneshot_too() -> None:
+    """What is restarted may be required through a oneshot, which has succeeded and is left alone."""
+    migrate = spec_of("migrate", requires=("db",), type=JobType.ONESHOT)
+    web, app = spec_of("web", requires=("migrate",)), spec_of("app", requires=("web",))
+    bench = Bench(spec_of("db"), migrate, web, app, spec_of("tool", requires=("db",))).up("db", "migrate")
+    bench.end(0, "migrate")
+    bench.up("web", "app", "tool")
+    bench.supervisor.stop(["web"], "other", 1.0)
+    bench.supervisor.restart(["db", "app"], "me", 1.0)
+
+    assert queued(bench, "web") == events.RestartJob("restart of db")
+
+
+def test_a_restart_that_becomes_a_stop_keeps_nothing_waiting() -> None:
+    """What comes after a job that was to be restarted is launched when somebody stops that job for good."""
+    bench = chain(spec_of("late", after=("db",)))
+    bench.supervisor.restart(["db"], "me", 1.0)
+    bench.supervisor.start(["late"], "me", 1.0)
+    assert bench.state("late") is State.WAITING
+
+    bench.supervisor.stop(["db"], "other", 2.0)
+    assert (bench.state("late"), bench.supervisor.jobs["late"].since) == (State.STARTING, 2.0)
+
+
+def test_a_restart_under_way_that_becomes_a_stop_keeps_nothing_waiting() -> None:
+    """The same where the stop of the restart is under way already."""
+    bench = Bench(spec_of("db"), spec_of("late", after=("db",))).up("db")
+    bench.supervisor.restart(["db"], "me", 1.0)
+    bench.supervisor.start(["late"], "me", 1.0)
+    assert (bench.state("db"), bench.state("late")) == (State.STOPPING, State.WAITING)
+
+    bench.supervisor.stop(["db"], "other", 2.0)
+    assert (bench.state("late"), bench.supervisor.jobs["late"].since) == (State.STARTING, 2.0)
+
+
+def test_in_the_shutdown_nothing_is_held() -> None:
+    """Nothing is launched any more, so nothing waits for a requirement that has ended before its turn."""
+    bench = Bench(spec_of("db"), spec_of("web", requires=("db",))).up("db", "web")
+    bench.supervisor.terminate(1.0)
+    bench.end(0, "db")
+
+    assert (bench.state("web"), bench.supervisor.jobs["web"].held) == (State.STOPPING, "")
+
+
 # ---- order: a reload ------------------------------------------------------------------------------
 
 

@@ -184,7 +184,7 @@ class Turns:
     def _going_of(self, name: str, going: Mapping[str, str]) -> str:
         """What a job requires, directly or by what `going` knows, and is to go; the nearest."""
         for need in reversed(self.order.requires.get(name, ())):
-            if restarted := need if need in self.leaving else going.get(need, ""):
+            if restarted := need if need in self.leaving else going.get(need):
                 return restarted
         return ""
 
