@@ -20,7 +20,8 @@ from jobmon.errors import (
     RemoteProtocolError,
     WaitTimeout,
 )
-from jobmon.link import DEFAULT_PORTS, Link, place_of, readable
+from jobmon.limits import SOCKET_PATH_BYTES
+from jobmon.link import DEFAULT_PORTS, Link, bytes_of, place_of, readable
 from jobmon.protocol import (
     EVENT_TERMINATE,
     Event07,
@@ -48,7 +49,6 @@ PATIENCE = 30.0
 GRACE = 0.5
 # From the end of its connections to the end of the daemon's process it is milliseconds.
 LAST_BREATH = 10.0
-_SOCKET_PATH_BYTES = 107  # sun_path is 108 bytes with its final NUL, unix(7)
 
 
 def parse_port(text: Port) -> Port:
@@ -60,12 +60,19 @@ def parse_port(text: Port) -> Port:
     port: Port = int(text) if isinstance(text, str) and text.isascii() and text.isdigit() else text
     if isinstance(port, int):
         if not 1 <= port <= 65535:
-            raise AddressError(f"{port} is no TCP port: those are 1 to 65535")
+            raise AddressError(f"invalid port {port} (expected 1-65535)")
     elif not port or "\0" in port or "," in port:
-        raise AddressError(f"{port!r} is neither a TCP port nor the path of a socket")
-    elif len(os.fsencode(port)) > _SOCKET_PATH_BYTES:
-        raise AddressError(f"{port!r} is too long for a socket: {_SOCKET_PATH_BYTES} bytes at most")
+        raise AddressError(f"invalid address {port!r} (expected a TCP port or the path of a socket)")
+    elif len(_bytes_of(port)) > SOCKET_PATH_BYTES:
+        raise AddressError(f"{port!r} is too long for a socket: {SOCKET_PATH_BYTES} bytes at most")
     return port
+
+
+def _bytes_of(path: str) -> bytes:
+    try:
+        return bytes_of(path)
+    except UnicodeEncodeError:
+        raise AddressError(f"{path!r} is not the path of a socket: it is not text") from None
 
 
 def ports_from(environ: Mapping[str, str]) -> tuple[Port, Port]:
@@ -78,12 +85,12 @@ def ports_from(environ: Mapping[str, str]) -> tuple[Port, Port]:
     parts = text.split(",")
     try:
         if len(parts) != 2:
-            raise AddressError("two are needed" if text else "it is empty; did the daemon not start?")
+            raise AddressError("two are needed" if text else "it is empty (did the daemon fail to start?)")
         return parse_port(parts[0]), parse_port(parts[1])
     except AddressError as error:
         raise AddressError(
-            f"JOBMON_PORT is {text!r}, but should be CONTROL,EVENT, each a TCP port or the path of a "
-            f"socket, for instance {DEFAULT_PORTS}: {error}"
+            f"JOBMON_PORT is {text!r}, but must be CONTROL,EVENT, each a TCP port or the path of a "
+            f"socket, for example {DEFAULT_PORTS}: {error}"
         ) from None
 
 
@@ -167,7 +174,7 @@ class CommandPipe:
         number = self._submit(patience, keeps_time, "terminate", None, {"reason": reason})
         pid = self.collect(number).get("pid")
         if wait and not self._see_the_end(pid, until):
-            raise WaitTimeout(f"timed out: the daemon, pid {pid}, goes on ending", "timeout")
+            raise WaitTimeout(f"timed out: the daemon (pid {pid}) is still shutting down", "timeout")
 
     def _see_the_end(self, pid: object, until: float | None) -> bool:
         """Whether the daemon is gone; its process is by a moment after its connections."""
@@ -253,7 +260,7 @@ class CommandPipe:
         try:
             return [job_status(body) for body in reply["jobs"]], [int(pid) for pid in reply.get("strays", ())]
         except (KeyError, TypeError, ValueError) as error:
-            raise RemoteProtocolError(f"a reply to status makes no sense: {error!r}") from None
+            raise unexpected_reply("status", error) from None
 
     def pid(self, job: str) -> int | None:
         """The pid of a job's process; None when there is none."""
@@ -263,7 +270,7 @@ class CommandPipe:
         """All jobs, and whether a process of each lives."""
         jobs = self.request("list").get("jobs")
         if type(jobs) is not dict:
-            raise RemoteProtocolError('a reply to list has no "jobs"')
+            raise unexpected_reply("list", KeyError("jobs"))
         return jobs
 
     def wait(
@@ -320,8 +327,8 @@ class CommandPipe:
         try:
             (told,) = self.request("why", (job,))["jobs"]
             return dict(told)
-        except (KeyError, TypeError, ValueError):
-            raise RemoteProtocolError("a reply to why makes no sense") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise unexpected_reply("why", error) from None
 
     def info(self) -> dict[str, Any]:
         """What the daemon says of itself: pid, version, config, control, event, started."""
@@ -534,7 +541,7 @@ def refusal(rest: Mapping[str, Any]) -> JobError | ConfigError:
         results = tuple(_result(one) for one in rest.get("results", ()))
         stderr, first = lists_of(rest, "stderr"), lists_of(rest, "first")
     except (KeyError, TypeError):
-        raise RemoteProtocolError("the results of a reply make no sense") from None
+        raise RemoteProtocolError("unexpected results in a reply from the daemon") from None
     if not results and isinstance(job, str):
         results = ((job, code, message),)
     told = "; ".join(f"{job}: {what}" for job, bad, what in results if bad)
@@ -559,7 +566,7 @@ def graph_of(reply: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The jobs of a reply to graph."""
     jobs = reply.get("jobs")
     if type(jobs) is not dict or not all(type(job) is dict for job in jobs.values()):
-        raise RemoteProtocolError('a reply to graph has no "jobs"')
+        raise unexpected_reply("graph", KeyError("jobs"))
     return jobs
 
 
@@ -567,8 +574,14 @@ def ends_of(reply: Mapping[str, Any]) -> dict[str, int | str | None]:
     """The jobs of a reply to wait, each with how its run ended, if that was asked for."""
     try:
         return {str(one["job"]): one.get("exit") for one in reply["results"] if one["ok"]}
-    except (KeyError, TypeError, AttributeError):
-        raise RemoteProtocolError("a reply to wait makes no sense") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise unexpected_reply("wait", error) from None
+
+
+def unexpected_reply(command: str, error: Exception) -> RemoteProtocolError:
+    """Return the exception for a reply to `command` that could not be read because of `error`."""
+    what = f"missing {error}" if isinstance(error, KeyError) else str(error)
+    return RemoteProtocolError(f"unexpected reply from the daemon to `{command}`: {what}")
 
 
 def _pidfd_of(pid: object) -> int | None:

@@ -132,13 +132,13 @@ class Link:
             self.end = BusyError(text, "busy")
         elif isinstance(message, Broken):
             self.end = RemoteProtocolError(
-                f"what answers at {self.where} is no JobMon daemon: {message.message}"
+                f"the program at {self.where} is not a JobMon daemon: {message.message}"
             )
         elif isinstance(message, ErrorMessage):
             self.end = RemoteProtocolError(f"the daemon at {self.where} says: {message.message}")
         else:
             kind = type(message).__name__
-            self.end = RemoteProtocolError(f"the daemon at {self.where} sent a {kind} where none belongs")
+            self.end = RemoteProtocolError(f"the daemon at {self.where} sent an unexpected {kind}")
 
     def wait(self, until: float | None) -> bool:
         """Wait until there is something to look at, in `messages` or in `end`; False at `until`."""
@@ -217,7 +217,7 @@ def _connect(port: Port, where: str, until: float) -> _socket.socket:
     connected = _socket.socket(family, _socket.SOCK_STREAM)
     try:
         connected.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _timeval(until - monotonic()))
-        connected.connect(port if isinstance(port, str) else ("127.0.0.1", port))
+        connected.connect(bytes_of(port) if isinstance(port, str) else ("127.0.0.1", port))
         connected.setblocking(False)
         if family == _socket.AF_INET:
             connected.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
@@ -231,6 +231,15 @@ def _connect(port: Port, where: str, until: float) -> _socket.socket:
         connected.close()
         raise
     return connected
+
+
+def bytes_of(path: str) -> bytes:
+    """What a path is to the kernel. In the encoding of this Python if that knows it: so came what it has from
+    the environment; else a program has it in its text, and means what a UTF-8 configuration does."""
+    try:
+        return os.fsencode(path)
+    except UnicodeEncodeError:
+        return path.encode(errors="surrogateescape")
 
 
 def _timeval(seconds: float) -> bytes:

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 _RUNNING: list[kit.Daemon] = []
 
-# Daemons of root keep their state in here, also those that a test kills.
-os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="jobmon-", dir="/tmp")
-os.environ.pop("RUNTIME_DIRECTORY", None)
-atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True)
+# Daemons keep their state in here, also those that a test kills; those of any user may.
+os.environ["RUNTIME_DIRECTORY"] = tempfile.mkdtemp(prefix="jobmon-", dir="/tmp")
+os.chmod(os.environ["RUNTIME_DIRECTORY"], 0o1777)
+os.environ.pop("XDG_RUNTIME_DIR", None)
+atexit.register(shutil.rmtree, os.environ["RUNTIME_DIRECTORY"], ignore_errors=True)
 
 # Whoever started the tests in the background has these ignored: they are part of what is tested.
 for _number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):

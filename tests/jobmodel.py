@@ -14,9 +14,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobmon.core import events
+from jobmon.core.causes import Cause, Kind
 from jobmon.core.events import AT_REST, LEAVING, LIVE, Action, Input, Next, State
 from jobmon.core.machine import Job
-from jobmon.core.spec import JobSpec, JobType, Readiness, Restart
+from jobmon.core.spec import FdReadiness, JobSpec, JobType, Readiness, Restart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 WINDOW, PENALTY, PATIENCE, START_TIMEOUT = 5.0, 15.0, 10.0, 60.0
 SOON, LATE = 0.0, WINDOW + 1
 PID = 100
-HELD, HELD_LONGER = "waiting for db", "waiting for db, cache"
-LOST = "requires db, which is failed"
-READY = Readiness("fd", 3)
+HELD, HELD_LONGER = ("db",), ("db", "cache")
+LOST = Cause(Kind.REQUIREMENT, "failed", ("db",))
+READY = FdReadiness(3)
 UNDECIDED = frozenset((State.STARTING, State.RUNNING))
 ENDED = frozenset((State.EXITED, State.FAILED))
 
@@ -284,7 +285,7 @@ def _rebase(job: Job, now: float) -> None:
     past = job.past
     fresh = [None if t is None or now - t > WINDOW else 0.0 for t in (past.last_death, past.penalty_end)]
     failures = 0 if job.spec.max_restarts is None else past.failures
-    counts = {"failures": failures, "ends": 0, "alike": 0, "cause": ""}  # the rest of them only tell
+    counts = {"failures": failures, "ends": 0, "alike": 0, "cause": None}  # the rest of them only tell
     job.past = past.replace(last_death=fresh[0], penalty_end=fresh[1], **counts)
     job.armed = None if job.armed is None else job.armed - job.since
     job.since = 0.0
@@ -546,7 +547,7 @@ def _after_timer(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
 
 def _after_hold(node: Node, move: Move, after: Node, kinds: Kinds) -> None:
     assert isinstance(move.what, events.Hold)
-    _claim(after.job.held == move.what.reason, "what is held is held, for what was said last")
+    _claim(after.job.held == move.what.jobs, "what is held is held, for what was said last")
     _claim(not kinds and after.job.state is node.job.state, "hold touches nothing that is there")
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from jobmon.core import events
 from jobmon.core.backoff import SHORTAGES, Death, Past, Verdict, begin_anew, judge
+from jobmon.core.causes import exited
 from jobmon.core.events import State
 from jobmon.core.machine import Job
 from jobmon.core.spec import JobSpec, Restart
@@ -234,7 +235,7 @@ def test_what_cannot_be_executed_is_given_up_in_the_end() -> None:
     life = Life(spec_of(max_restarts=2))
 
     assert [life.cannot_run() for _ in range(3)] == [15.0, 15.0, None]
-    assert (life.job.state, life.job.result) == (State.FAILED, "no, gave up after 2 penalised restarts")
+    assert (life.job.state, str(life.job.result)) == (State.FAILED, "no, gave up after 2 penalised restarts")
 
 
 def test_a_shortage_ends_by_itself() -> None:
@@ -281,7 +282,7 @@ def test_zero_is_a_failure_where_it_is_not_listed() -> None:
 
 def test_a_start_forgets_the_counts_and_makes_nothing_anew_without_them() -> None:
     """Who starts a job gives it all its restarts back; a job without a past shares that with all others."""
-    past = Past(last_death=100.0, penalty_end=90.0, failures=2, ends=3, alike=2, cause="exit 1")
+    past = Past(last_death=100.0, penalty_end=90.0, failures=2, ends=3, alike=2, cause=exited(1))
     calm = Past(last_death=100.0)
 
     assert begin_anew(past) == past.replace(failures=0, ends=0)

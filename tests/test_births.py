@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -120,6 +121,24 @@ def test_a_daemon_in_the_background_has_the_same_text(daemon: Factory, locale: d
 
 
 @pytest.mark.slow
+def test_a_program_finds_the_daemon_in_every_locale(daemon: Factory, locale: dict[str, str]) -> None:
+    """A program may name a socket by letters that its locale lacks, or has its bytes from the environment."""
+    one = daemon({"supervisor": {"control-port": "control-ü€"}, "jobs": {"web": REST}})
+    script = """
+import jobmon, sys
+assert sys.getfilesystemencoding() != "utf-8"
+print(jobmon.CommandPipe(sys.argv[1].encode("ascii").decode("unicode_escape")).list_jobs())
+print(jobmon.CommandPipe().list_jobs())
+"""
+    escaped = str(one.control).encode("unicode_escape").decode()
+    command = [sys.executable, "-c", script, escaped]
+    done = subprocess.run(
+        command, env={**one.environ, **locale}, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("{'web': True}\n" * 2, "")
+
+
+@pytest.mark.slow
 def test_a_directory_that_is_not_utf_8_ends_no_answer(daemon: Factory, tmp_path: Path) -> None:
     """A configuration lies where bytes are that no text has: a start fails with a reason, which is told to
     who asks and to who listens, as a mistake in a reload is; and files are made there."""
@@ -186,6 +205,7 @@ def test_a_limit_below_what_is_open_is_a_failure_with_its_reason(daemon: Factory
     job = {"command": kit.FOR_EVER, "stdout": "out"}
     one = daemon({"jobs": {"fine": REST, "x": job}}, **nasty.options(way))
     pipe, watch = one.pipe(), one.watch()
+    assert pipe.is_running("fine")  # it is connected by that: no connection can be taken any more
     resource.prlimit(one.pid, resource.RLIMIT_NOFILE, (3, 1000))
     with pytest.raises(JobError, match="EMFILE"):
         pipe.start("x", wait=False)

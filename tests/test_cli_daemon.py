@@ -423,7 +423,7 @@ def test_a_directory_that_is_gone(place: Place, verb: str) -> None:
 
     assert (code, out) == (1, "")
     *_, last = err.splitlines()  # the shell has something to say before
-    assert last == "jobmon: the current directory: No such file or directory: go to one that is there"
+    assert last == "jobmon: the current directory: No such file or directory: go to one that exists"
 
 
 @as_root

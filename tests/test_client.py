@@ -503,7 +503,7 @@ def test_the_line_that_it_is_tried_again(
     events.play(news)
     with deadline():
         assert main(["start", "x"]) == 1
-    line = "jobmon: x: exit 1; it is tried again, and waited for\n"
+    line = "jobmon: x: exit 1; it will be restarted, still waiting\n"
     assert capfd.readouterr().err == (line if before == 2 else "") + "jobmon: x: has died\n"
 
 
@@ -620,7 +620,7 @@ def test_a_command_goes_on_when_the_daemon_falls_silent(
         assert main(["wait", "x", "--timeout", "300ms", "--", "cat", end.path]) == 124
     assert time.monotonic() - began < 1.3
     told = re.fullmatch(
-        "jobmon: the command goes on, pid ([0-9]+)\njobmon: timed out: .* does not answer\n",
+        r"jobmon: the command is still running \(pid ([0-9]+)\)\njobmon: timed out: .* does not answer\n",
         capfd.readouterr().err,
     )
     assert told is not None

@@ -303,4 +303,4 @@ def test_options_of_a_command_want_one(option: str, tmp_path: Any) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=kit.DEADLINE)
 
     assert done.returncode == 2
-    assert f"{option.partition('=')[0]} is for a CMD" in done.stderr
+    assert f"{option.partition('=')[0]} needs a CMD" in done.stderr

@@ -15,19 +15,24 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jobmon.config import Config, Problem, load, loader
+from jobmon.config import Config, Problem, load, loader, values
 from jobmon.config import keys as config_keys
-from jobmon.config import values as config_kinds
 from jobmon.config.docs import DIALECT
+from jobmon.config.jsontext import quote
 from jobmon.core import spec
 from jobmon.core.spec import (
     Essential,
+    ExecReadiness,
+    FdReadiness,
+    HttpReadiness,
     JobSpec,
     JobType,
     KillScope,
-    Readiness,
+    LogReadiness,
+    NotifyReadiness,
     Restart,
     SupervisorSpec,
+    TcpReadiness,
     canonical_signal,
 )
 from jobmon.errors import ConfigError
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+LOCALHOST = (("127.0.0.1", 80), ("::1", 80))
 ENVIRON = {"HOME": "/home/bob", "EMPTY": "", "LATIN": "caf\udce9"}
 
 
@@ -62,9 +68,13 @@ class Disk:
             raise trouble
         return sorted((path for path in self.content if fnmatch.fnmatchcase(path, pattern)), reverse=True)
 
-    def device(self, _pattern: str) -> int:
+    def device(self, _directory: str) -> int:
         """All on one file system."""
         return 1
+
+    def lost(self, _pattern: str, _directory: str, _device: int) -> tuple[str, str]:
+        """What is not there was removed."""
+        return "", ""
 
 
 def read(master: str | bytes | dict[str, Any], /, **others: Any) -> Config:
@@ -175,7 +185,7 @@ def test_every_key_of_a_job() -> None:
         kill_timeout=100.0,
         kill_scope=KillScope.GROUP,
         essential=Essential.ON_FAILURE,
-        ready=Readiness("tcp", "localhost:80", interval=2.0, timeout=3.0, owned=True),
+        ready=TcpReadiness(LOCALHOST, interval=2.0, timeout=3.0, owned=True),
         start_timeout=7.0,
         watchdog=8.0,
         after=("b",),
@@ -238,7 +248,7 @@ def test_the_samples_of_the_documentation() -> None:
 
 
 def test_the_samples_with_their_mistakes() -> None:
-    """The two mistakes are said at the very character, and nothing else is said of that file."""
+    """Of the two, the comma is taken and the quote is told, and nothing else is said of that file."""
     job_file = """{
   "true-job": {
     "command": "/bin/true",
@@ -253,8 +263,30 @@ def test_the_samples_with_their_mistakes() -> None:
     found = problems({"supervisor": {"include-dirs": ["jobs/*"]}}, files={"/data/jobs/true.json": job_file})
 
     assert found == [
-        "/data/jobs/true.json:5:26: a comma before }: remove it",
         '/data/jobs/true.json:7:5: the string that begins here has no closing quote: write "restart"',
+    ]
+
+
+def test_comments_and_last_commas() -> None:
+    """In the master and in a job file neither is a mistake, nor worth a warning, and places stay exact."""
+    master = """// the master
+{"supervisor": {"include-dirs": ["j",],}, /* the
+jobs: */ "jobs": {"a": {"command": "x", "requires": ["b"],}, }, } // the end"""
+    result = read(master, files={"/data/j": '{"b": {"command": ["x",],},} // "c"'})
+
+    assert (list(result.jobs), result.warnings) == (["a", "b"], ())
+    assert result.jobs["b"].command == ("x",)
+    assert problems(master.replace('"b"', '"a"')) == [
+        'main.json:3:54: jobs.a.requires[0]: comes after itself: "a" -> "a"'
+    ]
+
+
+def test_a_comment_that_does_not_end() -> None:
+    """It is said where it begins, in whatever file, and no brackets are missed because of it."""
+    master = {"supervisor": {"include-dirs": ["j"]}}
+
+    assert problems(master, files={"/data/j": '{"b": {"command": "x"},\n  /* "c": {} }'}) == [
+        "/data/j:2:3: the comment that begins here has no end: add */"
     ]
 
 
@@ -320,10 +352,11 @@ LEVELS = 'must be "DEBUG", "INFO", "WARN", "WARNING", "ERROR" or "CRITICAL", not
 USER = 'must be the name of a user in quotes, as "alice", or a number, as 1000, not '
 KEYS = ", ".join(row.name for row in config_keys.JOB)
 PATIENCE = "must be a number of seconds from 0 to 315360000, or null (for ever), not "
-READY = 'must be a hash that names one way, as {"tcp": "127.0.0.1:8080"}, or null, not '
+READY = 'must be an object that names one way, as {"tcp": "127.0.0.1:8080"}, or null, not '
 ONE_WAY = "must name just one of notify, fd, exec, tcp, http, log"
 ADDRESS = 'must be an address and a port, as "127.0.0.1:8080", "[::1]:8080" or "localhost:8080", not '
 URL = 'must be a URL without a name to look up, as "http://127.0.0.1:8080/health", not '
+FILE = "needs a stdout or stderr that is a file, to look for the line in"
 PATTERN = 'must be a regular expression, as "ready to accept", not '
 
 JOB_ERRORS: list[tuple[str, object, list[str]]] = [
@@ -338,7 +371,7 @@ JOB_ERRORS: list[tuple[str, object, list[str]]] = [
     ]),
     ("stderr", "$LATIN", ["jobs.a.stderr: the value of the variable $LATIN is not UTF-8"]),
     ("working-dir", ["x"], [f"jobs.a.working-dir: {PATH}not a list"]),
-    ("env", ["A=b"], ['jobs.a.env: must be a hash of strings, as {"NAME": "value"}, not a list']),
+    ("env", ["A=b"], ['jobs.a.env: must be an object of strings, as {"NAME": "value"}, not a list']),
     ("env", {"A": 1, "B": None, "C": True}, [
         f'jobs.a.env.A: {STRING}1: write "1"',
         f"jobs.a.env.B: {STRING}null",
@@ -415,13 +448,13 @@ JOB_ERRORS: list[tuple[str, object, list[str]]] = [
     ("ready", {"http": "http://127.0.0.1/a b"}, [f'jobs.a.ready.http: {URL}"http://127.0.0.1/a b"']),
     ("ready", {"log": ""}, [f'jobs.a.ready.log: {PATTERN}""']),
     ("ready", {"log": "("}, [
-        "jobs.a.ready.log: is no regular expression: missing ), unterminated subpattern at position 0"
+        "jobs.a.ready.log: is not a regular expression: missing ), unterminated subpattern at position 0"
     ]),
     ("ready", {"log": "a{99999999999}"}, [
-        "jobs.a.ready.log: is no regular expression: the repetition number is too large"
+        "jobs.a.ready.log: is not a regular expression: the repetition number is too large"
     ]),
     ("ready", {"log": "up"}, [
-        "jobs.a.ready.log: needs a stdout or stderr that is a file, to look for the line in"
+        f"jobs.a.ready.log: {FILE}"
     ]),
     ("ready", {"http": "http://127.0.0.1/", "owned": True}, ["jobs.a.ready.owned: can only be said of tcp"]),
     ("ready", {"fd": 3, "interval": 0}, [
@@ -527,7 +560,7 @@ SUPERVISOR_ERRORS: list[tuple[str, object, list[str]]] = [
         f"allow-users[5]: {NUL}",
     ]),
     ("allow-groups", {}, [
-        'allow-groups: must be a list of names or numbers of groups, as ["deploy", 1000], not a hash'
+        'allow-groups: must be a list of names or numbers of groups, as ["deploy", 1000], not an object'
     ]),
     ("control_port", 1, ['control_port: unknown key; did you mean "control-port"?']),
     ("state-dir", 1, ['state-dir: must be a path in quotes, as "$TMP/file", not 1']),
@@ -568,19 +601,22 @@ def test_socket_path_of_107_bytes(tail: str) -> None:
 
 
 SECTION_ERRORS: list[tuple[str, list[str]]] = [
-    ("[]", ['1:1: must be a hash, as {"supervisor": ..., "jobs": ...}, not a list']),
+    ("[]", ['1:1: must be an object, as {"supervisor": ..., "jobs": ...}, not a list']),
     ("", ["1:1: the file is empty: the least that it can hold is {}"]),
-    ('{"supervisor": 1}', ["1:16: supervisor: must be a hash of settings, not 1"]),
-    ('{"supervisor": null}', ["1:16: supervisor: must be a hash of settings, not null"]),
-    ('{"jobs": []}', ["1:10: jobs: must be a hash of jobs, not a list"]),
+    ('{"supervisor": 1}', ["1:16: supervisor: must be an object of settings, not 1"]),
+    ('{"supervisor": null}', ["1:16: supervisor: must be an object of settings, not null"]),
+    ('{"jobs": []}', ["1:10: jobs: must be an object of jobs, not a list"]),
     (
         '{"jobs": {"a": "true"}}',
-        ['1:16: jobs.a: must be a hash of settings, as {"command": ...}, not "true"'],
+        ['1:16: jobs.a: must be an object of settings, as {"command": ...}, not "true"'],
     ),
     ('{"job": {}}', ['1:2: job: unknown key; did you mean "jobs"?']),
     ('{"log-file": "x"}', ['1:2: log-file: unknown key; log-file belongs inside "supervisor"']),
-    ('{"a": {"command": "x"}}', ['1:2: a: unknown key; in the master, a job belongs inside "jobs"']),
-    ('{"whatever": 1}', ["1:2: whatever: unknown key; the master can have supervisor, jobs"]),
+    (
+        '{"a": {"command": "x"}}',
+        ['1:2: a: unknown key; in the main configuration, a job belongs inside "jobs"'],
+    ),
+    ('{"whatever": 1}', ["1:2: whatever: unknown key; the main configuration can have supervisor, jobs"]),
 ]
 
 
@@ -651,7 +687,7 @@ def test_files_that_cannot_be_read() -> None:
     assert found == [
         "/data/jobs/1: cannot be read: Permission denied",
         '/data/jobs/2: is a directory; the files in it are "/data/jobs/2/*.json"',
-        '/data/jobs/3:1:1: must be a hash of jobs, as {"NAME": {"command": ...}}, not a list',
+        '/data/jobs/3:1:1: must be an object of jobs, as {"NAME": {"command": ...}}, not a list',
         "/data/jobs/4: cannot be read: No such file or directory",
     ]
 
@@ -659,7 +695,7 @@ def test_files_that_cannot_be_read() -> None:
 def test_all_errors_in_one_go() -> None:
     """After a syntax error in one file the others are still checked, sorted by file and place."""
     found = problems(
-        '{"jobs": {"a": {"signal": "x",}, "b": 1},\n'
+        '{"jobs": {"a": {"signal": "x",,}, "b": 1},\n'
         ' "supervisor": {"event-port": 0, "include-dirs": ["*/?"]}}',
         files={"/data/j/1": '{"c": {"command": "x}}', "/data/j/2": '{"d": {"cmd": "x"}}'},
     )
@@ -667,13 +703,85 @@ def test_all_errors_in_one_go() -> None:
     assert found == [
         'main.json:1:11: jobs.a: has no "command", and every job needs one',
         'main.json:1:27: jobs.a.signal: "x" is not the name of a signal; `kill -l` lists them',
-        "main.json:1:30: a comma before }: remove it",
-        'main.json:1:39: jobs.b: must be a hash of settings, as {"command": ...}, not 1',
+        "main.json:1:31: a comma too many: remove it",
+        'main.json:1:40: jobs.b: must be an object of settings, as {"command": ...}, not 1',
         f"main.json:2:31: supervisor.event-port: {PORT}0",
         '/data/j/1:1:19: the string that begins here has no closing quote: write "x"',
         '/data/j/2:1:2: jobs.d: has no "command", and every job needs one',
         '/data/j/2:1:8: jobs.d.cmd: unknown key; did you mean "command"?',
     ]
+
+
+@pytest.mark.parametrize("command", ['"comand": "x"', '"command": 1', '"description": "x"'])
+def test_a_command_that_is_wrong_hides_nothing_of_its_job(command: str) -> None:
+    """A job without a usable command is checked like any other: names, cycles, and its way to be ready."""
+    found = problems(
+        f'{{"jobs": {{"web": {{{command},\n"requires": ["nosuch", 5, "nosuch"],\n"ready": {{"log": "x"}},\n'
+        '"after": ["web"]}}}'
+    )
+
+    assert found[0].startswith("main.json:1:")
+    assert [line for line in found if ":1:" not in line] == [
+        'main.json:2:14: jobs.web.requires[0]: there is no job "nosuch"',
+        f"main.json:2:24: jobs.web.requires[1]: {STRING}5",
+        f"main.json:3:18: jobs.web.ready.log: {FILE}",
+        'main.json:4:11: jobs.web.after[0]: comes after itself: "web" -> "web"',
+    ]
+
+
+@pytest.mark.parametrize("settings", ['"stdout": "$NOPE"', '"type": "on", "stdout": "x"'])
+def test_nothing_follows_from_what_cannot_be_read(settings: str) -> None:
+    """A stream, or a type, that is wrong is told, and no other mistake is guessed from its absence."""
+    text = f'{{"jobs": {{"web": {{"command": "x", "ready": {{"log": "x"}}, {settings}}}}}}}'
+
+    assert len(problems(text)) == 1
+
+
+def test_all_copies_of_a_job_are_checked() -> None:
+    """What is wrong with the first of two jobs of one name is said too, each at its place."""
+    text = """{"jobs": {
+  "a": {"comand": "x", "requires": ["b"]},
+  "a": 5,
+  "a": {"command": "z", "after": ["c"]}
+}}"""
+
+    assert problems(text) == [
+        'main.json:2:3: jobs.a: has no "command", and every job needs one',
+        'main.json:2:9: jobs.a.comand: unknown key; did you mean "command"?',
+        'main.json:2:37: jobs.a.requires[0]: there is no job "b"',
+        "main.json:3:3: jobs.a: there are two jobs of this name; the first is at main.json:2:3",
+        'main.json:3:8: jobs.a: must be an object of settings, as {"command": ...}, not 5',
+        "main.json:4:3: jobs.a: there are two jobs of this name; the first is at main.json:3:3",
+        'main.json:4:35: jobs.a.after[0]: there is no job "c"',
+    ]
+
+
+def test_all_copies_of_the_jobs_are_checked() -> None:
+    """The same where the whole object of jobs stands twice, and in a job file; its names are known."""
+    job_file = """{"b": {"command": "x", "stdin": 1},
+"b": {"command": "x"}}"""
+    found = problems(
+        '{"supervisor": {"include-dirs": ["j"]}, "jobs": {"a": {"command": 1}},\n'
+        '"jobs": {"c": {"command": "x", "after": ["a", "b"]}}}',
+        files={"/data/j": job_file},
+    )
+
+    assert [line.partition(": must")[0] for line in found] == [
+        "main.json:1:67: jobs.a.command",
+        "main.json:2:1: jobs: this key is here twice; the first is at main.json:1:41",
+        "/data/j:1:33: jobs.b.stdin",
+        "/data/j:2:1: jobs.b: there are two jobs of this name; the first is at /data/j:1:2",
+    ]
+
+
+def test_a_file_that_cannot_be_read_may_hold_any_job() -> None:
+    """No job is called unknown while a file with jobs is broken, or missing."""
+    master = {"supervisor": {"include-dirs": ["j?"]}, "jobs": {"a": {"command": "x", "requires": ["b"]}}}
+    gone = PermissionError(errno.EACCES, "Permission denied")
+
+    for job_file, line in (('{"b": {"command": x}}', 'j1:1:19: a string needs double quotes: write "x"'),
+                           (gone, "j1: cannot be read: Permission denied")):  # fmt: skip
+        assert problems(master, files={"/data/j1": job_file}) == [f"/data/{line}"]
 
 
 def test_no_mistake_hides_another_in_whatever_file() -> None:
@@ -690,7 +798,7 @@ def test_no_mistake_hides_another_in_whatever_file() -> None:
         "main.json:2:27: a value belongs here, not @",
         "main.json:3:18: a value belongs here, not &",
         "/data/j/1:1:23: a } where the [ of 1:19 wants its ]",
-        "/data/j/1:2:18: a comment: JSON has none, remove it",
+        "/data/j/1:2:18: a comment begins with //, not #",
         '/data/j/1:3:1: the value of "command" is missing',
         "/data/j/2:1:3: the byte 0xff is not UTF-8: save the file as UTF-8",
         "/data/j/2:1:16: a value belongs here, not @",
@@ -813,19 +921,19 @@ WRAPPERS: list[tuple[str, object]] = [
     ('{"jobs": {"jobs": {"command": "x"}}}', ["jobs"]),
     ('{"supervisor": {"command": "x"}}', ["supervisor"]),
     ('{"supervisor": {"log-level": "INFO"}, "jobs": {"a": {"command": "x"}}}', [
-        "/data/j:1:2: supervisor: belongs in the master: a job file holds nothing but jobs"
+        "/data/j:1:2: supervisor: belongs in the main configuration: a job file holds only jobs"
     ]),
     ('{"supervisor": {"log-level": "INFO"}, "a": {"command": "x"}}', [
-        "/data/j:1:2: jobs.supervisor: belongs in the master: a job file holds nothing but jobs"
+        "/data/j:1:2: jobs.supervisor: belongs in the main configuration: a job file holds only jobs"
     ]),
     ('{"b": {"command": "x"}, "jobs": {"a": {"command": "x"}}}', [
         ("/data/j:1:25: jobs.jobs: must be the only key of the file when the jobs stand in it; "
         'as a job it has no "command"')
     ]),
-    ('{"jobs": 5}', ["/data/j:1:10: jobs: must be a hash of jobs, not 5"]),
+    ('{"jobs": 5}', ["/data/j:1:10: jobs: must be an object of jobs, not 5"]),
     ('{"jobs": {"a": {}}}', ['/data/j:1:11: jobs.a: has no "command", and every job needs one']),
     ('{"jobs": {"comand": "x"}}', [
-        '/data/j:1:21: jobs.comand: must be a hash of settings, as {"command": ...}, not "x"'
+        '/data/j:1:21: jobs.comand: must be an object of settings, as {"command": ...}, not "x"'
     ]),
 ]  # fmt: skip
 
@@ -1085,38 +1193,62 @@ def test_loading_leaves_no_garbage() -> None:
     ("ready", "expected"),
     [
         (None, None),
-        ({"notify": True}, Readiness("notify", True)),
-        ({"fd": 3}, Readiness("fd", 3)),
-        ({"exec": "true", "timeout": 0.5}, Readiness("exec", "true", timeout=0.5)),
-        ({"exec": ["a", "b"]}, Readiness("exec", ("a", "b"))),
-        ({"tcp": ":80"}, Readiness("tcp", ":80")),
-        ({"tcp": "[::1]:80"}, Readiness("tcp", "[::1]:80")),
-        ({"tcp": "[::]:80"}, Readiness("tcp", "[::]:80")),
-        ({"tcp": "[1:2:3:4:5:6:7:8]:80"}, Readiness("tcp", "[1:2:3:4:5:6:7:8]:80")),
-        ({"tcp": "[::ffff:127.0.0.1]:80"}, Readiness("tcp", "[::ffff:127.0.0.1]:80")),
-        ({"http": "http://[::1]:80/a?b"}, Readiness("http", "http://[::1]:80/a?b")),
-        ({"http": "http://localhost"}, Readiness("http", "http://localhost")),
-        ({"http": "http://[::1]/"}, Readiness("http", "http://[::1]/")),
+        ({"notify": True}, NotifyReadiness()),
+        ({"fd": 3}, FdReadiness(3)),
+        ({"fd": 3, "interval": 9}, FdReadiness(3)),
+        ({"exec": "true", "timeout": 0.5}, ExecReadiness("true", timeout=0.5)),
+        ({"exec": ["a", "b"]}, ExecReadiness(("a", "b"))),
+        ({"tcp": ":80"}, TcpReadiness(LOCALHOST)),
+        ({"tcp": "127.0.0.1:65535"}, TcpReadiness((("127.0.0.1", 65535),))),
+        ({"tcp": "[::1]:80"}, TcpReadiness((("::1", 80),))),
+        ({"tcp": "[::]:80"}, TcpReadiness((("::", 80),))),
+        ({"tcp": "[1:2:3:4:5:6:7:8]:80"}, TcpReadiness((("1:2:3:4:5:6:7:8", 80),))),
+        ({"tcp": "[::ffff:127.0.0.1]:80"}, TcpReadiness((("::ffff:127.0.0.1", 80),))),
+        ({"log": "up", "interval": 9}, LogReadiness("up", interval=9.0)),
+        ({"http": "http://[::1]:8080/a?b#c"}, HttpReadiness("[::1]:8080", "/a?b", (("::1", 8080),))),
+        ({"http": "http://localhost"}, HttpReadiness("localhost", "/", LOCALHOST)),
+        ({"http": "http://[::1]/", "timeout": 9}, HttpReadiness("[::1]", "/", (("::1", 80),), timeout=9.0)),
     ],
 )
-def test_a_way_to_be_ready(ready: object, expected: Readiness | None) -> None:
-    """Each way is read as it is meant, and the schema takes it."""
-    assert job(ready=ready).ready == expected
+def test_a_way_to_be_ready(ready: object, expected: spec.Readiness | None) -> None:
+    """Each way is read as it is meant, its addresses taken apart, and the schema takes it."""
+    assert job(ready=ready, stdout="/log").ready == expected
     assert agrees({"jobs": {"a": {"command": "true", "ready": ready}}})
 
 
-NO_IPV6 = [":::", "1::2::3", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "12345::", "::1.2.3"]
+@pytest.mark.parametrize(
+    ("at", "host"),
+    [
+        ("http://localhost:8080/x", "localhost:8080"),
+        ("http://localhost", "localhost"),
+        ("http://localhost:80/", "localhost"),
+        ("http://127.0.0.1:8080", "127.0.0.1:8080"),
+        ("http://[::1]:8080/", "[::1]:8080"),
+        ("http://[::1]/", "[::1]"),
+        ("http://:8080/", "localhost:8080"),
+        ("http:///", "localhost"),
+    ],
+)
+def test_the_host_of_a_url(at: str, host: str) -> None:
+    """A server is told the host as the URL has it, with the port where that is not 80."""
+    way = job(ready={"http": at}).ready
+
+    assert isinstance(way, HttpReadiness)
+    assert way.host == host
+
+
+NO_IPV6 = [":::", "1::2::3", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "12345::", "::1.2.3", "::1\0", "::1%lo"]
 
 
 @pytest.mark.parametrize("host", NO_IPV6)
 def test_no_ipv6_address(host: str) -> None:
     """What the kernel would not take for an address is refused: it would be looked up as a name."""
-    assert wrong("ready", {"tcp": f"[{host}]:80"}) == [f'jobs.a.ready.tcp: {ADDRESS}"[{host}]:80"']
+    assert wrong("ready", {"tcp": f"[{host}]:80"}) == [f"jobs.a.ready.tcp: {ADDRESS}{quote(f'[{host}]:80')}"]
 
 
 def test_a_line_to_look_for_is_in_a_file() -> None:
     """One of the two streams has to be a file when a line of the output is waited for."""
-    assert job(ready={"log": "up"}, stderr="/log").ready == Readiness("log", "up")
+    assert job(ready={"log": "up"}, stderr="/log").ready == LogReadiness("up")
     assert len(problems({"jobs": {"a": {"command": "x", "stdout": "inherit", "ready": {"log": "up"}}}})) == 1
 
 
@@ -1145,17 +1277,17 @@ def test_an_unknown_requirement() -> None:
 
 
 def compared(monkeypatch: pytest.MonkeyPatch, master: dict[str, Any]) -> int:
-    """How many letters are compared to guess what was meant in a master."""
+    """How many pairs of letters are compared to guess what was meant in a master."""
     cost = []
 
-    def distance(one: str, other: str) -> int:
-        cost.append(len(one) * len(other))
-        return known(one, other)
+    def alike(word: str, names: list[str], count: int) -> tuple[str, ...]:
+        cost.append(len(word) * sum(map(len, names)))
+        return known(word, names, count)
 
-    known = config_kinds._distance
-    monkeypatch.setattr(config_kinds, "_distance", distance)
+    known = values._alike
+    monkeypatch.setattr(values, "_alike", alike)
     problems(master)
-    monkeypatch.setattr(config_kinds, "_distance", known)
+    monkeypatch.setattr(values, "_alike", known)
     return sum(cost)
 
 
@@ -1177,7 +1309,7 @@ def test_guesses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         f"worker-{number:04}": {"command": "x", "requires": [f"wrker-{number:04}"]} for number in range(900)
     }
 
-    assert compared(monkeypatch, {"jobs": jobs}) <= config_kinds.LETTERS
+    assert compared(monkeypatch, {"jobs": jobs}) <= values.LETTERS
     assert problems({"jobs": {"web": {"command": "x", "requires": ["wep"]}}})[0].endswith('no job "wep"')
 
 
@@ -1483,11 +1615,11 @@ def test_reference_is_what_the_table_says() -> None:
 
 def test_examples_of_the_reference_work() -> None:
     """The JSON that stands in the reference is right."""
-    master, job_file = re.findall(r"```json\n(.*?)```", loader.reference(), re.DOTALL)
+    master, cleanup, backup = re.findall(r"```json\n(.*?)```", loader.reference(), re.DOTALL)
 
-    result = read(master, files={"/data/jobs/cleanup.json": job_file})
+    result = read(master, files={"/data/jobs/cleanup.json": cleanup, "/data/jobs/d.json": backup})
 
-    assert list(result.jobs) == ["web", "cleanup"]
+    assert list(result.jobs) == ["web", "cleanup", "backup"]
     assert result.warnings == ()
 
 

@@ -180,7 +180,8 @@ def test_a_failure_in_the_background_is_told_in_the_foreground(background: Calla
     assert one.done.returncode == 1
     assert one.done.stdout == ""
     assert one.done.stderr.startswith("jobmon: cannot listen on ")
-    for pid in kit.zombies_of(os.getpid()):  # what was to be the daemon
+    for pid in one.nest.orphans():  # what was to be the daemon is about to end
+        kit.wait_gone(pid)
         os.waitpid(pid, 0)
     assert one.nest.left() == []
 
@@ -584,7 +585,7 @@ def test_a_fifo_among_the_job_files_is_told(daemon: Factory, tmp_path: Path) -> 
     os.mkfifo(tmp_path / "jobs.json")
     told = refused(daemon, {"supervisor": {"include-dirs": ["jobs.json"]}}, directory=str(tmp_path))
 
-    assert f"{tmp_path}/jobs.json: cannot be read: it is no regular file" in told
+    assert f"{tmp_path}/jobs.json: cannot be read: not a regular file" in told
 
 
 def test_a_job_that_cannot_start_is_not_the_daemons_failure(daemon: Factory) -> None:
@@ -600,7 +601,7 @@ def test_a_stray_signal_does_not_end_the_daemon(daemon: Factory, name: str) -> N
     """Signals that mean nothing are logged with their sender, and jobs do not get them blocked."""
     one = daemon({"jobs": {"web": {"command": kit.FOR_EVER}}})
     os.kill(one.pid, signal.Signals[name])
-    assert f'signal="{name}" sender={os.getpid()}' in one.wait_log("means nothing")
+    assert f'signal="{name}" sender={os.getpid()}' in one.wait_log("cannot be used with")
     pipe = one.pipe()
     pipe.start("web")
     pid = pipe.get_pid("web")

@@ -160,6 +160,15 @@ def test_it_can_be_stopped(site: Site) -> None:
 
 
 TEXTS = st.text(max_size=3)
+ADDRESSES = st.tuples(st.tuples(TEXTS, st.integers(1, 65535)))
+WAYS = (
+    st.builds(spec.NotifyReadiness),
+    st.builds(spec.FdReadiness, fd=st.integers(3, 255)),
+    st.builds(spec.ExecReadiness, command=TEXTS | st.tuples(TEXTS)),
+    st.builds(spec.TcpReadiness, addresses=ADDRESSES, owned=st.booleans()),
+    st.builds(spec.HttpReadiness, host=TEXTS, path=TEXTS, addresses=ADDRESSES),
+    st.builds(spec.LogReadiness, pattern=TEXTS, interval=st.floats(0, 10)),
+)
 JOBS = st.builds(
     spec.JobSpec,
     name=TEXTS,
@@ -170,7 +179,7 @@ JOBS = st.builds(
     kill_scope=st.sampled_from(list(spec.KillScope)),
     essential=st.sampled_from(list(spec.Essential)),
     type=st.sampled_from(list(spec.JobType)),
-    ready=st.none() | st.builds(spec.Readiness, kind=TEXTS, target=TEXTS | st.tuples(TEXTS)),
+    ready=st.none() | st.one_of(*WAYS),
     watchdog=st.none() | st.floats(0, 10),
     after=st.tuples() | st.tuples(TEXTS, TEXTS),
 )

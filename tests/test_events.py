@@ -391,7 +391,7 @@ def test_a_subscription_may_come_late(daemon: Make, connect: Callable[[int | str
 
     told = [raw.message() for _ in range(2)]
     assert [(one["type"], one["state"]) for one in told] == [("event", "stopping"), ("event", "stopped")]
-    assert list(told[0]) == ["type", "seq", "time", "job", "event", "state", "run", "pid", "cause"]
+    assert list(told[0]) == ["type", "seq", "time", "job", "event", "state", "run", "pid", "cause", "why"]
 
 
 def test_the_answer_to_a_start_follows_its_events(daemon: Make) -> None:

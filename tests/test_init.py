@@ -339,11 +339,11 @@ WRONG_OPTIONS = [
     (["--map-exit", "-1=0"], "--map-exit -1=0: must be CODE=CODE"),
     (["--rewrite", "TERM"], "--rewrite TERM: must be SIG=SIG"),
     (["--rewrite", "TERM="], "--rewrite TERM=: must be SIG=SIG"),
-    (["--rewrite", "TREM=QUIT"], "no signal is called SIGTREM"),
+    (["--rewrite", "TREM=QUIT"], "unknown signal SIGTREM"),
     (["--rewrite", "KILL=TERM"], "--rewrite KILL=TERM: KILL cannot be caught"),
     (["--rewrite", "0=TERM"], "--rewrite 0=TERM: 0 cannot be caught"),
-    (["--leftovers", "soon"], "'soon' is no duration"),
-    (["--parent-death-signal", "99"], "99 is no signal number"),
+    (["--leftovers", "soon"], "invalid duration 'soon'"),
+    (["--parent-death-signal", "99"], "99 is not a signal number"),
 ]
 
 

@@ -23,6 +23,7 @@ from jsonschema import Draft202012Validator
 
 from jobmon import errors, protocol
 from jobmon.cli.commands import VERBS
+from jobmon.core.causes import Kind
 from jobmon.core.events import HAPPENINGS, Next, State
 from jobmon.lean.fastjson import dumps
 
@@ -292,14 +293,15 @@ def test_what_is_lost_shows_in_the_numbers(daemon: Make) -> None:
     one.pipe().stop("job")
     code, out, err = link.end()
     assert (code, checked("listen", out)["seq"]) == (0, token + 3)
-    assert err == f"jobmon: what came after event 5000 is not kept; this goes on after {token + 2}\n"
+    assert err == f"jobmon: events after 5000 are lost; continuing after {token + 2}\n"
 
 
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("happening", HAPPENINGS)
 def test_every_event_there_can_be(happening: str, state: State) -> None:
     """Those that no daemon can be brought to tell here have the same form."""
-    event = protocol.EventMessage(1 << 50, 0.0, "job", happening, state.value, 1, None, "")
+    why = {"kind": "exited", "status": 0}
+    event = protocol.EventMessage(1 << 50, 0.0, "job", happening, state.value, 1, None, "", why)
 
     assert checked("listen", dumps(event.body()))["state"] == state.value
 
@@ -464,7 +466,7 @@ CHANGES = {
         {"job": "db", "hot": ["kill-timeout"], "restart": []},
     ],
 }
-RUNS_ON = "jobmon: run on as they were started: web (jobmon reload --restart restarts them)\n"
+RUNS_ON = "jobmon: still running with old settings: web (apply with: jobmon reload --restart)\n"
 
 
 @pytest.fixture
@@ -491,7 +493,7 @@ def test_a_reload_that_is_only_shown(changed: kit.Daemon) -> None:
     assert (code, err) == (plain.code, plain.err) == (0, plain.err)
     daemons = {"hot": ["include-dirs"], "restart": ["control-port"]}
     assert document == {"plan": {**CHANGES, "supervisor": daemons}}
-    assert err == f"{warning} (a warning)\njobmon: control-port: needs a restart of the daemon\n"
+    assert err == f"{warning} (a warning)\njobmon: takes effect when the daemon is restarted: control-port\n"
     assert states(changed) == [(name, 1, []) for name in BEFORE]
 
 
@@ -666,7 +668,7 @@ def test_no_such_job(daemon: Make, verb: str, code: int) -> None:
     one = daemon({"jobs": {"web": WEB}})
     document, ended, err = ask(one, verb, "wbe")
 
-    assert (ended, err) == (code, "jobmon: wbe: no such job; did you mean web?\n")
+    assert (ended, err) == (code, "jobmon: wbe: no such job (did you mean 'web'?)\n")
     assert (document is None) == (verb != "wait")
 
 
@@ -757,6 +759,7 @@ def test_the_words_are_those_of_the_daemon() -> None:
     """No state, event or code that can be printed is missing from the schema, and none is too many."""
     assert CLOSED["$defs"]["state"]["enum"] == [state.value for state in State]
     assert CLOSED["$defs"]["happening"]["enum"] == list(HAPPENINGS)
+    assert CLOSED["$defs"]["typed-cause"]["properties"]["kind"]["enum"] == [kind.value for kind in Kind]
     following = CLOSED["$defs"]["job-status"]["properties"]["next"]["enum"]
     assert following == [*(each.value for each in Next), None]
     codes = set(CLOSED["$defs"]["error"]["properties"]["code"]["enum"])

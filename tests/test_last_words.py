@@ -127,7 +127,8 @@ def test_a_failed_start_is_told_with_its_last_words(daemon: Make) -> None:
     for _ in range(2):  # the second run's are its own
         done = one.run_cli("start", "web", "--wait", "stable:1h")
         assert (done.code, done.out) == (1, "")
-        assert done.err == "jobmon: web: has died meanwhile (exit 3); it wrote last:\n  | no such\\x1b key\n"
+        told = "jobmon: web: has died meanwhile (exit 3); last lines of stderr:"
+        assert done.err == f"{told}\n  | no such\\x1b key\n"
 
 
 def test_a_start_that_times_out_too(daemon: Make) -> None:
@@ -142,7 +143,7 @@ def test_a_start_that_times_out_too(daemon: Make) -> None:
 
     assert done.code == 124
     assert done.err.startswith("jobmon: web: timed out: it is starting (pid ")
-    assert done.err.endswith("; it wrote last:\n  | waiting for the database\n")
+    assert done.err.endswith("; last lines of stderr:\n  | waiting for the database\n")
 
 
 def test_what_was_not_launched_has_no_last_words(daemon: Make) -> None:

@@ -34,14 +34,22 @@ if TYPE_CHECKING:
 USER = 64998
 UNPRIVILEGED = "as another user"
 WAYS = (nasty.WITH, nasty.WITHOUT, UNPRIVILEGED)
-_AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+# A user's own state is in /tmp, without a session.
+_AS_USER = ["env", "-u", "RUNTIME_DIRECTORY"]
+_AS_USER += ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
 
 
 class Dead:
     """A daemon that was killed, and its one job, which lives on as `pid`."""
 
     def __init__(
-        self, way: str = nasty.WITH, *, background: bool = False, wrapper: Sequence[str] = (), **job: Any
+        self,
+        way: str = nasty.WITH,
+        *,
+        background: bool = False,
+        wrapper: Sequence[str] = (),
+        through_a_link: bool = False,
+        **job: Any,
     ) -> None:
         self.directory = tempfile.mkdtemp(prefix="jobmon-", dir="/tmp")
         if way == UNPRIVILEGED:
@@ -50,7 +58,12 @@ class Dead:
         self.options = options(way)
         self.wrapper = [*wrapper, *self.options.get("wrapper", ())]
         self.job = {"autostart": True, **job}
-        self.path = os.path.join(self.directory, "jobmon.json")
+        folder = self.directory
+        if through_a_link:
+            os.mkdir(f"{self.directory}/1")
+            folder = f"{self.directory}/current"
+            os.symlink("1", folder)
+        self.path = os.path.join(folder, "jobmon.json")
         ports = {"control-port": f"{self.directory}/control", "event-port": f"{self.directory}/event"}
         with open(self.path, "w", encoding="utf-8") as file:
             json.dump({"supervisor": ports, "jobs": {"job": self.job}}, file)
@@ -258,7 +271,7 @@ def test_garbage_counts_as_nothing(daemon: MakeDaemon, dead: MakeDead, way: str)
     heir = daemon({"jobs": {"job": gone.job}}, directory=gone.directory, **gone.options)
     assert not gone.lives()  # its cgroup, or its marker, tells of it
     assert heir.log.count("unreadable state, which counts as nothing") == 2
-    assert f'file="{folder}/{record}" why="it is no JSON' in heir.log
+    assert f'file="{folder}/{record}" why="not JSON' in heir.log
 
 
 @pytest.mark.parametrize("way", [nasty.WITHOUT, UNPRIVILEGED])
@@ -383,6 +396,26 @@ def test_a_configuration_under_another_path_is_named(daemon: MakeDaemon, dead: M
         os.unlink(path)
     os.rmdir(folder)
     daemon({}, directory=gone.directory)  # tidies up
+
+
+@pytest.mark.parametrize(("way", "known"), [*((way, "by its state") for way in WAYS), (nasty.WITH, "else")])
+def test_a_former_release_under_the_same_name_is_succeeded(dead: MakeDead, way: str, known: str) -> None:
+    """Where `current` leads to another release by now, the jobs of the one before are ended all the same;
+    without its state they are known by their cgroup."""
+    gone = dead(way, through_a_link=True, command=kit.FOR_EVER)
+    if known != "by its state":
+        shutil.rmtree(gone.state_dir())
+    release = f"{gone.directory}/2"
+    os.mkdir(release)
+    shutil.copy(gone.path, release)
+    os.symlink(release, f"{gone.directory}/next")
+    os.rename(f"{gone.directory}/next", f"{gone.directory}/current")
+
+    one = Started(gone.path, gone.wrapper)
+    assert not gone.lives()
+    assert "stopping what a daemon that died has left" in one.log.drain()
+    one.end()
+    shutil.rmtree(gone.directory)
 
 
 class Started:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jobmon.core import events
+from jobmon.core.causes import Actor, Cause, Kind, exited
 from jobmon.core.events import LEAVING, LIVE, Next, State
-from jobmon.core.machine import MAX_KILL_INTERVAL, TABLE, Job, describe
-from jobmon.core.spec import JobSpec, JobType, Readiness, Restart
+from jobmon.core.machine import MAX_KILL_INTERVAL, TABLE, Job
+from jobmon.core.spec import FdReadiness, JobSpec, JobType, Restart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from jobmon.core.events import Action, Input
 
 PID, NEW_PID = 4711, 4712
-READY = Readiness("fd", 3)
+READY = FdReadiness(3)
 
 # The design's table. "down" is stopped, exited and failed; words in brackets of the code are notes.
 DOWN = (State.STOPPED, State.EXITED, State.FAILED)
@@ -96,7 +97,7 @@ def bring(state: State, **settings: object) -> Job:
     if state is State.STOPPED:
         return job
     if state is State.WAITING:
-        job.step(events.Hold("waiting for db"), 0.0)
+        job.step(events.Hold(("db",)), 0.0)
         job.step(events.Start(), 0.0)
         return job
     if state is State.STARTING:
@@ -122,8 +123,8 @@ def bring(state: State, **settings: object) -> Job:
 def an_input(kind: type[Input], job: Job) -> Input:
     """One input of that kind which is not late."""
     makers: dict[type[Input], Callable[[], Input]] = {
-        events.Hold: lambda: events.Hold("waiting for db"),
-        events.RequirementLost: lambda: events.RequirementLost("requires db, which is failed"),
+        events.Hold: lambda: events.Hold(("db",)),
+        events.RequirementLost: lambda: events.RequirementLost(Cause(Kind.REQUIREMENT, "failed", ("db",))),
         events.SpecChanged: lambda: events.SpecChanged(spec_of(command="other")),
         events.Launched: lambda: events.Launched(job.run, PID),
         events.Spawned: lambda: events.Spawned(job.run),
@@ -445,7 +446,7 @@ def test_each_run_has_a_number_of_its_own() -> None:
 
 # ---- waiting for others -------------------------------------------------------------------------
 
-HOLD = events.Hold("waiting for db")
+HOLD = events.Hold(("db",))
 
 
 @pytest.mark.parametrize("what", [events.Start(), events.RestartJob()], ids=repr)
@@ -457,7 +458,7 @@ def test_what_is_held_waits_instead_of_starting(state: State, what: Input) -> No
     actions = job.step(what, 20.0)
 
     by = what.by if isinstance(what, (events.Start, events.RestartJob)) else ""
-    assert (job.state, job.cause, job.armed) == (State.WAITING, f"waiting for db; {by}", None)
+    assert (job.state, str(job.cause), job.armed) == (State.WAITING, f"waiting for db; {by}", None)
     assert events.Spawn not in kinds(actions)
 
 
@@ -489,10 +490,10 @@ def test_hold_and_release_do_nothing_but_be_remembered(state: State) -> None:
     """What is up stays up while it is held, what is down stays down when it is released."""
     job = bring(state)
     assert job.step(HOLD, 20.0) == []
-    assert (job.held, job.state) == ("waiting for db", state)
+    assert (job.held, job.state) == (("db",), state)
 
     assert job.step(events.Release(), 20.0) == []
-    assert (job.held, job.state) == ("", state)
+    assert (job.held, job.state) == ((), state)
 
 
 def test_release_begins_a_run_with_its_start_timeout() -> None:
@@ -509,9 +510,9 @@ def test_release_begins_a_run_with_its_start_timeout() -> None:
 def test_a_lost_requirement_is_the_end_of_waiting() -> None:
     """The job has failed, for the reason that it is given, and failed for the daemon too."""
     job = bring(State.WAITING)
-    job.step(events.RequirementLost("requires db, which is failed: exit 3"), 20.0)
+    job.step(events.RequirementLost(Cause(Kind.REQUIREMENT, "failed", ("db",), because=exited(3))), 20.0)
 
-    assert (job.state, job.result) == (State.FAILED, "requires db, which is failed: exit 3")
+    assert (job.state, str(job.result)) == (State.FAILED, "requires db, which is failed: exit 3")
     assert (job.cause, job.exit_code, job.endings) == (job.result, 1, 1)
 
 
@@ -584,7 +585,7 @@ def test_a_oneshot_has_its_start_timeout_to_succeed() -> None:
     job.step(events.Timer(job.token), 60.0)
     job.step(events.Exited(1, 0), 61.0)
 
-    assert (job.state, job.result) == (State.FAILED, "start-timeout")
+    assert (job.state, str(job.result)) == (State.FAILED, "start-timeout")
 
 
 # ---- what is counted ----------------------------------------------------------------------------
@@ -718,7 +719,7 @@ def test_the_leaders_status_decides() -> None:
     job.step(events.LeaderDied(1, 1), 0.0)
     job.step(events.Exited(1, 0), 0.0)
 
-    assert (job.state, job.result) == (State.BACKOFF, "exit 1")
+    assert (job.state, str(job.result)) == (State.BACKOFF, "exit 1")
 
 
 def test_a_leader_that_succeeds_first_has_succeeded() -> None:
@@ -728,7 +729,7 @@ def test_a_leader_that_succeeds_first_has_succeeded() -> None:
     job.step(events.Timer(job.token), 10.0)
     job.step(events.Exited(1, "SIGKILL"), 10.0)
 
-    assert (job.state, job.result) == (State.EXITED, "exit 0")
+    assert (job.state, str(job.result)) == (State.EXITED, "exit 0")
 
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.STOPPING, State.KILLING], ids=named)
@@ -747,7 +748,7 @@ def test_a_silent_job_has_failed_however_it_ends(what: str, result: str) -> None
     job.step(events.Timer(job.token) if what == "timer" else events.WatchdogExpired(1), 60.0)
     job.step(events.Exited(1, 0), 61.0)
 
-    assert (job.state, job.result) == (State.BACKOFF, result)
+    assert (job.state, str(job.result)) == (State.BACKOFF, result)
 
 
 def test_even_a_restart_at_once_goes_through_backoff() -> None:
@@ -825,7 +826,7 @@ def test_giving_up_says_after_how_many() -> None:
     job.step(events.Timer(job.token), 0.0)
     job.step(events.Exited(2, 0), 1.0)
 
-    assert (job.state, job.result) == (State.FAILED, "exit 0, gave up without a penalised restart")
+    assert (job.state, str(job.result)) == (State.FAILED, "exit 0, gave up without a penalised restart")
 
 
 # ---- killing ------------------------------------------------------------------------------------
@@ -883,7 +884,7 @@ def test_a_restart_by_policy_is_told_in_order() -> None:
 def test_a_restart_by_people_is_told_as_death_and_launch() -> None:
     """Only policy restarts; a person's restart is a death and a launch."""
     job = bring(State.RUNNING)
-    actions = job.step(events.RestartJob("deploy"), 0.0)
+    actions = job.step(events.RestartJob(Cause(Kind.RESTART, reason="deploy")), 0.0)
     actions += job.step(events.Exited(1, "SIGTERM"), 0.0)
     actions += job.step(events.Launched(2, NEW_PID), 0.0)
     told = [(a.kind, a.state, a.run, a.pid) for a in actions if isinstance(a, events.Happened)]
@@ -942,18 +943,24 @@ def test_a_spawn_that_failed_before_a_process_is_no_death() -> None:
 def test_the_cause_is_what_was_given() -> None:
     """Who asked stands in the line of the log."""
     job = bring(State.RUNNING)
-    job.step(events.Stop(by="deploy 17"), 0.0)
+    by = Cause(Kind.STOP, actor=Actor(0, 7), reason="deploy 17")
+    actions = job.step(events.Stop(by=by), 0.0)
 
-    assert job.cause == "deploy 17"
+    assert [action.cause for action in actions if isinstance(action, events.Changed)] == [by]
+    assert job.cause is by
 
 
 @pytest.mark.parametrize(("status", "words"), [(7, "exit 7"), ("SIGKILL", "SIGKILL"), (None, "unknown")])
 def test_a_status_in_words(status: events.Status, words: str) -> None:
     """A status is an exit code, a signal, or honestly unknown."""
-    assert describe(status) == words
+    assert str(exited(status)) == words
 
 
 # ---- what only a changed expression shows ---------------------------------------------------------
+
+REMOVED = Cause(Kind.REMOVED)
+DEPLOY = Cause(Kind.RESTART, reason="deploy 17")
+LOST = Cause(Kind.REQUIREMENT, "failed", ("db",))
 
 
 def changes(actions: list[Action]) -> list[events.Changed]:
@@ -973,7 +980,7 @@ def test_a_job_that_ended_and_is_removed_is_stopped_by_that() -> None:
     job = bring(State.EXITED)
     actions = job.step(events.Remove(), 20.0)
 
-    assert changes(actions) == [events.Changed("job", 1, None, State.EXITED, State.STOPPED, "removed")]
+    assert changes(actions) == [events.Changed("job", 1, None, State.EXITED, State.STOPPED, REMOVED)]
     assert job.since == 20.0
 
 
@@ -983,7 +990,7 @@ def test_a_removal_at_once_kills(state: State) -> None:
     job = bring(state)
     actions = job.step(events.Remove(now=True), 20.0)
 
-    assert (job.state, job.next, job.cause, job.since) == (State.KILLING, Next.REMOVE, "removed", 20.0)
+    assert (job.state, job.next, job.cause, job.since) == (State.KILLING, Next.REMOVE, REMOVED, 20.0)
     assert events.Kill("job", 1) in actions
     assert events.Removed("job") in job.step(events.Exited(1, "SIGKILL"), 21.0)
 
@@ -1011,15 +1018,15 @@ def test_a_job_whose_requirements_are_ready_is_free() -> None:
     job = bring(State.WAITING)
     job.step(events.Release(), 20.0)
 
-    assert (job.state, job.held, job.cause) == (State.STARTING, "", "start; its requirements are ready")
+    assert (job.state, job.held, str(job.cause)) == (State.STARTING, (), "start; its requirements are ready")
 
 
 def test_each_loss_of_a_requirement_is_an_ending() -> None:
     """A job that waits in vain twice has been given up twice."""
     job = bring(State.WAITING)
-    job.step(events.RequirementLost("requires db, which is failed"), 0.0)
+    job.step(events.RequirementLost(LOST), 0.0)
     job.step(events.Start(), 0.0)
-    job.step(events.RequirementLost("requires db, which is failed"), 0.0)
+    job.step(events.RequirementLost(LOST), 0.0)
 
     assert job.endings == 2
 
@@ -1034,7 +1041,7 @@ def test_a_restart_by_policy_says_whether_it_waited(penalty: float, cause: str) 
     job.step(events.Exited(2, 1), 0.0)
     job.step(events.Timer(job.token), penalty)
 
-    assert (job.run, job.state, job.cause, job.wanted) == (3, State.STARTING, cause, cause)
+    assert (job.run, job.state, str(job.cause), str(job.wanted)) == (3, State.STARTING, cause, cause)
 
 
 def test_a_leader_that_dies_first_gives_the_exit_code() -> None:
@@ -1043,7 +1050,7 @@ def test_a_leader_that_dies_first_gives_the_exit_code() -> None:
     job.step(events.LeaderDied(1, 7), 0.0)
     job.step(events.Exited(1, "SIGTERM"), 0.0)
 
-    assert (job.state, job.exit_code, job.cause) == (State.FAILED, 7, "exit 7")
+    assert (job.state, job.exit_code, job.cause) == (State.FAILED, 7, exited(7))
 
 
 def test_a_silent_job_gives_the_exit_code_of_a_failure() -> None:
@@ -1060,39 +1067,41 @@ def test_a_removal_ends_with_the_death() -> None:
     job = bring(State.RUNNING)
     job.step(events.Remove(), 20.0)
     actions = job.step(events.Exited(1, "SIGTERM"), 25.0)
+    (line,) = changes(actions)
 
-    assert changes(actions) == [events.Changed("job", 1, PID, State.STOPPING, State.STOPPED, "SIGTERM")]
+    assert line == events.Changed("job", 1, PID, State.STOPPING, State.STOPPED, exited("SIGTERM"))
     assert [each.kind for each in actions if isinstance(each, events.Happened)] == ["died", "removed"]
-    assert (job.since, job.cause) == (25.0, "SIGTERM")
+    assert (job.since, job.cause) == (25.0, exited("SIGTERM"))
 
 
 def test_a_new_run_after_a_stop_is_logged_with_the_end_of_the_run_before() -> None:
     """The line of the log says how the run before ended; the job itself, who wanted the new one."""
     job = bring(State.RUNNING)
-    job.step(events.RestartJob("deploy 17"), 20.0)
+    job.step(events.RestartJob(DEPLOY), 20.0)
     actions = job.step(events.Exited(1, "SIGTERM"), 25.0)
+    (line,) = changes(actions)
 
-    assert changes(actions) == [events.Changed("job", 1, PID, State.STOPPING, State.STARTING, "SIGTERM")]
-    assert job.cause == "deploy 17"
+    assert line == events.Changed("job", 1, PID, State.STOPPING, State.STARTING, exited("SIGTERM"))
+    assert job.cause == DEPLOY
 
 
 def test_a_restart_that_is_held_says_for_what_it_waits() -> None:
     """What the job comes after is not ready once its old run is gone: the cause names it."""
     job = bring(State.RUNNING)
-    job.step(events.RestartJob("deploy 17"), 20.0)
-    job.step(events.Hold("waiting for db"), 20.0)
+    job.step(events.RestartJob(DEPLOY), 20.0)
+    job.step(events.Hold(("db",)), 20.0)
     job.step(events.Exited(1, "SIGTERM"), 25.0)
 
-    assert (job.state, job.cause) == (State.WAITING, "waiting for db; deploy 17")
+    assert (job.state, str(job.cause)) == (State.WAITING, "waiting for db; deploy 17")
 
 
 def test_what_waits_for_something_else_says_so() -> None:
     """The cause of a job that waits follows what it waits for; that of any other stays."""
     waiting, running = bring(State.WAITING), bring(State.RUNNING)
     for job in (waiting, running):
-        job.step(events.Hold("waiting for cache"), 20.0)
+        job.step(events.Hold(("cache",)), 20.0)
 
-    assert (waiting.cause, running.cause) == ("waiting for cache; start", "launched")
+    assert (str(waiting.cause), str(running.cause)) == ("waiting for cache; start", "launched")
 
 
 def test_a_timer_of_the_state_before_is_dropped() -> None:
@@ -1110,7 +1119,7 @@ def test_a_job_that_is_ready_says_so() -> None:
     job = bring(State.STARTING, ready=READY)
     job.step(events.Ready(1), 20.0)
 
-    assert (job.state, job.cause) == (State.RUNNING, "ready")
+    assert (job.state, str(job.cause)) == (State.RUNNING, "ready")
 
 
 @pytest.mark.parametrize(

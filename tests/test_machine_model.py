@@ -9,7 +9,7 @@ import jobmodel
 import pytest
 from jobmodel import Case, Violation, explore, explore_again
 
-from jobmon.core import events, machine
+from jobmon.core import causes, events, machine
 from jobmon.core.events import State
 from jobmon.core.machine import TABLE, Job
 from jobmon.core.spec import JobType, Restart
@@ -164,7 +164,7 @@ def leave_decides_again(job: Job, what: events.Exited, now: float) -> None:
 def ready_as_configured_now(job: Job, what: events.Spawned, now: float) -> None:
     """A run is measured by a readiness that it was never told of."""
     if job.spec.ready is None:
-        job._enter(State.RUNNING, now, "launched")
+        job._enter(State.RUNNING, now, causes.LAUNCHED)
 
 
 def release_starts(job: Job, what: events.Release, now: float) -> None:
@@ -174,7 +174,7 @@ def release_starts(job: Job, what: events.Release, now: float) -> None:
 
 def retry_though_held(job: Job, what: events.Timer, now: float) -> None:
     """A restart by policy that does not wait for its turn."""
-    held, job.held = job.held, ""
+    held, job.held = job.held, ()
     machine.retry(job, what, now)
     job.held = held
 
@@ -205,7 +205,7 @@ def no_launch_is_a_restart(job: Job, what: events.Launched, now: float) -> None:
 
 def oneshot_runs_at_once(job: Job, what: events.Spawned, now: float) -> None:
     """Work that has begun is taken for done."""
-    job._enter(State.RUNNING, now, "launched")
+    job._enter(State.RUNNING, now, causes.LAUNCHED)
 
 
 WRONG: tuple[tuple[type[Input], State, Cell], ...] = (

@@ -13,7 +13,7 @@ import kit
 import pytest
 
 from jobmon.core import conditions, events
-from jobmon.core.spec import JobSpec, Readiness
+from jobmon.core.spec import FdReadiness, JobSpec
 from jobmon.core.supervisor import Supervisor
 from jobmon.protocol import CLIENT, Connection, ReplyMessage, Request
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MANY = 1000
 OTHERS = 10_000
-READY = Readiness("fd", 3)
+READY = FdReadiness(3)
 WEB = {"command": kit.FOR_EVER}
 # What a round may add: the log of events grows by some. A thousand waiters of which 100 bytes each were kept
 # would add twice as much.

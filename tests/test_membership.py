@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from jobmon.core.events import Exited, LeaderDied, Spawned
 from jobmon.core.spec import KillScope
 from jobmon.linux.kernel import cgroup, procfs, scan
 from jobmon.linux.processes import members as crowds
+from jobmon.linux.processes.tracker import Tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -202,7 +204,6 @@ def test_of_a_claimed_environment_a_beginning_is_read(ward: Ward) -> None:
     pid = int(up.line().split()[1])
     assert len(procfs.environ(pid) or b"") == 1 << 17
     assert len(procfs.cmdline(pid) or []) <= 1 << 17
-    assert procfs.has_arguments(pid)
     assert procfs.describe(pid).startswith(f"pid {pid} (")
     ward.children.kill("web", 1)
     ward.until("web", Exited)
@@ -229,6 +230,39 @@ def test_the_marker_comes_first(ward: Ward) -> None:
     """An environment that begins with the marker says whose it is, however long it is."""
     pid = kit.settled(ward.start("web", ("sleep", "1000000"), KillScope.JOB, env={"LONG": "x" * 100_000}))
     assert (procfs.environ(pid) or b"").startswith(b"JOBMON_RUN=")
+
+
+EXECS = 10
+STRINGS = 200_000  # which the kernel copies for some milliseconds
+
+
+@pytest.mark.slow
+def test_of_an_exec_nothing_is_told_but_its_end(ward: Ward) -> None:
+    """While the kernel lays out a program, its arguments are there and its environment is not: that is no
+    empty one. One that is empty is known at once."""
+    environ = {"JOBMON_RUN": "us:it:1", **{f"{number:x}": "" for number in range(STRINGS)}}
+    pid = os.fork()
+    if pid == 0:
+        try:
+            resource.setrlimit(resource.RLIMIT_STACK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            os.execve("/usr/bin/env", ["env"] * EXECS + ["-i", "sleep", "1000000"], environ)
+        finally:
+            os._exit(1)
+    seen, last = [], procfs.stat(pid)
+    while last is not None and last.comm != "sleep":
+        tree = Tree("us")
+        tree.let_go("it")
+        if tree.is_let_go(last):
+            seen.append(True)
+        elif seen and last.comm == "env":
+            seen.append(tree.is_doubtful(last) or "sleep" in (procfs.cmdline(pid) or [])[:1])
+        last = procfs.stat(pid)
+    assert len(seen) > EXECS
+    assert all(seen)
+    bare = procfs.stat(kit.settled(pid))
+    assert bare is not None
+    assert not Tree("us").is_doubtful(bare)
+    kit.end_orphan(pid)
 
 
 # ---- scans that take longer than a turn -------------------------------------------------------------

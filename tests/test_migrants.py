@@ -164,6 +164,29 @@ def test_a_leader_that_dies_leaves_what_has_migrated(ward: Ward, elsewhere: Else
     assert elsewhere.pids() == []
 
 
+def test_a_run_is_not_over_before_who_was_left_is_listed(ward: Ward, elsewhere: Elsewhere) -> None:
+    """An orphan in another cgroup that dies after orphans were listed, in the same turn, leaves its child to
+    the run: nobody says that this is over."""
+    go = elsewhere.go("sh", "-c", f"sleep 1000000 & echo up > {elsewhere.fifo.path}; wait")
+    leader = kit.settled(ward.start("web", f"(setsid {go} &) ; exec sleep 1000000", KillScope.JOB))
+    parent = int(elsewhere.fifo.line().split()[1])
+    assert elsewhere.fifo.line() == "up"
+    child = ward.children._by_job["web"]
+    os.kill(leader, signal.SIGKILL)
+    ward.until("web", LeaderDied)
+    ward.tree.forget()
+    assert child.crowd.others()
+    os.kill(parent, signal.SIGKILL)
+    kit.wait_gone(parent)
+    assert child.crowd.others()  # it is dead, and was not reaped
+    assert child.crowd.others()  # now it is
+    assert "Exited" not in ward.kinds("web")
+    assert len(ward.children.pids("web")) == 1
+    ward.children.kill("web", 1)
+    ward.until("web", Exited)
+    assert elsewhere.pids() == []
+
+
 def test_in_the_cgroup_of_another_job_it_is_still_its_own(ward: Ward, elsewhere: Elsewhere) -> None:
     """What a job puts into the cgroup of another one is ended with it, and the other lives on."""
     other = ward.start("other", ("sleep", "1000000"), KillScope.JOB)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from jobmon import errors, protocol
 from jobmon.errors import LocalProtocolError, RemoteProtocolError
+from jobmon.limits import MAX_SECONDS
 from jobmon.protocol import (
     CLIENT,
     COMMANDS,
@@ -75,7 +76,7 @@ def requests(draw: st.DrawFn) -> Request:
     drawn: dict[str, Any] = {
         "jobs": JOBS,
         "wait": st.booleans(),
-        "timeout": st.none() | st.floats(0, protocol.MAX_TIMEOUT),
+        "timeout": st.none() | st.floats(0, MAX_SECONDS),
         "reason": NAMES,
         "now": st.booleans(),
         "signal": NAMES.filter(bool),
@@ -171,7 +172,7 @@ def test_the_bounds_of_arguments(key: str, text: str, right: bool) -> None:
     assert isinstance(only, Request) == right
     if not right:
         assert isinstance(only, BadRequest)
-        assert f'"{key}" is to be' in only.message
+        assert f'"{key}" must be' in only.message
 
 
 @pytest.mark.parametrize(("text", "right"), [(str(2**63 - 1), True), ("-9.3e18", False), ("9.3e18", False)])
@@ -214,8 +215,11 @@ GOLDEN: list[tuple[Message, bytes]] = [
     ),
     (ErrorMessage("bad-json", "no"), b'{"type":"error","error":{"code":"bad-json","message":"no"}}'),
     (
-        EventMessage(4, 1.5, "w", "died", "", 2, None, ""),
-        b'{"type":"event","seq":4,"time":1.5,"job":"w","event":"died","state":"","run":2,"pid":null,"cause":""}',
+        EventMessage(4, 1.5, "w", "died", "", 2, None, "", {"kind": "exited", "status": 0}),
+        (
+            b'{"type":"event","seq":4,"time":1.5,"job":"w","event":"died","state":"","run":2,"pid":null,'
+            b'"cause":"","why":{"kind":"exited","status":0}}'
+        ),
     ),
 ]
 
@@ -278,10 +282,12 @@ def test_messages_of_07_are_its_tuples() -> None:
 
 def test_reasons_are_told_in_words() -> None:
     """Each reason of a failure has its words, and one that nobody knows is told as a number."""
-    reasons = [getattr(protocol, name) for name in dir(protocol) if name.startswith("ERR_")]
+    reasons = sorted(getattr(protocol, name) for name in dir(protocol) if name.startswith("ERR_"))
     words = {protocol.reason_to_str(reason) for reason in reasons}
 
-    assert len(words) == len(reasons) == 6
+    assert reasons == list(range(7))
+    assert len(words) == 7
+    assert not any(word.startswith("unknown") for word in words)
     assert protocol.reason_to_str(protocol.ERR_NO_SUCH_JOB) == "there is no such job"
     assert protocol.reason_to_str(99) == "unknown reason 99"
 

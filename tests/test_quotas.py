@@ -40,10 +40,10 @@ def few_descriptors() -> None:
 
 
 def smaller(**limits: float) -> list[str]:
-    """A daemon with other limits than those of the constants in quotas, or in sessions."""
-    lines = ["import sys", "from jobmon.linux import quotas, sessions"]
+    """A daemon with other limits than those of the constants in quotas, or in server."""
+    lines = ["import sys", "from jobmon.linux.control import quotas, server"]
     for name, value in limits.items():
-        lines.append(f"{'quotas' if hasattr(quotas, name) else 'sessions'}.{name} = {value}")
+        lines.append(f"{'quotas' if hasattr(quotas, name) else 'server'}.{name} = {value}")
     lines += ["del sys.argv[1:4]", "from jobmon.cli.main import main", "sys.exit(main())"]
     return [sys.executable, "-c", "\n".join(lines)]
 

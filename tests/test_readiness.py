@@ -23,7 +23,7 @@ import pytest
 
 from jobmon.linux.monitor.logmatch import Finder, Output
 from jobmon.linux.monitor.notifysocket import RunSocket
-from jobmon.linux.monitor.probes import http_status, url
+from jobmon.linux.monitor.probes import http_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -853,23 +853,6 @@ def test_an_answer_in_pieces(answer: bytes) -> None:
     assert parts == sorted(parts, key=lambda part: part is not None)  # once known it stays
     assert set(parts) <= {None, whole}
     assert (200 <= (whole or 0) < 400) is (answer in GOOD_ANSWERS)
-
-
-@pytest.mark.parametrize(
-    ("at", "host"),
-    [
-        ("http://localhost:8080/x", "localhost:8080"),
-        ("http://localhost", "localhost"),
-        ("http://localhost:80/", "localhost"),
-        ("http://127.0.0.1:8080", "127.0.0.1:8080"),
-        ("http://[::1]:8080/", "[::1]:8080"),
-        ("http://[::1]/", "[::1]"),
-        ("http://:8080/", "localhost:8080"),
-    ],
-)
-def test_the_host_of_a_url(at: str, host: str) -> None:
-    """A server is told the host as the URL has it, with the port where that is not 80."""
-    assert url(at)[0] == host
 
 
 def test_the_request_names_the_host(single: Any) -> None:

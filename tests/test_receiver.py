@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import fuse
@@ -301,6 +302,28 @@ def test_a_flood_of_a_stranger(run: Any) -> None:
         watch.until("a", "running")
 
 
+@as_root
+def test_a_flood_of_a_stranger_to_two_runs(run: Any) -> None:
+    """Who was refused for one run is looked at for another one by the receiver itself, which lives on."""
+    one, watch = run(others={"b": {"command": READY, **NOTIFY}})
+    start(one, watch, "b")
+    addresses = [address_of(one), address_of(one, "b")]
+    first = receiver_of(one)
+
+    def flood() -> None:
+        to = [connected(address) for address in addresses]
+        for _ in range(MANY):
+            for each in to:
+                each.send(b"READY=1")
+
+    with stranger(flood) as (_, told):
+        assert told.line() == "done"
+        for address in addresses:
+            until_heard(address)
+    assert receiver_of(one) == first
+    assert "a bug" not in one.log
+
+
 def test_a_receiver_that_dies(run: Any) -> None:
     """A receiver that was killed is replaced, and what was said meanwhile is heard."""
     one, watch = run()
@@ -368,7 +391,53 @@ def test_the_watchdog_waits_for_the_words_before_it(run: Any) -> None:
     assert time.monotonic() - began > 2.5
 
 
-def test_no_receiver_for_nobody(daemon: Make) -> None:
+def test_a_receiver_that_hangs_after_it_has_answered(run: Any) -> None:
+    """Nobody waits for a receiver that is stopped while nobody speaks: the next words show it."""
+    one, watch = run()
+    until_heard(address_of(one))  # so it has answered everything
+    first = receiver_of(one)
+    os.kill(first, signal.SIGSTOP)
+    go(one)
+    watch.until("a", "running")
+    assert "the notify receiver does not answer" in one.log
+    kit.wait_gone(first)
+
+
+def test_a_receiver_that_hangs_at_the_end(run: Any) -> None:
+    """A daemon that ends leaves no receiver, though somebody has stopped it."""
+    one, _ = run()
+    until_heard(address_of(one))
+    receiver = receiver_of(one)
+    os.kill(receiver, signal.SIGSTOP)
+    assert one.stop() == 0
+    assert receiver not in kit.processes()
+
+
+BUSY = """
+import os, socket, subprocess, sys
+for _ in range({others}):
+    subprocess.Popen(["sleep", "1000000"])
+open("go").readline()
+one = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+one.connect("\\0" + os.environ["NOTIFY_SOCKET"][1:])
+for _ in range({words}):
+    one.send(b"STATUS=busy")
+one.send(b"READY=1")
+os.execvp("sleep", ["sleep", "1000000"])
+"""
+
+
+def test_many_words_cost_one_look(run: Any) -> None:
+    """A job with many processes that says much is looked through once for all that is read together."""
+    one, watch = run([sys.executable, "-c", BUSY.format(others=150, words=MANY)])
+    before = cpu_seconds(one.pid)
+    go(one)
+    watch.until("a", "running")
+    assert cpu_seconds(one.pid) - before < 0.6
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["working", "stopped"])
+def test_no_receiver_for_nobody(daemon: Make, stopped: bool) -> None:
     """A daemon whose jobs do not speak has no receiver, and one that was killed leaves none."""
     silent = {"command": kit.FOR_EVER, "autostart": True}
     one = daemon({"jobs": {"a": silent, "b": {"command": READY, **NOTIFY}}})
@@ -377,6 +446,9 @@ def test_no_receiver_for_nobody(daemon: Make) -> None:
 
     start(one, one.watch(), "b")
     pid = receiver_of(one)
+    if stopped:
+        until_heard(address_of(one, "b"))
+        os.kill(pid, signal.SIGSTOP)
     one.process.kill()
 
     kit.wait_gone(pid)

@@ -11,9 +11,11 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import deadfs
 import e2e
 import kit
 import pytest
@@ -461,7 +463,7 @@ def put_nothing(_path: str) -> None:
 SPOILT: dict[str, tuple[Callable[[str], object], str]] = {
     "gone": (put_nothing, "cannot be read: No such file or directory"),
     "directory": (os.mkdir, "is a directory"),
-    "fifo": (os.mkfifo, "cannot be read: it is no regular file"),
+    "fifo": (os.mkfifo, "cannot be read: not a regular file"),
     "empty": (lambda path: Path(path).touch(), "empty"),
     "torn": (lambda path: Path(path).write_text('{"jobs": {"web": {"c'), ":1:19: "),
 }
@@ -497,7 +499,7 @@ def test_job_files_come_and_go(daemon: Factory) -> None:
     assert list(lives(one)) == ["web", "a"]
 
     os.mkfifo(one.path("jobs/c.json"))
-    assert one.run_cli("reload").err == f"{one.path('jobs/c.json')}: cannot be read: it is no regular file\n"
+    assert one.run_cli("reload").err == f"{one.path('jobs/c.json')}: cannot be read: not a regular file\n"
     os.unlink(one.path("jobs/c.json"))
     os.unlink(one.path("jobs/b.json"))
     done = one.run_cli("reload")
@@ -567,6 +569,36 @@ def test_a_directory_that_has_gone_takes_no_job_with_it(daemon: Factory) -> None
     assert pipe.reload()["plan"]["removed"] == ["a"]
 
 
+def test_a_link_to_nothing_takes_no_job_with_it(daemon: Factory) -> None:
+    """One of several directories that a glob finds is a link that is being switched: its jobs stay. A
+    directory that was removed takes its jobs with it."""
+    one = daemon({})
+    for name in "abc":
+        os.makedirs(one.path(f"releases/{name}"))
+        job_files(one, f"releases/{name}", name)
+    os.mkdir(one.path("sites"))
+    for name in "ab":
+        os.symlink(f"../releases/{name}", one.path(f"sites/{name}"))
+    os.rename(one.path("releases/c"), one.path("sites/c"))
+    one.configure({"supervisor": {"include-dirs": ["sites/*/*.json"]}, "jobs": {}})
+    pipe = one.pipe()
+    assert pipe.reload()["plan"]["added"] == ["a", "b", "c"]
+    before = lives(one)
+    os.unlink(one.path("sites/b"))
+    os.symlink("../releases/none", one.path("sites/b"))
+    shutil.rmtree(one.path("sites/c"))
+
+    done = one.run_cli("reload")
+    assert done.code == 1
+    assert f'nothing is where this link leads: "{one.path("sites/b")}"; that would remove "b"' in done.err
+    assert '"c"' not in done.err
+    assert lives(one) == before
+    os.rename(one.path("releases/b"), one.path("releases/none"))
+    assert pipe.reload()["plan"]["removed"] == ["c"]
+    os.unlink(one.path("sites/b"))
+    assert pipe.reload()["plan"]["removed"] == ["b"]
+
+
 # Begins in a mount namespace of its own with a file system that has a file of jobs.
 MOUNTED = """
 mkdir jobs && mount -t tmpfs none jobs && echo '{"a": {"command": "true"}}' > jobs/a.json && exec "$@"
@@ -584,7 +616,8 @@ def test_a_file_system_that_is_not_mounted_takes_no_job_with_it(daemon: Factory)
     done = one.run_cli("reload")
 
     assert done.code == 1
-    assert 'matches nothing, on another file system than before; that would remove "a"' in done.err
+    words = f'another file system than before is at "{one.path("jobs")}"; that would remove "a"'
+    assert words in done.err
     assert list(lives(one)) == ["unmount", "a"]
 
 
@@ -692,7 +725,8 @@ def test_what_needs_a_new_daemon_is_said_until_there_is_one(daemon: Factory) -> 
         assert told["supervisor"] == {"hot": [], "restart": ["working-dir", "control-port", "event-port"]}
     done = one.run_cli("reload")
     assert done.out == "the daemon: working-dir, control-port, event-port (at its next start)\n"
-    assert "jobmon: working-dir, control-port, event-port: needs a restart of the daemon\n" in done.err
+    keys = "working-dir, control-port, event-port"
+    assert f"jobmon: takes effect when the daemon is restarted: {keys}\n" in done.err
     assert 'WARNING reload: needs a restart of the daemon supervisor="working-dir, control' in one.log
     assert pipe.info()["control"] == one.control
 
@@ -898,8 +932,10 @@ def test_sockets_whose_files_are_gone_are_made_anew(daemon: Factory, how: str) -
     fresh.until("idle", "died")
     assert lives(one) == before
     assert one.log.count("the file of a socket was gone: made anew") == 2
-    one.configure({})
-    second = one.run_cli("daemon", "-f", one.config)
+    other = one.path("other.json")
+    with open(other, "w", encoding="utf-8") as file:
+        json.dump({"supervisor": {"control-port": one.control, "event-port": one.event}, "jobs": {}}, file)
+    second = one.run_cli("daemon", "-f", other)
     assert second.code == 1
     assert "listens there already" in second.err
     assert one.stop() == 0
@@ -1065,6 +1101,43 @@ def test_reloads_that_wait_have_a_bound(hanging: kit.Daemon) -> None:
 
     results = re.findall(r'reload(: nothing was changed|: nothing has changed|) by="SIGHUP', one.log)
     assert results == [": nothing was changed", ""]
+
+
+@pytest.mark.slow
+def test_a_reload_too_many_is_refused(hanging: kit.Daemon) -> None:
+    """While one reads, a hundred wait; the next is told so at once, and those that wait are done later."""
+    one, pipe = hanging, hanging.pipe()
+    reading = pipe.submit("reload", dry_run=True)
+    reader = reader_of(one)
+    waiting = [pipe.submit("reload", dry_run=True) for _ in range(100)]
+    with pytest.raises(JobError, match="100 reloads wait already"):
+        pipe.reload(dry_run=True)
+    one.configure({"jobs": {"web": UP, "new": DOWN}})
+    os.kill(reader, signal.SIGKILL)
+
+    with pytest.raises(JobError, match="was killed by SIGKILL"):
+        pipe.collect(reading)
+    assert [list(pipe.collect(number)["plan"]["added"]) for number in waiting] == [["new"]] * 100
+    assert pipe.list_jobs() == {"web": True, "idle": False}
+
+
+@pytest.mark.slow
+def test_a_reader_ends_with_its_daemon(daemon: Factory) -> None:
+    """A daemon that is killed leaves no child that waits for a file system for ever."""
+    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
+        pytest.skip("needs root and /dev/fuse, for a file system that does not answer")
+    directory = tempfile.mkdtemp(prefix="jobmon-", dir="/tmp")
+    silent = deadfs.DeadFs(f"{directory}/hang")
+    one = daemon({}, directory=directory, wrapper=silent.wrapper, pass_fds=(silent.fd,))
+    one.configure(HANGS)
+    one.process.send_signal(signal.SIGHUP)
+    reader = reader_of(one)
+    one.stop(signal.SIGKILL)
+    kit.wait_gone(reader)
+    silent.close()
+    for path in files_of(one):
+        os.unlink(path)
+    os.waitpid(reader, 0)  # it came to us
 
 
 @pytest.mark.slow

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import resource
 import shutil
 import tempfile
+from pathlib import Path
 
 import kit
+import nasty
 import pytest
 
 from jobmon.core.spec import JobSpec
@@ -17,7 +21,6 @@ from jobmon.linux.processes import statedir
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from typing import Any
 
     MakeDaemon = Callable[..., kit.Daemon]
@@ -65,11 +68,11 @@ def changed(**fields: Any) -> dict[str, Any]:
     ("data", "why"),
     [
         (b"", "it is empty: its daemon died while writing it"),
-        (b"\xff", "it is no JSON: "),
-        (statedir.encode(RUN)[:-1], "it is no JSON: "),
-        (b'{"v":1} {}', "it is no JSON: "),
-        (b"[" * 60000, "it is no JSON: "),
-        (b"[1]", "it is no JSON object"),
+        (b"\xff", "not JSON: "),
+        (statedir.encode(RUN)[:-1], "not JSON: "),
+        (b'{"v":1} {}', "not JSON: "),
+        (b"[" * 60000, "not JSON: "),
+        (b"[1]", "not a JSON object"),
         (without("v"), 'its "v" must be 1, and is null'),
         (changed(v=2), 'its "v" must be 1, and is 2'),
         (changed(v=True), 'its "v" must be 1, and is true'),
@@ -158,6 +161,20 @@ def test_a_disk_that_is_full_is_said_once(place: str, log: Log, tmp_path: Path) 
     assert 'error="Permission denied"' in text
 
 
+def test_half_a_record_is_none(place: str, log: Log) -> None:
+    """Where there is room for a part of a record only, nothing is left of it."""
+    one = statedir.StateDir(place, log)
+    one.begin(__file__, 6666)
+
+    def born() -> bool:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        return one.born(JobSpec("web", "true"), 1, os.getpid(), "")
+
+    assert kit.in_child(born) == "False"
+    assert files(place, "run.") == []
+    one.close()
+
+
 def _born_as_user(one: statedir.StateDir, place: str) -> None:
     if os.geteuid() == 0:
         os.chown(place, 64998, 64998)
@@ -184,6 +201,55 @@ def test_a_directory_that_cannot_be_trusted_is_refused(place: str, log: Log) -> 
         os.chown(place, 64998, 64998)
         with pytest.raises(PermissionError, match="it belongs to another user"):
             statedir.StateDir(place, log)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("removed", "then"), [("state", "a birth"), ("state", "a reload"), ("state/lock", "a reload")]
+)
+@pytest.mark.parametrize("way", [nasty.WITH, nasty.WITHOUT])
+def test_it_is_made_anew_where_it_was_removed(daemon: MakeDaemon, way: str, removed: str, then: str) -> None:
+    """By the next birth, and by a reload: with the daemon, all its runs, and its lock."""
+    up: dict[str, Any] = {"command": kit.FOR_EVER, "autostart": True, "signal": "SIGINT"}
+    # the first process of this one is dead, and another lives
+    rest = {
+        "command": "(trap '' TERM; echo >&3; exec sleep 1000000) & exec sleep 1000000",
+        "ready": {"fd": 3},
+    }
+    jobs = {"a": up, "b": {**up, "autostart": False}, "rest": {**rest, "kill-timeout": 60}}
+    one = daemon({"supervisor": {"state-dir": "state"}, "jobs": jobs}, **nasty.options(way))
+    pipe = one.pipe()
+    pipe.start("rest")
+    pid = pipe.get_pid("rest")
+    pipe.stop("rest", wait=False)
+    kit.wait_gone(pid or 0)
+    before = records(one.path("state"))
+    if os.path.isdir(one.path(removed)):
+        shutil.rmtree(one.path(removed))
+    else:
+        os.unlink(one.path(removed))
+
+    if then == "a birth":
+        pipe.start("b")
+    else:
+        pipe.reload()
+    after = records(one.path("state"))
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + (then == "a birth")
+    assert "lock" in os.listdir(one.path("state"))
+    assert one.log.count("the state-dir was gone: made anew") == 1
+    second = one.run_cli("daemon", "-f", one.config)
+    assert "a daemon of this configuration runs already" in second.err
+
+
+def records(place: str) -> dict[str, Any]:
+    """What stands in a state-dir, but for the start time of a first process that may be dead."""
+    found = {}
+    for name in files(place, "daemon.") + files(place, "run."):
+        found[name] = json.loads(read(f"{place}/{name}"))
+        if found[name].get("job") == "rest":
+            found[name]["start"] = 0
+    return found
 
 
 def test_a_child_does_not_inherit_the_lock(place: str, log: Log) -> None:
@@ -248,7 +314,8 @@ def test_without_a_directory_it_runs_and_warns(daemon: MakeDaemon) -> None:
     ("environ", "base"),
     [
         ({"RUNTIME_DIRECTORY": "/a/b:/c", "XDG_RUNTIME_DIR": "/own"}, "/a/b/"),
-        ({"XDG_RUNTIME_DIR": "OWN"}, "OWN/jobmon/"),
+        # that of root is gone when root logs out
+        ({"XDG_RUNTIME_DIR": "OWN"}, "OWN/jobmon/" if os.geteuid() else ""),
         ({"XDG_RUNTIME_DIR": "/nonexistent"}, ""),
         ({}, ""),
     ],
@@ -266,6 +333,102 @@ def test_where_it_is_by_default(environ: dict[str, str], base: str, tmp_path: Pa
     assert path.startswith(begin)
     assert len(path) == len(begin) + 16
     assert statedir.default(str(tmp_path / "link.json"), own) == path
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+def test_a_user_has_it_in_the_session(place: str) -> None:
+    """The directory of a user's session counts, if it is that user's own."""
+    os.chmod(os.path.dirname(place), 0o755)
+    os.mkdir(place)
+    os.chown(place, 64998, 64998)
+    environ = {"XDG_RUNTIME_DIR": place}
+
+    def as_user(uid: int) -> str:
+        def look() -> str:
+            os.setresuid(uid, uid, uid)
+            return statedir.default(__file__, environ)
+
+        return kit.in_child(look)
+
+    assert as_user(64998).startswith(f"{place}/jobmon/")
+    assert as_user(64999).startswith("/tmp/jobmon-64999-")
+
+
+def releases(folder: Path) -> list[Path]:
+    """Two releases of a configuration; `current` leads to the first."""
+    made = [folder / "releases" / name for name in "12"]
+    for one in made:
+        one.mkdir(parents=True)
+        (one / "jobmon.json").write_text("{}")
+    (folder / "current").symlink_to(made[0])
+    return made
+
+
+def switch(folder: Path, release: Path) -> None:
+    """Let `current` lead to another release."""
+    (folder / "next").symlink_to(release)
+    (folder / "next").rename(folder / "current")
+
+
+def test_the_state_of_a_former_release_is_taken_over(log: Log, tmp_path: Path) -> None:
+    """What was left under the same name comes into the state-dir of the file that the name means by now, also
+    when the move was broken off; of garbage nothing comes, and the old directory is removed."""
+    first, second = releases(tmp_path)
+    name, environ = f"{tmp_path}/current/./jobmon.json", {"RUNTIME_DIRECTORY": f"{tmp_path}/run"}
+    os.mkdir(f"{tmp_path}/run")
+    one = statedir.acquire(None, name, environ, log)
+    one.begin(name, 6666)
+    one.born(JobSpec("web", "true"), 1, os.getpid(), "")
+    one.born(JobSpec("db", "true"), 1, os.getpid(), "")
+    one.close()
+    (Path(one.path) / "run.garbage").write_text("[")
+    switch(tmp_path, second)
+    elsewhere = statedir.acquire(None, str(second / "jobmon.json"), environ, log)
+    assert elsewhere.runs == {}
+    elsewhere.close()
+    os.mkdir(elsewhere.path)
+    shutil.copy(Path(one.path) / files(one.path, "run.")[0], elsewhere.path)
+
+    two = statedir.acquire(None, f"{tmp_path}/current/jobmon.json", environ, log)
+    assert two.path == elsewhere.path
+    assert list(two.daemons) == [one.id]
+    assert {run.marker.decode() for run in two.runs.values()} == {
+        f"{one.id}:{job}:1" for job in ("web", "db")
+    }
+    assert not os.path.exists(one.path)
+    for run in list(two.runs):
+        two.forget(run)
+    two.close()
+    assert os.listdir(tmp_path / "run") == []
+    assert str(first) not in two.path
+
+
+def test_a_daemon_of_a_former_release_that_lives_is_in_the_way(log: Log, tmp_path: Path) -> None:
+    """Under one name there is one daemon, whichever file the name means by now."""
+    _, second = releases(tmp_path)
+    name, environ = f"{tmp_path}/current/jobmon.json", {"RUNTIME_DIRECTORY": f"{tmp_path}/run"}
+    os.mkdir(f"{tmp_path}/run")
+    one = statedir.acquire(None, name, environ, log)
+    one.begin(name, 6666)
+    switch(tmp_path, second)
+
+    def next_one() -> None:
+        statedir.acquire(None, name, environ, log)
+
+    assert f"runs already: pid {os.getpid()}" in kit.in_child(next_one)
+    assert os.listdir(tmp_path / "run") == [os.path.basename(one.path)]
+    one.close()
+
+
+def test_cleaners_of_directories_leave_it_alone(place: str, log: Log) -> None:
+    """systemd-tmpfiles removes nothing from a directory on which it cannot have a lock for itself."""
+    one = statedir.StateDir(place, log)
+    fd = os.open(place, os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    one.close()
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(fd)
 
 
 def test_the_second_gets_an_error_that_names_the_first(place: str, log: Log) -> None:

@@ -164,7 +164,7 @@ def test_a_wish_of_the_wrong_type_is_refused() -> None:
     (answer,) = Connection(CONTROL).receive(data)
 
     assert isinstance(answer, BadRequest)
-    assert '"tree" is to be true or false' in answer.message
+    assert '"tree" must be true or false' in answer.message
 
 
 # ---- /proc -----------------------------------------------------------------------------------

@@ -198,7 +198,7 @@ def test_strays_are_told_and_end_with_the_daemon(daemon: Make, modes: tuple[str,
     (stray,) = nasty.tagged(it.line.tag)
     assert [stray] == it.line.pids(*modes)
     assert it.daemon.wait_log("no job's").endswith(f'pids="{stray}"')
-    assert it.tell("status")[1].splitlines()[-1].startswith(f"no job's: pid {stray} ")
+    assert it.tell("status")[1].splitlines()[-1].startswith(f"unattributed processes: pid {stray} ")
     assert it.pipe.overview()[1] == [stray]
     assert it.daemon.log.count("no job's") == 1
     assert it.daemon.stop() == 0

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jobmon.core import events
+from jobmon.core.causes import READY as SERVES
+from jobmon.core.causes import Actor, Cause, Kind
 from jobmon.core.eventlog import EventLog
 from jobmon.core.events import JobResult, Reply, State
 from jobmon.core.plan import Change, Plan
-from jobmon.core.spec import Essential, JobSpec, Readiness, Restart
+from jobmon.core.spec import Essential, FdReadiness, JobSpec, Restart
 from jobmon.core.supervisor import TOLD_OF_A_BUG, Supervisor
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from jobmon.core.events import Action, Input
 
-READY = Readiness("fd", 3)
+READY = FdReadiness(3)
 
 
 def spec_of(name: str = "web", **settings: object) -> JobSpec:
@@ -291,10 +293,10 @@ def test_start_that_is_overtaken_by_a_stop() -> None:
     bench = Bench(spec_of(ready=READY))
     bench.supervisor.start(["web"], "me", 0.0, wait=True)
     bench.launch()
-    bench.supervisor.stop(["web"], "other", 0.0, by="a colleague")
+    bench.supervisor.stop(["web"], "other", 0.0, by=Cause(Kind.STOP, actor=Actor(1000), reason="mine"))
     reply = bench.replies()[0]
 
-    assert (reply.code, reply.message) == ("failed", "was stopped meanwhile (a colleague)")
+    assert (reply.code, reply.message) == ("failed", "was stopped meanwhile (stop by uid 1000: mine)")
 
 
 def test_a_start_overtaken_before_there_is_a_process() -> None:
@@ -732,7 +734,7 @@ def test_nobody_waits_for_what_a_reload_made_it_require() -> None:
     bench.end(1)
     bench.fire("web")
     assert bench.state() is State.FAILED
-    assert bench.supervisor.jobs["web"].result == "requires db, which is stopped: SIGTERM"
+    assert str(bench.supervisor.jobs["web"].result) == "requires db, which is stopped: SIGTERM"
 
 
 def test_what_is_required_since_a_reload_is_started_with_the_next_run() -> None:
@@ -1044,11 +1046,11 @@ def test_the_history_of_a_contradiction_is_short_and_of_one_job() -> None:
     """Only the last events of the job in question go with the report."""
     log = EventLog()
     for number in range(TOLD_OF_A_BUG * 3):
-        log.add(0.0, "ab"[number % 2], "state", State.RUNNING, number, None, "x")
+        log.add(0.0, "ab"[number % 2], "state", State.RUNNING, number, None, SERVES)
     told = log.history("b", TOLD_OF_A_BUG)
 
     assert len(told) == TOLD_OF_A_BUG
-    assert told[-1] == f"0.000 state: running, run {TOLD_OF_A_BUG * 3 - 1}, x"
+    assert told[-1] == f"0.000 state: running, run {TOLD_OF_A_BUG * 3 - 1}, ready"
 
 
 def test_the_log_says_who_missed_something(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1059,8 +1061,8 @@ def test_the_log_says_who_missed_something(monkeypatch: pytest.MonkeyPatch) -> N
     assert (log.first, log.holds(0), list(log.after(0))) == (1, True, [])
 
     for number in range(5):
-        log.add(0.0, "a", "state", State.RUNNING, number, None, "x")
-        begun.add(0.0, "a", "state", State.RUNNING, number, None, "x")
+        log.add(0.0, "a", "state", State.RUNNING, number, None, SERVES)
+        begun.add(0.0, "a", "state", State.RUNNING, number, None, SERVES)
         assert begun.holds(0) == begun.holds(7) == log.holds(0)
     assert [begun.holds(seq) for seq in (5, 8, 9, 12, 13)] == [False, False, True, True, False]
     assert (log.first, log.last) == (3, 5)

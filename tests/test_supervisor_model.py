@@ -26,7 +26,7 @@ from jobmon.core.events import AT_REST, LEAVING, Next, State
 from jobmon.core.machine import TABLE, Job
 from jobmon.core.ordering import Turns
 from jobmon.core.plan import Change, Plan
-from jobmon.core.spec import Essential, JobSpec, JobType, Readiness, Restart
+from jobmon.core.spec import Essential, FdReadiness, JobSpec, JobType, Restart
 from jobmon.core.supervisor import Supervisor
 from jobmon.core.waiters import Waiters
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 NAMES = ("a", "b", "c")
 PATIENCE = 10.0
-READY = Readiness("fd", 3)
+READY = FdReadiness(3)
 LONG = 1000.0  # longer than any chain of timers that ends
 SETTINGS = settings(
     max_examples=300,
@@ -754,8 +754,8 @@ class Story(RuleBasedStateMachine):
                 continue
             unasked = job.state in (State.WAITING, State.BACKOFF, *LEAVING)  # launched without more ado
             if unasked and name not in leaving:
-                reason = self.supervisor.turns._reason_to_wait(job)
-                assert bool(job.held) == bool(reason), "held is what has to wait"
+                waits_for = self.supervisor.turns._waits_for(job)
+                assert bool(job.held) == bool(waits_for), "held is what has to wait"
             if self.rewired.get(name) == job.run:  # what a reload made it require counts from its next start
                 continue
             lost = [j for j in earlier if j.spec.name in job.spec.requires and j.state in AT_REST]

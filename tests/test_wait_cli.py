@@ -16,6 +16,7 @@ import sys
 import termios
 
 import e2e
+import forbid
 import kit
 import pytest
 
@@ -107,14 +108,14 @@ def test_what_is_no_condition_is_wrong_usage(word: str) -> None:
     [
         (["wait"], "JOB... [-- CMD...] is missing"),
         (["wait", "--", "--", "true"], "is missing"),
-        (["wait", "web", "--for", "redy"], "'redy' is no condition; there are changed, running, ready"),
-        (["wait", "web", "--since", "yesterday"], "--since is to be a number"),
+        (["wait", "web", "--for", "redy"], "unknown condition 'redy' (expected one of: changed, running"),
+        (["wait", "web", "--since", "yesterday"], "--since must be a number"),
         (["wait", "web", "--since", "-1"], "the number of an event"),
-        (["wait", "web", "--timeout", "soon"], "no duration"),
-        (["wait", "web", "db", "--propagate"], "for one job"),
+        (["wait", "web", "--timeout", "soon"], "invalid duration"),
+        (["wait", "web", "db", "--propagate"], "exactly one job"),
         (["wait", "web", "--propagate", "--for", "ready"], "--for exited"),
-        (["start", "web", "--wait", "up"], "'up' is no condition"),
-        (["restart", "web", "--wait", "ready", "--no-wait"], "exclude each other"),
+        (["start", "web", "--wait", "up"], "unknown condition 'up'"),
+        (["restart", "web", "--wait", "ready", "--no-wait"], "are mutually exclusive"),
     ],
 )
 def test_wrong_usage(daemon: Make, words: list[str], says: str) -> None:
@@ -301,7 +302,7 @@ def test_unknown_names(daemon: Make) -> None:
     one = daemon({"jobs": {"web": WEB}})
 
     assert tell(one, "wait", "wbe", "--for", "stopped", "--json")[0] == 4
-    assert tell(one, "wait", "wbe") == (4, "", "jobmon: wbe: no such job; did you mean web?\n")
+    assert tell(one, "wait", "wbe") == (4, "", "jobmon: wbe: no such job (did you mean 'web'?)\n")
 
 
 # ---- turns of the loop --------------------------------------------------------------------------
@@ -484,9 +485,50 @@ def test_a_wait_that_fails_does_not_wait_for_its_command(daemon: Make) -> None:
         pid = int(file.read())
 
     assert (code, out) == (124, "")
-    assert err.splitlines()[0] == f"jobmon: the command goes on, pid {pid}"
+    assert err.splitlines()[0] == f"jobmon: the command is still running (pid {pid})"
     os.write(fifo.fd, b"end\n")
     kit.wait_gone(pid)
+
+
+@pytest.mark.parametrize("rule", ["pidfd_open=EPERM", "pidfd_open=ENOSYS"])
+def test_time_is_kept_beside_a_command_where_pidfds_are_forbidden(daemon: Make, rule: str) -> None:
+    """The daemon is stopped and the command goes on: the wait ends all the same, by its own clock."""
+    one = daemon({"jobs": {"web": {**WEB, "autostart": True}}})
+    one.watch(since=0).until("web", "running")
+    fifo = one.fifo("fifo")
+    script = f"echo $$; read line <{fifo.path}"
+    words = ("wait", "web", "--timeout", "1s", "--", "sh", "-c", script)
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [*forbid.forbidding(rule), *JOBMON, *words]
+    with subprocess.Popen(command, env=one.environ, text=True, **streams) as process:
+        assert process.stdout is not None and process.stderr is not None
+        pid = int(process.stdout.readline())
+        stop_daemon(one)
+        try:
+            kit.wait_gone(process.pid)
+        finally:
+            one.process.send_signal(signal.SIGCONT)
+            os.write(fifo.fd, b"end\n")
+        assert process.stderr.readline() == f"jobmon: the command goes on, pid {pid}\n"
+        kit.wait_gone(pid)
+
+    assert process.returncode == 124
+
+
+def test_an_ignored_sigchld_hides_no_end(daemon: Make) -> None:
+    """A caller that ignores SIGCHLD, which programs inherit, gets the exit code of the command."""
+    one = daemon({"jobs": {"web": WEB}})
+    command = [*JOBMON, "wait", "web", "--", "sh", "-c", "exit 3"]
+    streams: dict[str, Any] = {"stderr": subprocess.PIPE}
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(command, env=one.environ, text=True, restore_signals=False, **streams)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    with process:
+        _, err = process.communicate(timeout=kit.DEADLINE)
+
+    assert (process.returncode, err) == (1, "jobmon: the command sh failed (exit 3)\n")
 
 
 @pytest.mark.parametrize(("name", "words"), [("HUP", "hangup"), ("INT", "interrupt"), ("TERM", "terminated")])
@@ -698,14 +740,14 @@ def test_a_token_is_where_a_wait_begins(daemon: Make, verb: str, conditions: str
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("start web --timeout soon", "'soon' is no duration: 500ms, 20s, 2m, 1h or bare seconds"),
-        ("start web --wait stable:1d", "'1d' is no duration: 500ms, 20s, 2m, 1h or bare seconds"),
-        ("stop up --timeout -1s", "'-1s' is no duration: 500ms, 20s, 2m, 1h or bare seconds"),
-        ("restart up --timeout 1e3", "'1e3' is no duration: 500ms, 20s, 2m, 1h or bare seconds"),
-        ("restart up --wait stable:1h30m", "'1h30m' is no duration: 500ms, 20s, 2m, 1h or bare seconds"),
-        ("restart up --wait stable", "'stable' is no condition; there are"),
-        ("wait up --for stable:", "'' is no duration: 500ms, 20s, 2m, 1h or bare seconds"),
-        ("wait up --timeout 99999h", "'99999h' is more than ten years"),
+        ("start web --timeout soon", "invalid duration 'soon' (examples: 500ms, 20s, 2m, 1h)"),
+        ("start web --wait stable:1d", "invalid duration '1d' (examples: 500ms, 20s, 2m, 1h)"),
+        ("stop up --timeout -1s", "invalid duration '-1s' (examples: 500ms, 20s, 2m, 1h)"),
+        ("restart up --timeout 1e3", "invalid duration '1e3' (examples: 500ms, 20s, 2m, 1h)"),
+        ("restart up --wait stable:1h30m", "invalid duration '1h30m' (examples: 500ms, 20s, 2m, 1h)"),
+        ("restart up --wait stable", "unknown condition 'stable' (expected one of:"),
+        ("wait up --for stable:", "invalid duration '' (examples: 500ms, 20s, 2m, 1h)"),
+        ("wait up --timeout 99999h", "duration '99999h' is more than ten years"),
     ],
 )
 def test_a_bad_duration_does_nothing(daemon: Make, words: str, says: str) -> None:
@@ -724,7 +766,7 @@ def test_a_verb_that_fails_says_why_and_what_was_written(daemon: Make) -> None:
     """Start and restart wait for ready: what comes instead is told with the last lines of its stderr."""
     script = "if test -e up; then echo >&3; exec sleep 1000000; fi; echo 'where is up?' >&2; exit 3"
     one = daemon({"jobs": {"web": {"command": script, "stderr": "errors", "ready": {"fd": 3}}}})
-    told = (1, "", "jobmon: web: is failed: exit 3; it wrote last:\n  | where is up?\n")
+    told = (1, "", "jobmon: web: is failed: exit 3; last lines of stderr:\n  | where is up?\n")
 
     assert tell(one, "start", "web") == told
     os.mkdir(one.path("up"))
@@ -740,7 +782,7 @@ def test_who_waits_for_what_does_not_stay_up_is_told(daemon: Make) -> None:
     one = daemon({"jobs": {"db": {**flaps, "command": "exit 3"}, "web": {**flaps, "requires": ["db"]}}})
     process = one.start_cli("start", "web")
     assert process.stderr is not None
-    assert process.stderr.readline() == "jobmon: db: exit 3; it is tried again, and waited for\n"
+    assert process.stderr.readline() == "jobmon: db: exit 3; it will be restarted, still waiting\n"
     one.watch().find(lambda event: event.state == "backoff")
     one.watch().find(lambda event: event.state == "backoff")
     one.pipe().stop("web")
@@ -801,7 +843,7 @@ def test_the_daemon_is_killed_while_the_command_runs(daemon: Make) -> None:
     out, err = process.communicate(timeout=kit.DEADLINE)
 
     assert (process.returncode, out) == (75, "")
-    assert err.startswith(f"jobmon: the command goes on, pid {pid}\njobmon: the daemon at ")
+    assert err.startswith(f"jobmon: the command is still running (pid {pid})\njobmon: the daemon at ")
 
 
 def _children(pid: int) -> set[int]:

@@ -14,7 +14,7 @@ import pytest
 from jobmon.core import conditions, eventlog, events
 from jobmon.core.eventlog import EventLog
 from jobmon.core.events import Reply, State
-from jobmon.core.spec import JobSpec, JobType, Readiness, Restart
+from jobmon.core.spec import FdReadiness, JobSpec, JobType, Restart
 from jobmon.core.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from jobmon.core.eventlog import Event
 
-READY = Readiness("fd", 3)
+READY = FdReadiness(3)
 STEADY = 5.0  # the seconds of "stable"
 COLUMNS = ("changed", "running", "ready", "restarted", "stable", "stopped", "exited", "settled")
 

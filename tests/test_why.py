@@ -15,11 +15,12 @@ import e2e
 import kit
 import pytest
 
-from jobmon.core import events
+from jobmon.core import causes, events
+from jobmon.core.causes import Actor, Cause, Kind
 from jobmon.core.events import Next, State
 from jobmon.core.explain import MAX_JOBS, asked, why
 from jobmon.core.plan import Change, Plan
-from jobmon.core.spec import JobSpec, JobType, Readiness, Restart
+from jobmon.core.spec import JobSpec, JobType, Restart, TcpReadiness
 from jobmon.core.supervisor import Supervisor
 
 TYPE_CHECKING = False
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
 
     Make = Callable[..., kit.Daemon]
 
-OPERATOR = "by uid 1000 pid 4711"
+OPERATOR = Actor(1000, 4711)
 THEY = "by uid 1000, pid 4711"
 WALL = 1_700_000_000.0
-PROBED = Readiness("tcp", "127.0.0.1:80")
+PROBED = TcpReadiness((("127.0.0.1", 80),))
 
 
 def spec(name: str = "web", **settings: Any) -> JobSpec:
@@ -59,7 +60,7 @@ class Life:
 
     def order(self, verb: str, *names: str, reason: str = "", **details: Any) -> None:
         """A command of the operator's."""
-        by = f"{verb} {OPERATOR}" + (f": {reason}" if reason else "")
+        by = Cause(Kind(verb), actor=OPERATOR, reason=reason)
         getattr(self.supervisor, verb)(names or ("web",), object(), self.now, by=by, **details)
 
     def start(self, *names: str, **details: Any) -> None:
@@ -147,7 +148,7 @@ def test_stopped_by_a_client_of_whom_nobody_knows_the_pid() -> None:
     life = Life()
     life.start()
     life.up()
-    life.supervisor.stop(("web",), object(), life.now, by="stop by uid 0: why")
+    life.supervisor.stop(("web",), object(), life.now, by=Cause(Kind.STOP, actor=Actor(0), reason="why"))
     life.die(0)
 
     assert life.why() == ["stopped by uid 0, `jobmon stop`: why", "ended with exit 0"]
@@ -235,7 +236,7 @@ def test_stopped_and_signalled_ever_after() -> None:
     life.up()
     life.stop()
     for _ in range(10):
-        life.supervisor.signal(("web",), "SIGHUP", object(), life.now, by=f"signal {OPERATOR}")
+        life.supervisor.signal(("web",), "SIGHUP", object(), life.now, by=Cause(Kind.SIGNAL, actor=OPERATOR))
     life.die("SIGTERM")
 
     assert life.why() == ["was stopped"]
@@ -282,7 +283,7 @@ def test_killed_by_our_own_signal() -> None:
     life = Life()
 
     def send(name: str) -> None:
-        life.supervisor.signal(("web",), name, object(), life.now, by=f"signal {OPERATOR}")
+        life.supervisor.signal(("web",), name, object(), life.now, by=Cause(Kind.SIGNAL, actor=OPERATOR))
 
     life.start()
     life.up()
@@ -858,12 +859,13 @@ def test_restarted_by_a_reload() -> None:
     life.start()
     life.up()
     change = Change(spec(command="other"), restart=("command",))
-    life.supervisor.reload(Plan(changed=(change,)), object(), life.now, restart=True)
-    assert life.why()[0] == "is being restarted by a reload"
+    by = Cause(Kind.RELOAD, actor=OPERATOR)
+    life.supervisor.reload(Plan(changed=(change,)), object(), life.now, restart=True, by=by)
+    assert life.why()[0] == f"is being restarted {THEY}, `jobmon reload --restart`"
 
     life.die("SIGTERM")
     life.up()
-    assert life.why() == ["its program runs", "restarted by a reload"]
+    assert life.why() == ["its program runs", f"restarted {THEY}, `jobmon reload --restart`"]
 
 
 def test_the_chain_goes_on() -> None:
@@ -936,25 +938,27 @@ def test_odd_names_are_not_misread(name: str) -> None:
 @pytest.mark.parametrize(
     ("cause", "told"),
     [
-        ("stop by uid 1000 pid 4711", "by uid 1000, pid 4711, `jobmon stop`"),
-        ("stop by uid 1000 pid 4711: a pid 7: b", "by uid 1000, pid 4711, `jobmon stop`: a pid 7: b"),
-        ("reload", "by a reload"),
-        ("autostart", "by autostart"),
-        ("shutdown", "by the shutdown of the daemon"),
-        ("removed", "by its removal from the configuration"),
-        ("restart of a by uid 3", "with a by uid 3"),
-        ("required by a by uid 3", "because a by uid 3 requires it"),
+        (Cause(Kind.STOP, actor=OPERATOR), "by uid 1000, pid 4711, `jobmon stop`"),
+        (Cause(Kind.STOP, actor=OPERATOR, reason="a pid 7: b"), f"{THEY}, `jobmon stop`: a pid 7: b"),
+        (Cause(Kind.STOP, actor=Actor()), "by uid unknown, `jobmon stop`"),
+        (Cause(Kind.RELOAD, actor=OPERATOR), f"{THEY}, `jobmon reload`"),
+        (Cause(Kind.RELOAD, "SIGHUP", actor=Actor(pid=7)), "by SIGHUP from pid 7"),
+        (causes.AUTOSTART, "by autostart"),
+        (causes.SHUTDOWN, "by the shutdown of the daemon"),
+        (causes.REMOVED, "by its removal from the configuration"),
+        (Cause(Kind.RESTART_OF, jobs=("a by uid 3",)), "with a by uid 3"),
+        (Cause(Kind.REQUIRED, jobs=("a by uid 3",)), "because a by uid 3 requires it"),
         (
-            "requires a by uid 3, which is failed: exit 1",
+            Cause(Kind.REQUIREMENT, "failed", ("a by uid 3",), because=causes.exited(1)),
             "because it requires a by uid 3, which is failed: exit 1",
         ),
         (
-            "requires a, which is stopped: stop by uid 0",
+            Cause(Kind.REQUIREMENT, "stopped", ("a",), because=Cause(Kind.STOP, actor=Actor(0))),
             "because it requires a, which is stopped: stop by uid 0",
         ),
     ],
 )
-def test_who_is_behind_it(cause: str, told: str) -> None:
+def test_who_is_behind_it(cause: Cause, told: str) -> None:
     """Every cause that the log can have reads as an answer to the question who."""
     assert asked(cause) == told
 
@@ -962,17 +966,18 @@ def test_who_is_behind_it(cause: str, told: str) -> None:
 @pytest.mark.parametrize("state", State)
 def test_every_state_can_be_explained(state: State) -> None:
     """Nothing is known of any job that could not be told, whatever its log has: not even nothing."""
-    logged: list[list[tuple[str, State, str]]] = [
+    logged: list[list[tuple[str, State, Cause]]] = [
         [],
-        [("state", State.STOPPING, "exit 1")],
-        [("launched", State.STARTING, "SIGTERM")],
-        [("state", State.WAITING, "waiting for db")],
+        [("state", State.STOPPING, causes.exited(1))],
+        [("launched", State.STARTING, causes.exited("SIGTERM"))],
+        [("state", State.WAITING, Cause(Kind.WAITING, jobs=("db",)))],
     ]
     for following in (None, *Next):
         for happenings in logged:
             life = Life(spec(ready=PROBED))
             job = life.job()
-            job.state, job.next, job.cause, job.result = state, following, "exit 1", "exit 1"
+            job.state, job.next, job.cause, job.result = state, following, causes.exited(1), causes.exited(1)
+            job.wanted = causes.START
             for kind, to, cause in happenings:
                 life.supervisor.log.add(0.0, "web", kind, to, 1, None, cause)
             assert all(life.why())
@@ -988,8 +993,8 @@ def told_by(one: kit.Daemon, name: str) -> tuple[list[str], list[list[str]]]:
     """What `jobmon why` prints: the heading and the causes, without times; the table of events."""
     code, out, err = one.run_cli("why", "--", name)
     assert (code, err) == (0, "")
-    causes, _, table = out.partition("\n\n")
-    lines = [re.sub(rf" \({WHEN}\)$", "", line) for line in causes.splitlines()]
+    chain, _, table = out.partition("\n\n")
+    lines = [re.sub(rf" \({WHEN}\)$", "", line) for line in chain.splitlines()]
     assert all(line.startswith("  ") for line in lines[1:])
     return [line.strip() for line in lines], [re.split("  +", line) for line in table.splitlines()]
 
@@ -1142,6 +1147,104 @@ def test_a_stop_that_hangs(daemon: Make) -> None:
     assert told_by(one, "db")[0][1] == f"stopped {by('stop', stop.pid)}: backup"
 
 
+def test_a_restart_by_a_reload(daemon: Make) -> None:
+    """A stale job is restarted by `reload --restart`: why says so while it stops for that, and afterwards."""
+    one = daemon({"jobs": {"web": {**e2e.STUBBORN, "autostart": True}}})
+    watch = one.watch(since=0)
+    watch.until("web", "running")
+    one.configure({"jobs": {"web": {**e2e.STUBBORN, "autostart": True, "env": {"RELEASE": "8"}}}})
+    reload = one.start_cli("reload", "--restart")
+    watch.until("web", "stopping")
+    lines, events = told_by(one, "web")
+    assert lines[1] == f"is being restarted {by('reload --restart', reload.pid)}"
+    assert events[-1][-1] == f"reload by uid {os.getuid()} pid {reload.pid}"
+
+    one.pipe().signal("KILL", "web")
+    reload.communicate(timeout=kit.DEADLINE)
+    assert told_by(one, "web")[0] == [
+        "web is running",
+        "its program runs",
+        f"restarted {by('reload --restart', reload.pid)}",
+    ]
+
+
+def test_what_a_reload_adds_is_started(daemon: Make) -> None:
+    """A job that is new in the configuration is started by the reload, with --restart too."""
+    one = daemon({"jobs": {}})
+    watch = one.watch()
+    one.configure({"jobs": {"web": {**WEB, "autostart": True}}})
+    pid = command(one, "reload", "--restart")
+    watch.until("web", "running")
+    assert told_by(one, "web")[0][-1] == f"started {by('reload', pid)}"
+
+    one.configure({"jobs": {"web": {**WEB, "autostart": True}, "db": {**WEB, "autostart": True}}})
+    os.kill(one.pid, signal.SIGHUP)
+    watch.until("db", "running")
+    assert told_by(one, "db")[0][-1] == f"started by SIGHUP from pid {os.getpid()}"
+
+
+def test_causes_for_programs(daemon: Make) -> None:
+    """Each event says who or what is behind it in words and in members; `why` has the same as listeners."""
+    jobs = {
+        "db": {"command": "echo >&3; exec sleep 1000", "ready": {"fd": 3}},
+        "web": {**WEB, "requires": ["db"]},
+        "bad": {"command": "exit 3", "restart": True, "max-restarts": 0, "ready": {"fd": 3}},
+        "out": {**WEB, "requires": ["bad"]},
+    }
+    one = daemon({"jobs": jobs})
+    watch, pipe = one.watch(), one.pipe()
+    pipe.start("web", wait=True, reason="release 7")
+    pipe.signal("CONT", "web", reason="see")
+    pipe.restart("db", wait=True)
+    pipe.start("out", wait=False)
+    watch.until("out", "failed")
+    told = json.loads(one.run_cli("why", "out", "--json").out)["events"]
+    assert [event["why"] for event in told] == [event.why for event in watch.seen if event.job == "out"]
+    pipe.stop("db", wait=True)
+    pipe.terminate(reason="bye")
+    watch.find(lambda event: event.event == "terminated")
+    said = {event.cause: dict(event.why) for event in watch.seen}
+    uid, pid = os.getuid(), os.getpid()
+    who, ours = f"uid {uid} pid {pid}", {"uid": uid, "pid": pid}
+
+    start = {"kind": "start", **ours, "reason": "release 7"}
+    failed = {"kind": "gave-up", "restarts": 0, "because": {"kind": "exited", "status": 3}}
+    assert said == {
+        "required by web": {"kind": "required", "jobs": ["web"]},
+        "launched": {"kind": "launched"},
+        "ready": {"kind": "ready"},
+        f"waiting for db; start by {who}: release 7": {"kind": "waiting", "jobs": ["db"], "because": start},
+        f"start by {who}: release 7; its requirements are ready": {"kind": "released", "because": start},
+        f"SIGCONT, signal by {who}: see": {"kind": "signal", "signal": "SIGCONT", **ours, "reason": "see"},
+        f"restart by {who}": {"kind": "restart", **ours},
+        "restart of db": {"kind": "restart-of", "jobs": ["db"]},
+        "SIGTERM": {"kind": "exited", "status": "SIGTERM"},
+        "restart of db; its requirements are ready": {
+            "kind": "released",
+            "because": {"kind": "restart-of", "jobs": ["db"]},
+        },
+        "required by out": {"kind": "required", "jobs": ["out"]},
+        f"waiting for bad; start by {who}": {
+            "kind": "waiting",
+            "jobs": ["bad"],
+            "because": {"kind": "start", **ours},
+        },
+        "exit 3": {"kind": "exited", "status": 3},
+        "restart": {"kind": "auto-restart"},
+        "exit 3, gave up without a penalised restart": failed,
+        "requires bad, which is failed: exit 3, gave up without a penalised restart": {
+            "kind": "requirement",
+            "jobs": ["bad"],
+            "state": "failed",
+            "because": failed,
+        },
+        "requires db, which is to be stopped": {"kind": "requirement", "jobs": ["db"]},
+        f"stop by {who}": {"kind": "stop", **ours},
+        "shutdown": {"kind": "shutdown"},
+        f"terminate by {who}: bye": {"kind": "terminate", **ours, "reason": "bye"},
+    }
+
+
 def test_a_daemon_that_remembers(daemon: Make) -> None:
     """What has happened to a job is there when ten thousand other things have happened since."""
     one = daemon({"jobs": {"quiet": WEB, "noisy": WEB}})
@@ -1178,7 +1281,7 @@ def test_wrong_questions(daemon: Make) -> None:
     """4 for a job that there is not, with the name that was meant; 2 for none or two."""
     one = daemon({"jobs": {"web": WEB}})
 
-    assert tuple(one.run_cli("why", "wbe")) == (4, "", "jobmon: wbe: no such job; did you mean web?\n")
+    assert tuple(one.run_cli("why", "wbe")) == (4, "", "jobmon: wbe: no such job (did you mean 'web'?)\n")
     for words in (["why"], ["why", "web", "web"]):
         code, out, err = one.run_cli(*words)
         assert (code, out) == (2, "")

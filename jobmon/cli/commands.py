@@ -1,12 +1,13 @@
-"""The verbs and options of the command line, as data: parsing and help texts come from it.
+"""The commands and options of the command line, as data: parsing and help texts come from it.
 
-Pure: arguments in, arguments out. A verb's `module` is the part of `jobmon.cli` that does it,
+Pure: arguments in, arguments out. A command's `module` is the part of `jobmon.cli` that does it,
 with a function `run(verb, arguments) -> exit code`; it is loaded for that verb only.
 """
 
 from __future__ import annotations
 
 from jobmon.lean.records import Record
+from jobmon.suggest import distance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,18 +16,18 @@ if TYPE_CHECKING:
 MANY = 1 << 30
 _FAR = 2  # so many mistakes in a word, and it may be another; a shorter word is like too many
 
-_TIMEOUT = ("--timeout", "DUR", "give up after 500ms, 20s, 2m, 1h or bare seconds: exit 124")
-_NO_WAIT = ("--no-wait", "", "return when it is under way, and print the number of the latest event")
-_REASON = ("--reason", "TEXT", "why, for the log, for those who listen and for jobmon why")
-_WAIT = ("--wait", "COND", "return when that is so: the conditions of jobmon wait --for")
+_TIMEOUT = ("--timeout", "DUR", "give up after DUR (500ms, 20s, 2m, 1h or bare seconds): exit 124")
+_NO_WAIT = ("--no-wait", "", "return once the change is under way; print the number of the latest event")
+_REASON = ("--reason", "TEXT", "reason to record in the log and in events; jobmon why shows it")
+_WAIT = ("--wait", "COND", "wait for COND instead, one of the conditions of jobmon wait --for")
 _CONDITIONS = """\
-  changed     it went from running to stopped or back
-  running     a process is up
-  ready       it is ready (a oneshot: it has succeeded)
-  restarted   a later run than the present one is ready
-  stable:DUR  it is ready, and has been for so long without a death
-  stopped     it is gone, and does not come back by itself
-  exited      the present run has ended, or none lives
+  changed     the job goes from running to stopped or back
+  running     a process of the job is up
+  ready       the job is ready (a oneshot: it has succeeded)
+  restarted   a later run than the current one is ready
+  stable:DUR  the job has been ready for DUR without an exit
+  stopped     no process is left, and the job will not be restarted
+  exited      the current run has ended, or there is none
   settled     no transition is under way"""
 
 
@@ -75,15 +76,15 @@ VERBS = {
             "CONFIG",
             1,
             1,
-            "run the supervisor on CONFIG and print its JOBMON_PORT",
+            "run the supervisor with CONFIG and print its JOBMON_PORT",
             (
                 ("-f --foreground", "", "stay in the foreground, log to standard error"),
-                ("--background", "", "go to the background also under systemd or as PID 1"),
+                ("--background", "", "go to the background even under systemd or as PID 1"),
             ),
-            "Returns when both ports listen and the autostart jobs are launched:\n"
+            "Returns once both ports listen and the autostart jobs have been launched:\n"
             "    export JOBMON_PORT=$(jobmon daemon CONFIG)\n"
-            "It stays in the foreground by itself as PID 1 and where $NOTIFY_SOCKET is set. There it ends\n"
-            "in order when its terminal is closed, but not under nohup.",
+            "Stays in the foreground as PID 1 and where $NOTIFY_SOCKET is set. A daemon in the foreground\n"
+            "shuts down in order when its terminal is closed, unless it runs under nohup.",
         ),
         Verb(
             "check",
@@ -91,9 +92,9 @@ VERBS = {
             "CONFIG",
             0,
             1,
-            "say what is wrong with CONFIG, all of it, each with its place",
+            "validate CONFIG; report every error with file, line and column",
             (("--schema", "", "print the JSON Schema of a configuration instead"),),
-            "Exits 0 when the daemon would take it, else 1.",
+            "Exits 0 if the daemon would accept CONFIG, otherwise 1.",
         ),
         Verb(
             "start",
@@ -101,11 +102,11 @@ VERBS = {
             "JOB...",
             1,
             MANY,
-            "start jobs, and what they require, and wait until they are ready",
+            "start jobs and their requirements, and wait until they are ready",
             (_WAIT, _NO_WAIT, _TIMEOUT, _REASON),
-            "A job that runs already is a failure (exit 1). One that fails is told with the last lines of\n"
-            "its standard error, where that is a file. One that ends and is tried again is waited for, and\n"
-            "named on standard error after two seconds: --timeout is for that.",
+            "A job that already runs is an error (exit 1). For a job that fails, the last lines of its\n"
+            "standard error are shown if that is a file. A job that exits and is restarted is still waited\n"
+            "for, and named on standard error after two seconds: limit the wait with --timeout.",
         ),
         Verb(
             "stop",
@@ -113,10 +114,16 @@ VERBS = {
             "JOB...",
             1,
             MANY,
-            "stop jobs and wait until nothing of them is left",
-            (("--now", "", "kill at once, without patience"), _WAIT, _NO_WAIT, _TIMEOUT, _REASON),
-            "What requires them is stopped first, and named on standard error. A job that is stopped\n"
-            "already is a failure (exit 1).",
+            "stop jobs and wait until none of their processes is left",
+            (
+                ("--now", "", "send SIGKILL immediately instead of waiting for kill-timeout"),
+                _WAIT,
+                _NO_WAIT,
+                _TIMEOUT,
+                _REASON,
+            ),
+            "Jobs that require them are stopped first, and named on standard error. A job that is already\n"
+            "stopped is an error (exit 1).",
         ),
         Verb(
             "restart",
@@ -126,7 +133,7 @@ VERBS = {
             MANY,
             "stop jobs, start them again and wait until they are ready",
             (_WAIT, _NO_WAIT, _TIMEOUT, _REASON),
-            "A job that is stopped is just started. What requires them is restarted too, in order.\n\n"
+            "A stopped job is started. Jobs that require a restarted job are restarted too, in order.\n\n"
             "    jobmon restart web --wait stable:20s --timeout 90s",
         ),
         Verb(
@@ -135,12 +142,12 @@ VERBS = {
             "[JOB]",
             0,
             1,
-            "say how a job is, in a line, or all jobs, in a table",
+            "show one job's status, or a table of all jobs",
             (
-                ("--tree", "", "its processes too, each with its command line"),
-                ("--json", "", "as JSON, for programs"),
+                ("--tree", "", "show the processes too, each with its command line"),
+                ("--json", "", "print JSON, for programs"),
             ),
-            "With JOB the exit code is the answer: 0 a process of it lives, 1 none does, 255 error.",
+            "With JOB, the exit code is 0 if a process of the job is alive, 1 if none is, 255 on an error.",
         ),
         Verb(
             "why",
@@ -148,9 +155,9 @@ VERBS = {
             "JOB",
             1,
             1,
-            "say why a job is as it is, and the last ten things that happened to it",
-            (("--json", "", "as JSON, for programs"),),
-            "The nearest cause first, then those of the jobs that it is due to. Times are the log's, UTC.",
+            "explain a job's current state and show its last 10 events",
+            (("--json", "", "print JSON, for programs"),),
+            "The nearest cause comes first, then the causes in other jobs. Times are UTC, as in the log.",
         ),
         Verb(
             "graph",
@@ -158,12 +165,12 @@ VERBS = {
             "",
             0,
             0,
-            "show in which order jobs start: what stands in one step starts together",
+            "show the start order: the jobs of one step start together",
             (
-                ("--dot", "", "for graphviz: jobmon graph --dot | dot -Tsvg"),
-                ("--json", "", "as JSON, for programs"),
+                ("--dot", "", "print a graph for graphviz: jobmon graph --dot | dot -Tsvg"),
+                ("--json", "", "print JSON, for programs"),
             ),
-            "They are stopped in the reverse order.",
+            "Jobs are stopped in the reverse order.",
         ),
         Verb(
             "pid",
@@ -171,9 +178,9 @@ VERBS = {
             "JOB",
             1,
             1,
-            "print the pid of a job's process",
+            "print the pid of a job's main process",
             (),
-            "Exits 1 and prints nothing when there is none, 255 on an error.",
+            "Prints nothing and exits 1 if there is none; exits 255 on an error.",
         ),
         Verb(
             "list-jobs",
@@ -181,10 +188,10 @@ VERBS = {
             "",
             0,
             0,
-            "list all jobs as RUNNING or STOPPED, a line each",
-            (("--json", "", "as a JSON object: names, and whether a process lives"),),
-            "Control characters, other unprintable ones and backslashes in names are escaped as in \\n, "
-            "\\x1b, \\\\;\n--json is exact.",
+            "list all jobs as RUNNING or STOPPED, one per line",
+            (("--json", "", "print a JSON object: for each name, whether a process is alive"),),
+            "Unprintable characters and backslashes in names are escaped, as in \\n, \\x1b, \\\\.\n"
+            "The names in the JSON output are exact.",
         ),
         Verb(
             "listen",
@@ -192,12 +199,12 @@ VERBS = {
             "[NUM_EVENTS]",
             0,
             1,
-            "print events as they come: RUNNING, STOPPED, RESTARTING JOB, TERMINATE",
+            "print events: RUNNING, STOPPED, RESTARTING JOB, TERMINATE",
             (
-                ("--since", "SEQ", "begin with the event after number SEQ; 0: with the first of all"),
-                ("--json", "", "every change as a line of JSON"),
+                ("--since", "SEQ", "start with the event after number SEQ; 0: with the first event"),
+                ("--json", "", "print every change as a line of JSON"),
             ),
-            "Ends after NUM_EVENTS (0 or less: never), when the daemon ends, or when nobody reads on.",
+            "Ends after NUM_EVENTS (0 or less: never), when the daemon exits, or when its output is closed.",
         ),
         Verb(
             "wait",
@@ -205,24 +212,25 @@ VERBS = {
             "JOB... [-- CMD...]",
             1,
             MANY,
-            "wait until jobs change between running and stopped, or for COND",
+            "wait until jobs start or stop running, or until COND holds",
             (
-                ("--for", "COND", "what to wait for, see below"),
-                ("--any", "", "until it is so for one of the jobs, even if others were given up"),
+                ("--for", "COND", "condition to wait for, see below"),
+                ("--any", "", "succeed when COND holds for one of the jobs, even if others fail"),
                 _TIMEOUT,
-                ("--since", "TOKEN", "count changes from event TOKEN on, which --no-wait has printed"),
-                ("--propagate", "", "with exited and one job: exit as it has, 128+n for signal n"),
-                ("--json", "", "say as JSON what it came to; what CMD prints goes to standard error"),
+                ("--since", "TOKEN", "count changes from event TOKEN on, as printed by --no-wait"),
+                ("--propagate", "", "with exited and one job: exit with its code, 128+n for signal n"),
+                ("--json", "", "print the result as JSON; the output of CMD goes to standard error"),
             ),
             "COND is one of\n" + _CONDITIONS + "\n\n"
-            "It is to be so for all of the jobs at the same moment. Any death ends `stable`; after --since,\n"
-            "with CMD, and with --wait of another verb, one that somebody asks for is pardoned, and DUR\n"
-            "counts from there.\n\n"
-            "Prints nothing, and why on standard error when it can be so no more (exit 1, at once) or the\n"
-            "time is over (124). The daemon watches: no change after the call is missed. CMD is started\n"
-            "once that is sure; when CMD fails so does the wait (exit 1), and it ends no sooner than CMD.\n"
-            "--timeout bounds the wait, not CMD: when that is over, or the daemon is lost, CMD goes on and\n"
-            "its pid is told. SIGINT, SIGTERM and SIGHUP go to CMD, and end the wait with it (128+n).",
+            "The condition must hold for all jobs at the same time. `stable` fails on any exit. With\n"
+            "--since, with CMD, and with --wait of another command, one requested stop or restart is\n"
+            "allowed, and DUR counts from it.\n\n"
+            "Prints nothing on success. Exits 1 with a message as soon as the condition can no longer hold,\n"
+            "124 on timeout. The daemon watches the jobs: no change after the call is missed, and CMD is\n"
+            "started only then. If CMD fails, the wait fails (exit 1); it does not end before CMD does.\n"
+            "--timeout limits the wait, not CMD: on timeout, or if the daemon is lost, CMD keeps running\n"
+            "and its pid is printed. SIGINT, SIGTERM and SIGHUP are sent to CMD; the wait ends with it\n"
+            "(128+n).",
         ),
         Verb(
             "signal",
@@ -230,8 +238,8 @@ VERBS = {
             "SIG JOB...",
             2,
             MANY,
-            "send a signal to jobs: SIG as HUP, SIGHUP or 1",
-            (("--all", "", "to every process of the job, not just its first"), _REASON),
+            "send a signal to jobs; SIG is HUP, SIGHUP or 1",
+            (("--all", "", "signal every process of the job, not only its main process"), _REASON),
         ),
         Verb(
             "reload",
@@ -239,16 +247,16 @@ VERBS = {
             "",
             0,
             0,
-            "let the daemon read its configuration again and go by it",
+            "reload the configuration and apply the changes",
             (
-                ("--dry-run", "", "show what would change, and change nothing"),
-                ("--restart", "", "restart what runs on with old settings; returns when that is ready"),
-                ("--json", "", "as JSON, for programs"),
+                ("--dry-run", "", "show what would change without changing it"),
+                ("--restart", "", "restart jobs that run with old settings, and wait until they are ready"),
+                ("--json", "", "print JSON, for programs"),
             ),
-            "Prints what changes: + JOB is new, - JOB is stopped and forgotten, ~ JOB has other settings,\n"
-            "which count at once or at its next start. What has not changed is not touched, and what\n"
-            "somebody has stopped stays so. A configuration with mistakes changes nothing: they are\n"
-            "listed with their places (exit 1). SIGHUP to the daemon does the same; its log tells.",
+            "Prints the changes: + JOB is new, - JOB is stopped and removed, ~ JOB has changed settings,\n"
+            "which take effect at once or at its next start. Unchanged jobs are not affected, and stopped\n"
+            "jobs stay stopped. A configuration with errors changes nothing: every error is listed with its\n"
+            "place (exit 1). SIGHUP to the daemon does the same and reports in the log.",
         ),
         Verb(
             "terminate",
@@ -256,14 +264,14 @@ VERBS = {
             "",
             0,
             0,
-            "stop all jobs and end the daemon; returns when it is gone",
+            "stop all jobs and the daemon, and wait until the daemon has exited",
             (
                 ("--no-wait", "", "return at once"),
                 _TIMEOUT,
-                ("--reason", "TEXT", "why, for the log and for those who listen"),
+                ("--reason", "TEXT", "reason to record in the log and in events"),
             ),
-            "After --timeout the daemon goes on ending: jobmon status shows what is left, and a second\n"
-            "jobmon terminate kills that.",
+            "The shutdown continues after --timeout: jobmon status shows the remaining jobs, and a second\n"
+            "jobmon terminate kills them.",
         ),
         Verb(
             "init",
@@ -271,24 +279,25 @@ VERBS = {
             "[CONFIG] [-- CMD...]",
             0,
             1,
-            "be the first process of a container, for a command and jobs beside it",
+            "run a command, and jobs beside it, as the first process of a container",
             (
                 ("-g --group", "", "send signals to CMD's whole process group, not to CMD alone"),
-                ("-r --rewrite", "SIG=SIG", "send CMD another signal than the one that came: TERM=QUIT"),
-                ("-e --map-exit", "CODE=CODE", "exit with another code than CMD's: 143=0"),
-                ("--leftovers", "DUR", "stop CMD's leftovers: SIGTERM, after DUR SIGKILL (PID 1: always)"),
-                ("-p --parent-death-signal", "SIG", "get SIG when the parent of init ends"),
+                ("-r --rewrite", "SIG=SIG", "replace a signal before it is sent to CMD: TERM=QUIT"),
+                ("-e --map-exit", "CODE=CODE", "replace an exit code of CMD: 143=0"),
+                ("--leftovers", "DUR", "stop what CMD leaves: SIGTERM, after DUR SIGKILL (PID 1: always)"),
+                ("-p --parent-death-signal", "SIG", "receive SIG when the parent of init exits"),
             ),
             'ENTRYPOINT ["jobmon", "init", "--"]\n\n'
-            "CMD has the terminal and the streams, gets every signal, and gives its exit code: 128+n for\n"
-            "signal n, 127 not found, 126 not executable. Orphans are reaped. It need not be PID 1.\n"
-            "--rewrite and --map-exit may be given several times; SIG=0 drops a signal. CMD starts with the\n"
-            "signals ignored and blocked that init was started with, but for SIGPIPE and SIGXFSZ.\n"
-            "With CONFIG its jobs run beside CMD, which knows them by $JOBMON_PORT. SIGTERM, SIGINT, SIGPWR\n"
-            "and SIGRTMIN+3 begin the shutdown and go to CMD too; when CMD ends, the jobs are stopped.\n"
-            "CONFIG alone is `daemon --foreground CONFIG`, which does not print its JOBMON_PORT.",
+            "CMD gets the terminal, the standard streams and every signal. init exits with the exit code of\n"
+            "CMD: 128+n for signal n, 127 not found, 126 not executable. Orphans are reaped. init need not\n"
+            "be PID 1. --rewrite and --map-exit can be given several times; SIG=0 drops a signal. CMD\n"
+            "starts with the ignored and blocked signals that init was started with, except SIGPIPE and\n"
+            "SIGXFSZ. With CONFIG, its jobs run beside CMD, which finds the daemon by $JOBMON_PORT.\n"
+            "SIGTERM, SIGINT, SIGPWR and SIGRTMIN+3 start the shutdown and are sent to CMD too; when CMD\n"
+            "exits, the jobs are stopped. CONFIG alone is `daemon --foreground CONFIG`, which does not\n"
+            "print its JOBMON_PORT.",
         ),
-        Verb("help", "help", "[VERB]", 0, 1, "explain JobMon, or a verb"),
+        Verb("help", "help", "[COMMAND]", 0, 1, "show help for JobMon, or for a command"),
     )
 }
 
@@ -357,17 +366,17 @@ def _check(verb: Verb, arguments: Arguments) -> None:
         raise UsageError("the command goes after --: jobmon init [CONFIG] -- CMD ARG...")
     if len(given) > verb.most:
         extra = given[verb.most]
-        raise UsageError(f"{extra!r} is one argument too many; quote a name that has spaces")
+        raise UsageError(f"unexpected argument {extra!r}; quote names that contain spaces")
     if "--timeout" in options and "--no-wait" in options:
-        raise UsageError("--timeout means nothing with --no-wait")
+        raise UsageError("--timeout cannot be used with --no-wait")
     if "--wait" in options and "--no-wait" in options:
-        raise UsageError("--wait and --no-wait exclude each other")
+        raise UsageError("--wait and --no-wait are mutually exclusive")
     if "--dry-run" in options and "--restart" in options:
-        raise UsageError("--dry-run and --restart exclude each other")
+        raise UsageError("--dry-run and --restart are mutually exclusive")
     if "--dot" in options and "--json" in options:
-        raise UsageError("--dot and --json exclude each other")
+        raise UsageError("--dot and --json are mutually exclusive")
     if "--foreground" in options and "--background" in options:
-        raise UsageError("--foreground and --background exclude each other")
+        raise UsageError("--foreground and --background are mutually exclusive")
     for word in (*given, *options.values()):
         if verb.module != "local" and any("\ud800" <= character <= "\udfff" for character in word):
             raise UsageError(f"{word!a} is not valid in this locale's encoding; names are Unicode")
@@ -375,23 +384,13 @@ def _check(verb: Verb, arguments: Arguments) -> None:
 
 def _unknown_option(verb: Verb, name: str) -> str:
     known = [one for names, _, _ in (*verb.options, ("--help", "", "")) for one in names.split()]
-    return f"unknown option {name}{did_you_mean(name, known)}; a name that begins with a dash goes after --"
+    return f"unknown option {name}{did_you_mean(name, known)}; put names that begin with a dash after --"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` where one of the known words is near, else nothing."""
+    """Return ` (did you mean 'X'?)` if one of the known words is near, otherwise nothing."""
     if len(word) <= _FAR:
         return ""
     near = [one for one in known if abs(len(one) - len(word)) <= _FAR]
     best = min(near, key=lambda one: distance(word, one), default="")
-    return f"; did you mean {best}?" if near and distance(word, best) <= _FAR else ""
-
-
-def distance(one: str, other: str) -> int:
-    """How many insertions, deletions and replacements lead from one word to the other."""
-    row = list(range(len(other) + 1))
-    for i, left in enumerate(one, 1):
-        before, row[0] = row[0], i
-        for j, right in enumerate(other, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (left != right))
-    return row[-1]
+    return f" (did you mean '{best}'?)" if near and distance(word, best) <= _FAR else ""

@@ -1,4 +1,4 @@
-"""The verbs that change something."""
+"""The commands that change something."""
 
 from __future__ import annotations
 
@@ -56,9 +56,7 @@ def _order(daemon: CommandPipe, command: str, jobs: tuple[str, ...], details: di
         say(str(reply.get("token", 0)))
 
 
-def _tell_of_failures(
-    daemon: CommandPipe, number: int, jobs: tuple[str, ...], *, conditional: bool
-) -> None:
+def _tell_of_failures(daemon: CommandPipe, number: int, jobs: tuple[str, ...], *, conditional: bool) -> None:
     """Until the answer has come say of each job, once, that it ends and is tried again: that may go on for
     ever. Jobs that these require count too."""
     until = daemon.deadline(number)
@@ -83,7 +81,7 @@ def _tell_of_failures(
                     continue
                 if daemon.catch_up(number):
                     return
-                complain(f"{escape(job)}: {escape(cause)}; it is tried again, and waited for")
+                complain(f"{escape(job)}: {escape(cause)}; it will be restarted, still waiting")
     except JobMonError:
         return  # the answer will say what it is
 

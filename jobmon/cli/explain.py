@@ -1,4 +1,4 @@
-"""The verbs that explain: why a job is as it is, and in which order jobs come."""
+"""The commands that explain: why a job is as it is, and in which order jobs come."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import time
 
 from jobmon.cli.formatting import about, columns, escape
 from jobmon.cli.output import OK, say
-from jobmon.client import CommandPipe
-from jobmon.errors import RemoteProtocolError
+from jobmon.client import CommandPipe, unexpected_reply
 from jobmon.lean.fastjson import dumps
 
 TYPE_CHECKING = False
@@ -34,7 +33,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
     try:
         lines = list(_why(told) if verb.name == "why" else _graph(told, as_dot="--dot" in options))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RemoteProtocolError(f"a reply to {verb.name} makes no sense: {error!r}") from None
+        raise unexpected_reply(verb.name, error) from None
     for line in lines:
         say(line)
     return OK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobmon.cli.commands import UsageError
+from jobmon.limits import MAX_SECONDS
 from jobmon.protocol import CONDITIONS
 
 TYPE_CHECKING = False
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _UNITS = (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0))
 NAMED = 10  # processes named on one line
-_TEN_YEARS = 10 * 365 * 86400.0
 
 
 def escape(text: str) -> str:
@@ -39,7 +39,7 @@ def seconds(text: str) -> float:
     """The seconds of a duration: 500ms, 20s, 2m, 1h, or bare seconds.
 
     Raises:
-        UsageError: it is none.
+        UsageError: `text` is not one.
     """
     number, factor = text, 1.0
     for unit, worth in _UNITS:
@@ -47,10 +47,10 @@ def seconds(text: str) -> float:
             number, factor = text[: -len(unit)], worth
             break
     if not (number.isascii() and number.replace(".", "", 1).isdigit()):
-        raise UsageError(f"{text!r} is no duration: 500ms, 20s, 2m, 1h or bare seconds")
+        raise UsageError(f"invalid duration {text!r} (examples: 500ms, 20s, 2m, 1h)")
     value = float(number) * factor
-    if value > _TEN_YEARS:
-        raise UsageError(f"{text!r} is more than ten years")
+    if value > MAX_SECONDS:
+        raise UsageError(f"duration {text!r} is more than ten years")
     return value
 
 
@@ -58,24 +58,24 @@ def condition(text: str) -> tuple[str, float]:
     """The name and the seconds of a condition: ready, stable:20s.
 
     Raises:
-        UsageError: it is none.
+        UsageError: `text` is not one.
     """
     name, colon, duration = text.partition(":")
     if name in CONDITIONS and bool(colon) == (name == "stable"):
         return name, seconds(duration) if colon else 0.0
     known = ", ".join("stable:DUR" if one == "stable" else one for one in CONDITIONS)
-    raise UsageError(f"{text!r} is no condition; there are {known}")
+    raise UsageError(f"unknown condition {text!r} (expected one of: {known})")
 
 
 def count(text: str, what: str) -> int:
     """The whole number that `text` is, which may be below zero.
 
     Raises:
-        UsageError: it is none.
+        UsageError: `text` is not one.
     """
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
-        raise UsageError(f"{what} is to be a number, not {text!r}")
+        raise UsageError(f"{what} must be a number, not {text!r}")
     return int(text)
 
 
@@ -149,7 +149,7 @@ def _names(job: JobStatus) -> str:
 def strays_line(pids: list[int]) -> str:
     """The line for those who live below the daemon and are no job's."""
     numbers = ", ".join(map(str, pids[:NAMED])) + (", ..." if len(pids) > NAMED else "")
-    return f"no job's: pid {numbers} (it cannot be told whose they are; they end with the daemon)"
+    return f"unattributed processes: pid {numbers} (they are stopped when the daemon exits)"
 
 
 _ENDED = ("stopped", "backoff", "exited", "failed")  # in these no later run is on its way

@@ -1,4 +1,4 @@
-"""Help texts, all of them made from the table of verbs."""
+"""Help texts, all of them made from the table of commands."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from jobmon.cli.commands import Arguments, Verb
 
 _ABOUT = """\
-JobMon starts, watches, restarts and stops jobs, and tells what happens to them.
+JobMon starts, watches, restarts and stops jobs, and reports what happens to them.
 
-usage: jobmon VERB [OPTIONS] [ARGUMENTS]
+usage: jobmon COMMAND [OPTIONS] [ARGUMENTS]
 """
 
 _REST = """
-$JOBMON_PORT says where the daemon is: CONTROL,EVENT, each a TCP port or the path of a UNIX
-socket. Unset means 6666,6667. `export JOBMON_PORT=$(jobmon daemon CONFIG)` sets it.
+$JOBMON_PORT is the address of the daemon: CONTROL,EVENT, each a TCP port or the path of a UNIX
+socket; 6666,6667 if it is not set. `export JOBMON_PORT=$(jobmon daemon CONFIG)` sets it.
 
-exit codes: 0 done, 1 failed, 2 wrong usage, 4 no such job, 5 not permitted, 69 no daemon there,
-75 the daemon went away meanwhile or is too busy, 124 timed out. `status JOB` and `pid` differ: see
-their help."""
+exit codes: 0 success, 1 failure, 2 usage error, 4 no such job, 5 not permitted, 69 no daemon,
+75 connection to the daemon lost or daemon too busy, 124 timed out. `status JOB` and `pid` differ:
+see their help."""
 
 
 def run(verb: Verb, arguments: Arguments) -> int:
@@ -32,7 +32,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
         return OK
     name = arguments.given[0]
     if name not in VERBS:
-        complain(f"there is no verb {name!r}{did_you_mean(name, VERBS)}")
+        complain(f"unknown command {name!r}{did_you_mean(name, VERBS)}")
         return USAGE
     say(page(VERBS[name]))
     return OK
@@ -42,7 +42,7 @@ def overview() -> str:
     """What `jobmon help` prints."""
     rows = [(f"{verb.name} {verb.takes}".rstrip(), verb.summary) for verb in VERBS.values()]
     rows += [("--version", "print the version")]
-    lines = [_ABOUT, "verbs (more in jobmon help VERB):", *_columns(rows), _REST]
+    lines = [_ABOUT, "commands (details: jobmon help COMMAND):", *_columns(rows), _REST]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The verb `init`: a command as the first process of a container should run it, and jobs beside it."""
+"""The command `init`: a command as the first process of a container should run it, and jobs beside it."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def _manner(arguments: Arguments) -> Manner:
     options, each = arguments.options, arguments.each
     for name in _FOR_CMD if not arguments.command else ():
         if name in options:
-            raise UsageError(f"{name} is for a CMD, which goes after --")
+            raise UsageError(f"{name} needs a CMD, which goes after --")
     if "--leftovers" in options and arguments.given:
-        raise UsageError("--leftovers is for CMD alone: with CONFIG the daemon ends what is left")
+        raise UsageError("--leftovers cannot be used with CONFIG: the daemon stops what is left")
     return Manner(
         group="--group" in options,
         rewrite=dict(_rewrite(text) for text in each.get("--rewrite", ())),

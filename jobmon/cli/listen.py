@@ -1,4 +1,4 @@
-"""The verb `listen`: events, a line each, as they come."""
+"""The command `listen`: events, a line each, as they come."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(verb: Verb, arguments: Arguments) -> int:
     as_json = "--json" in arguments.options
     with EventStream(rich=as_json, since=since) as stream:
         if stream.snapshot is not None and stream.snapshot.missed:
-            complain(f"what came after event {since} is not kept; this goes on after {stream.snapshot.seq}")
+            complain(f"events after {since} are lost; continuing after {stream.snapshot.seq}")
         for event in _while_read(stream):
             line = dumps(event.body()) if as_json else plain(event)
             if line is not None:
@@ -66,7 +66,7 @@ def _since(text: str | None) -> int | None:
         return None
     since = count(text, "--since")
     if since < 0:
-        raise UsageError("--since is to be the number of an event")
+        raise UsageError("--since must be the number of an event")
     return since
 
 

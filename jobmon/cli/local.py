@@ -1,4 +1,4 @@
-"""The verbs that talk to no daemon: check, and daemon, which becomes one."""
+"""The commands that talk to no daemon: check, and daemon, which becomes one."""
 
 from __future__ import annotations
 

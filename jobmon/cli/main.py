@@ -74,7 +74,7 @@ def _main(argv: list[str]) -> int:
         return OK
     verb = VERBS.get(name)
     if verb is None:
-        complain(f"there is no verb {name!r}{did_you_mean(name, VERBS)}; see jobmon help")
+        complain(f"unknown command {name!r}{did_you_mean(name, VERBS)}; see jobmon help")
         return USAGE
     try:
         return _do(verb, parse(verb, argv[1:]))
@@ -120,9 +120,9 @@ def _explain(error: Exception) -> int:
     elif isinstance(error, errors.JobMonError):
         complain(escape(str(error)))
     elif isinstance(error, OSError):
-        complain(escape(f"{error.filename or 'cannot go on'}: {error.strerror}"))
+        complain(escape(f"{error.filename or 'cannot continue'}: {error.strerror}"))
     else:
-        complain(escape(f"this is a mistake in JobMon itself: {error!r}"))
+        complain(escape(f"internal error (please report): {error!r}"))
     if isinstance(error, errors.JobError) and error.code == "bad-request":
         return USAGE
     codes: tuple[tuple[type[Exception], int], ...] = (
@@ -142,7 +142,7 @@ def _last_words(error: JobError, job: str) -> str:
     from jobmon.cli.formatting import escape
 
     lines = error.stderr.get(job, ())
-    return "; it wrote last:" + "".join(f"\n  | {escape(line)}" for line in lines) if lines else ""
+    return "; last lines of stderr:" + "".join(f"\n  | {escape(line)}" for line in lines) if lines else ""
 
 
 def _near(job: str) -> str:
@@ -157,5 +157,3 @@ def _near(job: str) -> str:
             return escape(did_you_mean(job, daemon.list_jobs()))
     except JobMonError:
         return ""
-
-

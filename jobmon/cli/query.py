@@ -1,4 +1,4 @@
-"""The verbs that ask and are answered at once: status, pid, list-jobs."""
+"""The commands that ask and are answered at once: status, pid, list-jobs."""
 
 from __future__ import annotations
 

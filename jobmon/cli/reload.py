@@ -1,4 +1,4 @@
-"""The verb `reload`: the daemon reads its configuration again; what that changes, a line for each."""
+"""The command `reload`: the daemon reads its configuration again; what that changes, a line for each."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import sys
 
 from jobmon.cli.formatting import escape
 from jobmon.cli.output import FAILED, OK, complain, say
-from jobmon.client import CommandPipe
-from jobmon.errors import ConfigError, JobError, RemoteProtocolError
+from jobmon.client import CommandPipe, unexpected_reply
+from jobmon.errors import ConfigError, JobError
 from jobmon.lean.fastjson import dumps
 
 TYPE_CHECKING = False
@@ -59,16 +59,16 @@ def _show(told: Mapping[str, Any], *, as_json: bool) -> None:
         warnings, restart = list(told["warnings"]), ", ".join(told["plan"]["supervisor"]["restart"])
         stale = ", ".join(told.get("stale", ()))
     except (KeyError, TypeError) as error:
-        raise RemoteProtocolError(f"a reply to reload makes no sense: {error!r}") from None
+        raise unexpected_reply("reload", error) from None
     shown = ("plan", "warnings", "stale", "results", "token")
     for line in [dumps({key: told[key] for key in shown if key in told})] if as_json else lines:
         say(line)
     for warning in warnings:
         _point_at(f"{warning} (a warning)")
     if restart:
-        complain(f"{restart}: needs a restart of the daemon")
+        complain(f"takes effect when the daemon is restarted: {restart}")
     if stale:
-        complain(f"run on as they were started: {escape(stale)} (jobmon reload --restart restarts them)")
+        complain(f"still running with old settings: {escape(stale)} (apply with: jobmon reload --restart)")
 
 
 def _lines(told: Mapping[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The verb `wait`: until a condition holds, beside a command if one is given."""
+"""The command `wait`: until a condition holds, beside a command if one is given."""
 
 from __future__ import annotations
 
@@ -13,22 +13,49 @@ from jobmon.cli.output import FAILED, OK, complain, flush, say
 from jobmon.client import CommandPipe, ends_of
 from jobmon.errors import ConnectionLost, JobError, JobMonError
 from jobmon.lean.fastjson import dumps
-from jobmon.link import readable
+from jobmon.limits import DIED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Self
 
     from jobmon.cli.commands import Arguments, Verb
 
     Ends = dict[str, int | str | None]
 
-DIED = 128  # as a shell says it: 128 and the number of the signal
 _PASSED_ON = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM)
 
 
 class CommandFailed(JobError):
     """What was to bring the condition about failed itself."""
+
+
+class ChildSignal:
+    """SIGCHLD as a descriptor for poll(2), in a `with`. A pidfd may be forbidden, seccomp(2)."""
+
+    def __enter__(self) -> Self:
+        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._handler = _signal.signal(_signal.SIGCHLD, lambda *_: None)  # if ignored, there is no status
+        self._wakeup = _signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _signal.set_wakeup_fd(self._wakeup)
+        _signal.signal(_signal.SIGCHLD, self._handler)
+        os.close(self._read)
+        os.close(self._write)
+
+    def fileno(self) -> int:
+        """The descriptor: readable after any signal that is caught, until `has_ended` has looked."""
+        return self._read
+
+    def has_ended(self, pid: int) -> bool:
+        """Whether a child has ended. It is not reaped: its pid is its own until then."""
+        try:
+            os.read(self._read, 1 << 16)
+        except BlockingIOError:
+            pass
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 class Interrupted(Exception):
@@ -64,14 +91,14 @@ def _wish(arguments: Arguments) -> dict[str, Any]:
     propagate = "--propagate" in options
     name, duration = condition(options.get("--for", "exited" if propagate else "changed"))
     if propagate and (name != "exited" or len(arguments.given) != 1):
-        raise UsageError("--propagate is for one job and --for exited")
+        raise UsageError("--propagate needs exactly one job and --for exited")
     wish: dict[str, Any] = {"condition": name, "duration": duration, "any": "--any" in options}
     if "--timeout" in options:
         wish["timeout"] = seconds(options["--timeout"])
     if "--since" in options:
         wish["since"] = count(options["--since"], "--since")
         if wish["since"] < 0:
-            raise UsageError("--since is to be the number of an event")
+            raise UsageError("--since must be the number of an event")
     return wish
 
 
@@ -89,21 +116,22 @@ def _wait(
 def _beside(daemon: CommandPipe, number: int, command: list[str], output: int) -> None:
     """Run the command until it has succeeded. Meanwhile the wait may fail, or a signal end both."""
     caught: list[int] = []
-    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _PASSED_ON)
-    try:
-        pid = _start(command, output, mask)
-        handlers = _pass_on(pid, caught)
-    finally:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
-    try:
-        _watch(daemon, number, pid)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # its pid is its own until it is reaped
-    except JobMonError:
-        complain(f"the command goes on, pid {pid}")
-        raise
-    finally:
-        for signal, handler in handlers.items():
-            _signal.signal(signal, handler)
+    with ChildSignal() as children:
+        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _PASSED_ON)
+        try:
+            pid = _start(command, output, mask)
+            handlers = _pass_on(pid, caught)
+        finally:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+        try:
+            _watch(daemon, number, pid, children)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # its pid is its own until it is reaped
+        except JobMonError:
+            complain(f"the command is still running (pid {pid})")
+            raise
+        finally:
+            for signal, handler in handlers.items():
+                _signal.signal(signal, handler)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     how = f"exit {code}" if code >= 0 else f"signal {-code}"
     if caught:
@@ -158,20 +186,16 @@ def _start(command: list[str], output: int, mask: set[int]) -> int:
         raise CommandFailed(f"{command[0]}: cannot be run: {why}", "command-failed") from None
 
 
-def _watch(daemon: CommandPipe, number: int, pid: int) -> None:
-    """Return when the command has ended, or raise what the daemon says against it."""
-    try:
-        process = os.pidfd_open(pid)
-    except OSError:
-        return  # no pidfds here: the answer is read after the command's end
-    try:
-        if daemon.await_reply(number, until=daemon.deadline(number), beside=(process,)):
+def _watch(daemon: CommandPipe, number: int, pid: int, children: ChildSignal) -> None:
+    """Return when the command has ended, or when the daemon has answered; raise what it says against it."""
+    until = daemon.deadline(number)
+    while not children.has_ended(pid):
+        if daemon.await_reply(number, until=until, beside=(children,)):
             if daemon.refused(number):
                 daemon.collect(number)
-        elif not readable(monotonic(), process):
+            return
+        if until is not None and monotonic() >= until:
             daemon.collect(number)  # its time is over
-    finally:
-        os.close(process)
 
 
 def _held(job: str, end: int | str | None) -> dict[str, Any]:
@@ -207,7 +231,7 @@ def _like(ends: Ends) -> int:
     if isinstance(end, int):
         return end
     if end is None or not end.startswith("SIG"):
-        complain(f"{job}: how it ended is not known")
+        complain(f"{job}: exit status unknown")
         return FAILED
     base, _, more = end.partition("+")
     number: int = getattr(_signal, base, 0)

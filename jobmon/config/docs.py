@@ -5,6 +5,7 @@ Loaded only when somebody asks for one of the two: a daemon has no use for it. N
 
 from __future__ import annotations
 
+from jobmon import limits
 from jobmon.config.keys import JOB, SUPERVISOR, Key
 from jobmon.core import spec
 from jobmon.lean.fastjson import dumps
@@ -19,7 +20,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema() -> Schema:
-    """The schema of a master; "#/$defs/job-file" is that of a job file."""
+    """The schema of a main configuration; "#/$defs/job-file" is that of a job file."""
     jobs: Schema = {
         "type": "object",
         "propertyNames": {"pattern": "^[^\\u0000]*$", "maxLength": spec.JOB_NAME_BYTES},
@@ -34,7 +35,7 @@ def json_schema() -> Schema:
     }
     return {
         "$schema": DIALECT,
-        "title": "JobMon: master configuration",
+        "title": "JobMon: main configuration",
         "type": "object",
         "properties": {
             "supervisor": _object(SUPERVISOR, "Settings of the daemon."),
@@ -61,7 +62,7 @@ def _object(rows: tuple[Key, ...], description: str) -> Schema:
 
 
 def _property(row: Key) -> Schema:
-    schema = row.kind.schema() | {"description": row.meaning}
+    schema = row.type.schema() | {"description": row.meaning}
     return schema if row.required else schema | {"default": row.default}
 
 
@@ -70,10 +71,10 @@ def reference() -> str:
     return _TEXT.format(
         supervisor=_table(SUPERVISOR, "new daemon"),
         job=_table(JOB, "next run"),
-        socket_bytes=spec.SOCKET_PATH_BYTES,
+        socket_bytes=limits.SOCKET_PATH_BYTES,
         max_jobs=f"{spec.MAX_JOBS:,}",
         name_bytes=f"{spec.JOB_NAME_BYTES:,}",
-        max_seconds=f"{int(spec.MAX_SECONDS):,}",
+        max_seconds=f"{int(limits.MAX_SECONDS):,}",
     )
 
 
@@ -82,7 +83,7 @@ def _table(rows: tuple[Key, ...], later: str) -> str:
     for row in rows:
         default = "mandatory" if row.required else f"`{dumps(row.default)}`"
         counts = "at once" if row.hot else later
-        lines.append(f"| `{row.name}` | {row.kind.words} | {default} | {counts} | {row.meaning} |")
+        lines.append(f"| `{row.name}` | {row.type.words} | {default} | {counts} | {row.meaning} |")
     return "\n".join(lines)
 
 
@@ -92,11 +93,11 @@ python3 -c 'from jobmon.config import reference; print(reference(), end="")' > d
 
 # Configuration
 
-JobMon reads JSON: one *master*, which is named on the command line, and any number of *job files*,
-which the master includes. `jobmon check CONFIG` reads them as the daemon would, says everything that
-is wrong with them, and starts nothing.
+JobMon reads JSON with comments: one *main configuration*, which is named on the command line, and any
+number of *job files*, which it includes. `jobmon check CONFIG` reads them as the daemon would, reports
+every error in them, and starts nothing.
 
-A small master, which is all that many need:
+A small main configuration, which is all that many need:
 
 ```json
 {{
@@ -133,16 +134,29 @@ And `jobs/cleanup.json`, a job file beside it:
 
 ## The files
 
-The master is a hash with the two keys `supervisor` and `jobs`; both may be left out. `jobs` is a hash
-of jobs by name. A job file is such a hash itself; it may also have it inside a key `jobs`, as the
-master does, if that is its only key.
+The main configuration is an object with the two keys `supervisor` and `jobs`; both may be left out.
+`jobs` is an object of jobs by name. A job file is such an object itself; it may also have it inside a key
+`jobs`, as the main configuration does, if that is its only key.
+
+All files are JSON, with two additions: comments, as `// to the end of the line` or `/* up to here */`, and a
+comma after the last element of an object or a list. Strings and keys have double quotes.
+
+```json
+{{
+  // All of this is valid.
+  "backup": {{
+    "command": ["./backup", "--full",],  /* the nightly one */
+    "type": "oneshot",
+  }},
+}}
+```
 
 Names of jobs may hold any character but NUL, and are unique in all files together (up to
 {max_jobs} jobs, and {name_bytes} bytes of UTF-8 a name). They are never used as names of files.
 
 The globs of `include-dirs` are looked at in their order, the files of each sorted by name. A file
-that several globs find is read once, and the master never as a job file. `*`, `?` and `[...]` match
-within one directory, and no leading dot.
+that several globs find is read once, and the main configuration never as a job file. `*`, `?` and
+`[...]` match within one directory, and no leading dot.
 
 All of it can be read again while the daemon runs, with `jobmon reload` ([reload.md](reload.md)). The
 column *a change counts* says what a new value means then.
@@ -200,16 +214,17 @@ each, sorted by file and place; lines and columns begin at 1, and columns count 
 FILE:LINE:COLUMN: jobs.NAME.KEY: what is wrong, and what would be right
 ```
 
-An unknown key is an error, and so is a key that stands twice in one hash, or a job that stands in two
+An unknown key is an error, and so is a key that stands twice in one object, or a job that stands in two
 files: both places are named. A glob that matches no file is a warning, which says where it looked, and
 where a relative one would match. A directory of a glob that cannot be looked into is an error.
 
-JSON knows no comments, no comma after the last element, and only double quotes. Where one of these
-is the mistake, the message points at the very character and says what to write.
+A comment that does not end is an error at its beginning. A comma, a quote or a bracket that is
+missing, single quotes, a key without quotes: the message points at the very character and says what to
+write.
 
 ## A schema for editors
 
-`jobmon check --schema` prints a JSON Schema (draft 2020-12) of the master; its `$defs` hold those of
-a job file and of one job. It knows types, bounds and names, but not what depends on the environment
-or on another file: `jobmon check` does.
+`jobmon check --schema` prints a JSON Schema (draft 2020-12) of the main configuration; its `$defs`
+hold those of a job file and of one job. It knows types, bounds and names, but not what depends on the
+environment or on another file: `jobmon check` does.
 """

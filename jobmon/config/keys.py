@@ -1,12 +1,14 @@
 """The keys of a configuration: one table, which validation, JSON Schema and reference all read.
 
 A new key is one row in `SUPERVISOR` or `JOB`, and one field of the same name in `spec`.
-Data only: how values are read is said in `config_kinds`, and where they come from in `config`.
+Data only: how values are read is said in `values` and `readiness`, and where they come from in `loader`.
 """
 
 from __future__ import annotations
 
+from jobmon import limits
 from jobmon.config.jsontext import quote
+from jobmon.config.readiness import Ready
 from jobmon.config.values import (
     PATH,
     TEXT,
@@ -17,13 +19,12 @@ from jobmon.config.values import (
     Flag,
     Globs,
     JobNames,
-    Kind,
     Names,
     Number,
     Port,
-    Ready,
     Signal,
     Stream,
+    ValueType,
     nearest,
 )
 from jobmon.core import spec
@@ -33,7 +34,7 @@ STREAM = Stream()
 FLAG = Flag()
 PORT = Port()
 STOP_SIGNAL = Signal(stops=True)
-SECONDS = Number(0, spec.MAX_SECONDS, "a number of seconds")
+SECONDS = Number(0, limits.MAX_SECONDS, "a number of seconds")
 RESTARTS = Number(0, spec.MAX_RESTARTS, "a count", whole=True, null="no limit")
 RESTART = Choice(
     {
@@ -47,7 +48,7 @@ RESTART = Choice(
 ESSENTIAL = Choice(
     {False: spec.Essential.NO, True: spec.Essential.YES, "on-failure": spec.Essential.ON_FAILURE}
 )
-PATIENCE = Number(0, spec.MAX_SECONDS, "a number of seconds", null="for ever")
+PATIENCE = Number(0, limits.MAX_SECONDS, "a number of seconds", null="for ever")
 JOB_NAMES = JobNames()
 JOB_TYPE = Choice({kind.value: kind for kind in spec.JobType})
 SCOPE = Choice({scope.value: scope for scope in spec.KillScope})
@@ -71,7 +72,7 @@ class Key(Record):
     """
 
     name: str
-    kind: Kind
+    type: ValueType
     default: object
     meaning: str
     required: bool = False
@@ -102,7 +103,7 @@ SUPERVISOR = (
         PORT,
         spec.DEFAULT_CONTROL_PORT,
         "Where commands are accepted: a TCP port on 127.0.0.1, or the path of a UNIX socket (at most "
-        f"{spec.SOCKET_PATH_BYTES} bytes, no comma).",
+        f"{limits.SOCKET_PATH_BYTES} bytes, no comma).",
         also=("port",),
     ),
     Key(
@@ -163,9 +164,9 @@ SUPERVISOR = (
         "/run/jobmon/HASH",
         "Where the next daemon finds what it must know of this one's jobs if this one is killed: a "
         "directory of the daemon's own user, one for each daemon, made if it is missing. The default is "
-        "below `$RUNTIME_DIRECTORY`, else `$XDG_RUNTIME_DIR/jobmon` if that is the user's own, else "
-        "`/run/jobmon` if that is, else `/tmp/jobmon-UID-HASH`; HASH is made of the configuration's real "
-        "path.",
+        "below `$RUNTIME_DIRECTORY`, else (but for root, whose jobs outlive a login) "
+        "`$XDG_RUNTIME_DIR/jobmon` if that is the user's own, else `/run/jobmon` if that is, else "
+        "`/tmp/jobmon-UID-HASH`; HASH is made of the configuration's real path.",
         also=("state-directory", "state"),
     ),
 )
@@ -295,7 +296,7 @@ JOB = (
     ),
     Key(
         "ready",
-        Ready(Number(0.01, spec.MAX_SECONDS, "a number of seconds")),
+        Ready(Number(0.01, limits.MAX_SECONDS, "a number of seconds")),
         None,
         'How it shows that it is ready (without it, being launched is enough): `{"notify": true}` by '
         'sd_notify(3); `{"fd": N}` by a newline on descriptor N; `{"exec": CMD}`, '
@@ -313,7 +314,7 @@ JOB = (
     ),
     Key(
         "watchdog",
-        Number(0.01, spec.MAX_SECONDS, "a number of seconds", null="none"),
+        Number(0.01, limits.MAX_SECONDS, "a number of seconds", null="none"),
         None,
         "Once it is ready, `WATCHDOG=1` is expected from it (sd_notify(3)) at least this often. Silence is "
         "a failure: it is stopped, and `restart` decides.",

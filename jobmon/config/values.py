@@ -1,14 +1,15 @@
 """The types of values in a configuration: from JSON to what the spec holds.
 
-A `Kind` turns a value into what the spec holds, or says what is wrong with it; it also knows its
+A `ValueType` turns a value into what the spec holds, or says what is wrong with it; it also knows its
 JSON Schema and its words for people. No I/O, and no knowledge of files, places and keys: that is
-`config` and `config_keys`.
+`loader` and `keys`.
 """
-# ruff: noqa: D102, ARG002 - the contract of read() and schema() stands in Kind, with all their arguments
+# ruff: noqa: D102, ARG002 - the contract of read() and schema() stands in ValueType, with all their arguments
 
 from __future__ import annotations
 
-from jobmon.config.jsontext import MAX_FAULTS, escape, quote
+from jobmon import limits
+from jobmon.config.jsontext import MAX_PROBLEMS, escape, quote
 from jobmon.core import spec
 
 TYPE_CHECKING = False
@@ -23,30 +24,33 @@ NUL = "\0"
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_"
 _NAME_CHARS = _LETTERS + "0123456789"
 MAX_GUESSED = 40  # letters in a word: a longer one is no slip of a finger
+LIKENESS = 0.65  # how much of two names is the same, as difflib counts it: "web" and "wep" are just so alike
 # How many pairs of letters are compared for the sake of good advice: so many in any case, so many for each
 # letter of all the names, and never more (half a second).
 FREE_LETTERS, LETTERS_FOR_EACH, LETTERS = 200_000, 50, 2_000_000
 _NO_NUL = "^[^\\u0000]*$"
 
 
-class Wrong(Exception):
-    """A value cannot be used: each fault is the steps from that value to the place, and a message.
+class ValidationError(Exception):
+    """A value cannot be used: each problem is the steps from that value to the place, and a message.
 
-    `rest` are those of its elements that can be used, so that more faults may be found behind them.
+    `rest` are those of its elements that can be used, so that more problems may be found behind them.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        self.faults: list[tuple[tuple[Step, ...], str]] = [((), message)]
+        self.problems: list[tuple[tuple[Step, ...], str]] = [((), message)]
         self.rest: tuple[Any, ...] = ()
 
     @classmethod
-    def inside(cls, faults: list[tuple[tuple[Step, ...], str]], rest: tuple[Any, ...] = ()) -> Wrong:
-        """Several faults in the parts of one value."""
-        wrong = cls("")
-        wrong.faults = faults
-        wrong.rest = rest
-        return wrong
+    def inside(
+        cls, problems: list[tuple[tuple[Step, ...], str]], rest: tuple[Any, ...] = ()
+    ) -> ValidationError:
+        """Several problems in the parts of one value."""
+        error = cls("")
+        error.problems = problems
+        error.rest = rest
+        return error
 
 
 def show(value: object) -> str:
@@ -54,43 +58,30 @@ def show(value: object) -> str:
     if isinstance(value, str):
         return quote(value)
     if isinstance(value, (dict, list)):
-        return "a hash" if isinstance(value, dict) else "a list"
+        return "an object" if isinstance(value, dict) else "a list"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)
     return text if len(text) <= 30 else text[:27] + "..."
 
 
-def _distance(one: str, other: str) -> int:
-    """How many letters to change, add, drop, or swap with their neighbour."""
-    before: list[int] = []
-    row = list(range(len(other) + 1))
-    for i, a in enumerate(one):
-        before, last, row = row, before, [i + 1]
-        for j, b in enumerate(other):
-            cost = min(before[j] + (a != b), before[j + 1] + 1, row[j] + 1)
-            if i and j and a == other[j - 1] and one[i - 1] == b:
-                cost = min(cost, last[j - 1] + 1)
-            row.append(cost)
-    return row[-1]
-
-
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate that somebody who wrote `word` most likely meant."""
+    return next(iter(_alike(word, candidates, 1)), None)
+
+
+def _alike(word: str, names: Iterable[str], count: int) -> tuple[str, ...]:
+    """Those of some names that are most like a word, the best first."""
     if len(word) > MAX_GUESSED:
-        return None
-    return next((name for _, name in sorted(_alike(word, candidates))), None)
+        return ()
+    from difflib import get_close_matches
+
+    folded = {_fold(name): name for name in names if abs(len(name) - len(word)) <= max(1, len(name) // 3)}
+    return tuple(folded[each] for each in get_close_matches(_fold(word), folded, count, LIKENESS))
 
 
-def _alike(word: str, names: Iterable[str]) -> Iterable[tuple[int, str]]:
-    """Those of some names that are much like a word, each with its distance."""
-    folded = word.lower().replace("_", "-")
-    for name in names:
-        most = max(1, len(name) // 3)
-        if abs(len(name) - len(word)) <= most:
-            distance = _distance(folded, name.lower())
-            if distance <= most:
-                yield distance, name
+def _fold(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 class Guess:
@@ -115,16 +106,14 @@ class Guess:
         """The best two."""
         near = [] if len(word) > MAX_GUESSED else self._of_like_length(word)
         self._left -= len(word) * sum(map(len, near))
-        if self._left < 0:
-            return ()
-        return tuple(name for _, name in sorted(_alike(word, near))[:2])
+        return _alike(word, near, 2) if near and self._left >= 0 else ()
 
     def _of_like_length(self, word: str) -> list[str]:
         lengths = range(len(word) * 3 // 4, len(word) * 3 // 2 + 2)
         return [name for length in lengths for name in self._by_length.get(length, ())]
 
 
-def text_fault(text: str) -> str | None:
+def text_problem(text: str) -> str | None:
     """What keeps `text` from leaving for the kernel or the wire, if anything."""
     if NUL in text:
         return "must not hold the character NUL (\\u0000)"
@@ -141,12 +130,12 @@ class Context:
 
     Attributes:
         base: the absolute directory that relative paths start from.
-        doubts: warnings about the value just read; the reader takes them away.
+        warnings: about the value just read; the reader takes them away.
     """
 
     def __init__(self, environ: Mapping[str, str], tmp: str, base: str) -> None:
         self.base = base
-        self.doubts: list[str] = []
+        self.warnings: list[str] = []
         self._environ = environ
         self._defaults = {"TMP": tmp, "DEVNULL": "/dev/null"}
         self._paths: dict[str, str] = {}
@@ -165,41 +154,43 @@ class Context:
         """`text` expanded and absolute.
 
         Raises:
-            Wrong: it is empty, holds a NUL, or names a variable that is not set.
+            ValidationError: it is empty, holds a NUL, or names a variable that is not set.
         """
         found = self._paths.get(text)
         if found is None:
             found = self._paths[text] = join(self.base, self._expanded(text))
-        self._doubt_tilde(text)
+        self._warn_of_tilde(text)
         return found
 
     def glob(self, text: str, base: str | None = None) -> str:
         """As `path`, for a glob, from another base where one is given: special characters in the name of that
         directory are escaped."""
         pattern = self._expanded(text)
-        self._doubt_tilde(text)
+        self._warn_of_tilde(text)
         base = self.base if base is None else base
         return join("".join(f"[{c}]" if c in "*?[" else c for c in base), pattern)
 
     def _expanded(self, text: str) -> str:
         expanded = self.expand(text)
         if not expanded:
-            raise Wrong(f"is empty once {quote(text)} is expanded" if text else "is empty: a path is wanted")
+            raise ValidationError(
+                f"is empty once {quote(text)} is expanded" if text else "is empty: a path is wanted"
+            )
         return expanded
 
-    def _doubt_tilde(self, text: str) -> None:
+    def _warn_of_tilde(self, text: str) -> None:
         if text.startswith("~"):
-            self.doubts.append("a ~ is not expanded: write $HOME")
+            self.warnings.append("a ~ is not expanded: write $HOME")
 
     def expand(self, text: str) -> str:
         """`text` with $NAME, ${NAME} and $$ replaced; a $ that begins no name stays.
 
         Raises:
-            Wrong: a NUL, an unset variable, a ${ without its }.
+            ValidationError: a NUL, an unset variable, a ${ without its }.
         """
-        fault = text_fault(text)
-        if fault:
-            raise Wrong(fault)
+        problem = text_problem(text)
+        if problem:
+            raise ValidationError(problem)
         head, dollar, rest = text.partition("$")
         parts = [head]
         while dollar:
@@ -218,9 +209,9 @@ class Context:
         if value is None:
             value = self._defaults.get(name)
         if value is None:
-            raise Wrong(f"the variable ${name} is not set (a $ itself is written $$)")
-        if text_fault(value):
-            raise Wrong(f"the value of the variable ${name} is not UTF-8")
+            raise ValidationError(f"the variable ${name} is not set (a $ itself is written $$)")
+        if text_problem(value):
+            raise ValidationError(f"the value of the variable ${name} is not UTF-8")
         return value
 
 
@@ -236,7 +227,7 @@ def _variable(rest: str) -> tuple[str, str]:
     if not braced:
         return rest[:end], rest[end:]
     if rest[end : end + 1] != "}":
-        raise Wrong(f"${{{rest[1:end]} has no closing }} after its name (a $ itself is written $$)")
+        raise ValidationError(f"${{{rest[1:end]} has no closing }} after its name (a $ itself is written $$)")
     return rest[1:end], rest[end + 1 :]
 
 
@@ -251,26 +242,26 @@ def join(base: str, path: str) -> str:
     return base.rstrip("/") + "/" + path
 
 
-class Kind:
+class ValueType:
     """A type of value. `expects` ends the sentence "must be ..."; `words` is its name in the docs."""
 
     expects = ""
     words = ""
 
     def read(self, value: Any, context: Context) -> Any:
-        """The value as the spec holds it. Raises Wrong."""
+        """The value as the spec holds it. Raises ValidationError."""
         raise NotImplementedError
 
     def schema(self) -> Schema:
         """Its JSON Schema."""
         raise NotImplementedError
 
-    def not_this(self, value: object) -> Wrong:
+    def not_this(self, value: object) -> ValidationError:
         """The value is of the wrong type or out of range."""
-        return Wrong(f"must be {self.expects}, not {show(value)}")
+        return ValidationError(f"must be {self.expects}, not {show(value)}")
 
 
-class Text(Kind):
+class Text(ValueType):
     """Any text."""
 
     expects = 'a string in quotes, as "text"'
@@ -279,16 +270,16 @@ class Text(Kind):
     def read(self, value: Any, context: Context) -> str:
         if not isinstance(value, str):
             raise self.not_this(value)
-        fault = text_fault(value)
-        if fault:
-            raise Wrong(fault)
+        problem = text_problem(value)
+        if problem:
+            raise ValidationError(problem)
         return context.same(value)
 
     def schema(self) -> Schema:
         return {"type": "string", "pattern": _NO_NUL}
 
 
-class Command(Kind):
+class Command(ValueType):
     """A line for the shell, or a list of arguments."""
 
     expects = 'a string for /bin/sh, or a list of strings, as ["prog", "argument"]'
@@ -297,12 +288,12 @@ class Command(Kind):
     def read(self, value: Any, context: Context) -> str | tuple[str, ...]:
         if isinstance(value, str):
             if not value.strip():
-                raise Wrong("is empty: a job needs the command that it runs")
+                raise ValidationError("is empty: a job needs the command that it runs")
             return TEXT.read(value, context)
         if not isinstance(value, list):
             raise self.not_this(value)
         if not value or value[0] == "":
-            raise Wrong("is empty: its first element must be the program to run")
+            raise ValidationError("is empty: its first element must be the program to run")
         return _each(value, TEXT, context)
 
     def schema(self) -> Schema:
@@ -312,23 +303,23 @@ class Command(Kind):
         return {"oneOf": [shell, {"type": "array", "minItems": 1, "prefixItems": [program], "items": text}]}
 
 
-def _each(values: list[Any], kind: Kind, context: Context) -> tuple[Any, ...]:
-    """All values by one kind, or all their faults."""
+def _each(values: list[Any], kind: ValueType, context: Context) -> tuple[Any, ...]:
+    """All values by one type, or all their problems."""
     found: list[Any] = []
-    faults: list[tuple[tuple[Step, ...], str]] = []
+    problems: list[tuple[tuple[Step, ...], str]] = []
     for index, value in enumerate(values):
         try:
             found.append(kind.read(value, context))
-        except Wrong as wrong:
-            faults += [((index, *steps), message) for steps, message in wrong.faults]
-            if len(faults) > MAX_FAULTS:
+        except ValidationError as error:
+            problems += [((index, *steps), message) for steps, message in error.problems]
+            if len(problems) > MAX_PROBLEMS:
                 break
-    if faults:
-        raise Wrong.inside(faults, tuple(found))
+    if problems:
+        raise ValidationError.inside(problems, tuple(found))
     return tuple(found)
 
 
-class Path(Kind):
+class Path(ValueType):
     """A path, expanded, and absolute from the supervisor's working-dir."""
 
     expects = 'a path in quotes, as "$TMP/file"'
@@ -353,7 +344,7 @@ class Stream(Path):
         return value if value == "inherit" else super().read(value, context)
 
 
-class Flag(Kind):
+class Flag(ValueType):
     """true or false."""
 
     expects = "true or false"
@@ -363,14 +354,14 @@ class Flag(Kind):
         if isinstance(value, bool):
             return value
         if value in ("true", "false"):
-            raise Wrong(f"must be true or false, not {show(value)}: remove the quotes")
+            raise ValidationError(f"must be true or false, not {show(value)}: remove the quotes")
         raise self.not_this(value)
 
     def schema(self) -> Schema:
         return {"type": "boolean"}
 
 
-class Choice(Kind):
+class Choice(ValueType):
     """One of a few words; `meanings` maps what may be written to what the spec holds."""
 
     def __init__(self, meanings: dict[Any, Any], any_case: bool = False) -> None:
@@ -385,10 +376,10 @@ class Choice(Kind):
             word = value.upper() if self._any_case and isinstance(value, str) else value
             if word in self._meanings:
                 return self._meanings[word]
-        wrong = f"must be {self.expects}, not {show(value)}"
+        message = f"must be {self.expects}, not {show(value)}"
         if isinstance(value, str):
-            wrong += self._advice(value)
-        raise Wrong(wrong)
+            message += self._advice(value)
+        raise ValidationError(message)
 
     def _advice(self, value: str) -> str:
         if value in ("true", "false") and True in self._meanings:
@@ -407,7 +398,7 @@ def _any_case(word: str) -> str:
     return "".join(f"[{c}{c.lower()}]" if c.isalpha() else c for c in word)
 
 
-class Number(Kind):
+class Number(ValueType):
     """A number within bounds; `whole` for integers, which bools are not."""
 
     def __init__(self, low: float, high: float, what: str, whole: bool = False, null: str = "") -> None:
@@ -421,7 +412,7 @@ class Number(Kind):
         if value is None and self._null:
             return None
         if not self._fits(value):
-            raise Wrong(f"must be {self.expects}, not {show(value)}{self._advice(value)}")
+            raise ValidationError(f"must be {self.expects}, not {show(value)}{self._advice(value)}")
         return int(value) if self._whole else float(value)
 
     def _fits(self, value: object) -> bool:
@@ -441,7 +432,7 @@ class Number(Kind):
         return {"type": [kind, "null"] if self._null else kind, "minimum": self._low, "maximum": high}
 
 
-class Signal(Kind):
+class Signal(ValueType):
     """The name of a signal. `stops` warns of those that stop nothing."""
 
     expects = 'the name of a signal, as "SIGTERM"'
@@ -455,9 +446,9 @@ class Signal(Kind):
             raise self.not_this(value)
         name = spec.canonical_signal(value)
         if name is None:
-            raise Wrong(self._no_signal(value))
+            raise ValidationError(self._no_signal(value))
         if self._stops and name in ("SIGSTOP", "SIGTSTP"):
-            context.doubts.append(
+            context.warnings.append(
                 f"{name} stops nothing, it only pauses: the job ends by SIGKILL after kill-timeout"
             )
         return context.same(name)
@@ -476,13 +467,13 @@ class Signal(Kind):
         return {"type": "string", "pattern": "^[Ss][Ii][Gg](" + "|".join([*plain, realtime]) + ")$"}
 
 
-class Codes(Kind):
+class Codes(ValueType):
     """A set of exit codes and signal names."""
 
     expects = 'a list of exit codes (0-255) and signal names, as [0, 3, "SIGTERM"]'
     words = "list of exit codes (0-255) and signal names"
 
-    class _Code(Kind):
+    class _Code(ValueType):
         def read(self, value: Any, context: Context) -> int | str:
             if isinstance(value, str) and not value.isdigit():
                 return SIGNAL.read(value, context)
@@ -498,39 +489,39 @@ class Codes(Kind):
         return {"type": "array", "items": {"oneOf": [EXIT_CODE.schema(), SIGNAL.schema()]}}
 
 
-class Environment(Kind):
+class Environment(ValueType):
     """Variables and their values, neither of them expanded."""
 
-    expects = 'a hash of strings, as {"NAME": "value"}'
-    words = "hash of strings"
+    expects = 'an object of strings, as {"NAME": "value"}'
+    words = "object of strings"
 
     def read(self, value: Any, context: Context) -> Mapping[str, str]:
         if not isinstance(value, dict):
             raise self.not_this(value)
-        faults: list[tuple[tuple[Step, ...], str]] = []
+        problems: list[tuple[tuple[Step, ...], str]] = []
         found: dict[str, str] = {}
         for name, content in value.items():
-            fault = self._fault(name, content)
-            if fault:
-                faults.append(((name,), fault))
-                if len(faults) > MAX_FAULTS:
+            problem = self._problem(name, content)
+            if problem:
+                problems.append(((name,), problem))
+                if len(problems) > MAX_PROBLEMS:
                     break
             else:
                 found[context.same(name)] = context.same(content)
-        if faults:
-            raise Wrong.inside(faults)
+        if problems:
+            raise ValidationError.inside(problems)
         return found
 
-    def _fault(self, name: str, content: object) -> str | None:
+    def _problem(self, name: str, content: object) -> str | None:
         if not name:
             return "the name of a variable must not be empty"
         if "=" in name:
             return "the name of a variable must not hold ="
-        fault = text_fault(name)
-        if fault:
-            return f"the name of a variable {fault}"
+        problem = text_problem(name)
+        if problem:
+            return f"the name of a variable {problem}"
         if isinstance(content, str):
-            return text_fault(content)
+            return text_problem(content)
         plain = isinstance(content, (int, float))
         advice = f": write {quote(show(content))}" if plain else ""
         return f"must be {TEXT.expects}, not {show(content)}{advice}"
@@ -540,7 +531,7 @@ class Environment(Kind):
         return {"type": "object", "propertyNames": names, "additionalProperties": TEXT.schema()}
 
 
-class Port(Kind):
+class Port(ValueType):
     """A TCP port on 127.0.0.1, or the path of a UNIX socket."""
 
     expects = 'a TCP port from 1 to 65535, or the path of a UNIX socket, as "$TMP/jobmon.sock"'
@@ -555,21 +546,23 @@ class Port(Kind):
 
     def _socket(self, value: str, context: Context) -> str:
         if value.isascii() and value.isdigit():
-            raise Wrong(
+            raise ValidationError(
                 f"a TCP port is a number without quotes: write {int(value[:9])}"
                 f" (for a socket file of that name, {quote('./' + value)})"
             )
         path = context.path(value)
         if "," in path:
-            raise Wrong(f"must not hold a comma, which separates the two in $JOBMON_PORT: {quote(path, 200)}")
+            raise ValidationError(
+                f"must not hold a comma, which separates the two in $JOBMON_PORT: {quote(path, 200)}"
+            )
         size = len(path.encode("utf-8", "surrogateescape"))
-        if size > spec.SOCKET_PATH_BYTES:
-            raise Wrong(
-                f"the path of a UNIX socket can have {spec.SOCKET_PATH_BYTES} bytes,"
+        if size > limits.SOCKET_PATH_BYTES:
+            raise ValidationError(
+                f"the path of a UNIX socket can have {limits.SOCKET_PATH_BYTES} bytes,"
                 f" this one has {size}: {quote(path, 400)}"
             )
-        if text_fault(path):
-            raise Wrong(f"the path of a UNIX socket must be UTF-8: {quote(path, 400)}")
+        if text_problem(path):
+            raise ValidationError(f"the path of a UNIX socket must be UTF-8: {quote(path, 400)}")
         return path
 
     def schema(self) -> Schema:
@@ -577,13 +570,13 @@ class Port(Kind):
         return {"oneOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, path]}
 
 
-class Globs(Kind):
+class Globs(ValueType):
     """Patterns of files, expanded and absolute."""
 
     expects = 'a list of globs, as ["jobs/*.json"]'
     words = "list of globs"
 
-    class _Glob(Kind):
+    class _Glob(ValueType):
         expects = 'a glob in quotes, as "jobs/*.json"'
 
         def read(self, value: Any, context: Context) -> str:
@@ -600,7 +593,7 @@ class Globs(Kind):
         return {"type": "array", "items": PATH.schema()}
 
 
-class Names(Kind):
+class Names(ValueType):
     """Users or groups, by name or number; whoever has the password file at hand resolves them."""
 
     def __init__(self, what: str, sample: str) -> None:
@@ -608,14 +601,16 @@ class Names(Kind):
         self.words = "list of names or numbers"
         self._one = self._Name(what, sample)
 
-    class _Name(Kind):
+    class _Name(ValueType):
         def __init__(self, what: str, sample: str) -> None:
             self.expects = f'the name of a {what} in quotes, as "{sample}", or a number, as 1000'
 
         def read(self, value: Any, context: Context) -> str | int:
             if isinstance(value, str) and value:
                 if value.isascii() and value.isdigit():
-                    raise Wrong(f"a number stands without quotes: write {value[:12].lstrip('0') or '0'}")
+                    raise ValidationError(
+                        f"a number stands without quotes: write {value[:12].lstrip('0') or '0'}"
+                    )
                 return TEXT.read(value, context)
             if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= spec.MAX_ID:
                 return value
@@ -632,7 +627,7 @@ class Names(Kind):
         return {"type": "array", "items": {"oneOf": [name, number]}}
 
 
-class JobNames(Kind):
+class JobNames(ValueType):
     """Names of other jobs; whether there are such jobs is seen when all files are read."""
 
     expects = 'a list of names of jobs, as ["db"]'
@@ -645,160 +640,6 @@ class JobNames(Kind):
 
     def schema(self) -> Schema:
         return {"type": "array", "items": TEXT.schema()}
-
-
-class Ready(Kind):
-    """How a job shows that it is ready: one way, with how often and how long a probe tries."""
-
-    expects = 'a hash that names one way, as {"tcp": "127.0.0.1:8080"}, or null'
-    words = "hash"
-
-    def __init__(self, seconds: Kind) -> None:
-        self._ways: dict[str, Kind] = {
-            "notify": _Yes(),
-            "fd": Number(3, 255, "a number of a descriptor", whole=True),
-            "exec": Command(),
-            "tcp": _Address(),
-            "http": _Url(),
-            "log": _Pattern(),
-        }
-        self._more: dict[str, Kind] = {"interval": seconds, "timeout": seconds, "owned": Flag()}
-
-    def read(self, value: Any, context: Context) -> spec.Readiness | None:
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            raise self.not_this(value)
-        found: dict[str, Any] = {}
-        faults: list[tuple[tuple[Step, ...], str]] = []
-        for name, content in value.items():
-            kind = self._ways.get(name) or self._more.get(name)
-            try:
-                if kind is None:
-                    raise Wrong(f"unknown key; a way to be ready can have {', '.join(self._all())}")
-                found[name] = kind.read(content, context)
-            except Wrong as wrong:
-                faults += [((name, *steps), message) for steps, message in wrong.faults]
-        ways = [name for name in self._ways if name in value]
-        if len(ways) != 1 and not faults:
-            what = f"names {' and '.join(ways)}" if ways else "names no way"
-            faults.append(((), f"{what}: must name just one of {', '.join(self._ways)}"))
-        if "owned" in found and "tcp" not in found and not faults:
-            faults.append((("owned",), "can only be said of tcp"))
-        if faults:
-            raise Wrong.inside(faults)
-        more = {name: found[name] for name in self._more if name in found}
-        return spec.Readiness(ways[0], found[ways[0]], **more)
-
-    def _all(self) -> list[str]:
-        return [*self._ways, *self._more]
-
-    def schema(self) -> Schema:
-        kinds = {**self._ways, **self._more}
-        way = {
-            "type": "object",
-            "properties": {name: kind.schema() for name, kind in kinds.items()},
-            "additionalProperties": False,
-            "oneOf": [{"required": [name]} for name in self._ways],
-        }
-        return {"anyOf": [{"type": "null"}, way]}
-
-
-# As near as a pattern comes to what `_is_place` says.
-_HOST = r"(localhost|([0-9]{1,3}\.){3}[0-9]{1,3}|\[[0-9A-Fa-f:.]+\])?"
-_PLACE = rf"{_HOST}:[0-9]{{1,5}}"
-
-
-class _Yes(Kind):
-    expects = "true"
-
-    def read(self, value: Any, context: Context) -> bool:
-        if value is not True:
-            raise self.not_this(value)
-        return True
-
-    def schema(self) -> Schema:
-        return {"type": "boolean", "enum": [True]}
-
-
-class _Address(Kind):
-    """Numbers only: to look a name up could make the daemon wait."""
-
-    expects = 'an address and a port, as "127.0.0.1:8080", "[::1]:8080" or "localhost:8080"'
-
-    def read(self, value: Any, context: Context) -> str:
-        if not isinstance(value, str) or not _is_place(value):
-            raise self.not_this(value)
-        return context.same(value)
-
-    def schema(self) -> Schema:
-        return {"type": "string", "pattern": rf"^{_PLACE}$"}
-
-
-class _Url(Kind):
-    expects = 'a URL without a name to look up, as "http://127.0.0.1:8080/health"'
-
-    def read(self, value: Any, context: Context) -> str:
-        if not isinstance(value, str) or not value.startswith("http://") or not value.isascii():
-            raise self.not_this(value)
-        place = value.removeprefix("http://").partition("/")[0]
-        if any(char <= " " for char in value) or not (_is_place(place) or _is_place(place + ":80")):
-            raise self.not_this(value)
-        return context.same(value)
-
-    def schema(self) -> Schema:
-        return {"type": "string", "pattern": rf"^http://({_PLACE}|{_HOST})(/[!-~]*)?$"}
-
-
-class _Pattern(Kind):
-    expects = 'a regular expression, as "ready to accept"'
-
-    def read(self, value: Any, context: Context) -> str:
-        import re
-
-        if not isinstance(value, str) or not value:
-            raise self.not_this(value)
-        try:
-            re.compile(TEXT.read(value, context).encode())
-        except (re.error, OverflowError, RecursionError) as error:
-            raise Wrong(f"is no regular expression: {error}") from None
-        return value
-
-    def schema(self) -> Schema:
-        return {"type": "string", "pattern": "^[^\\u0000]+$"}
-
-
-def _is_place(text: str) -> bool:
-    host, colon, port = text.rpartition(":")
-    if not colon or not _is_number(port, 65535) or not int(port):
-        return False
-    if host.startswith("[") and host.endswith("]"):
-        return _is_ipv6(host[1:-1])
-    return _is_ipv4(host) or host in ("localhost", "")
-
-
-def _is_number(text: str, most: int) -> bool:
-    return len(text) <= 5 and text.isascii() and text.isdecimal() and int(text) <= most
-
-
-def _is_ipv4(host: str) -> bool:
-    """Four numbers, none with a leading zero, which some take for octal."""
-    parts = host.split(".")
-    return len(parts) == 4 and all(_is_number(part, 255) and str(int(part)) == part for part in parts)
-
-
-def _is_ipv6(host: str) -> bool:
-    """Eight groups of up to four hex digits; one "::" stands for any number of zeros, the last two may be an
-    IPv4 address (RFC 4291, 2.2)."""
-    head, gap, tail = host.partition("::")
-    groups = [*(head.split(":") if head else ()), *(tail.split(":") if tail else ())]
-    count = len(groups)
-    if groups and "." in groups[-1] and (tail or not gap):
-        if not _is_ipv4(groups.pop()):
-            return False
-        count += 1
-    known = frozenset("0123456789abcdefABCDEF")
-    return (count < 8 if gap else count == 8) and all(0 < len(g) <= 4 and known.issuperset(g) for g in groups)
 
 
 TEXT = Text()

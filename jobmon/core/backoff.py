@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 
+from jobmon.core.causes import Cause
 from jobmon.core.spec import JobSpec, JobType, Restart
 from jobmon.lean.records import Record
 
@@ -23,7 +24,7 @@ class Past(Record):
     failures: int = 0  # penalised restarts in a row
     ends: int = 0  # ends in quick succession: the last one, and those before it
     alike: int = 0  # those of them, the last ones, that had the same cause
-    cause: str = ""  # of the last one
+    cause: Cause | None = None  # of the last one
 
 
 class Death(Record):
@@ -42,7 +43,7 @@ class Verdict(Record):
     gave_up: bool = False
 
 
-def judge(spec: JobSpec, death: Death, past: Past, now: float, cause: str = "") -> Verdict:
+def judge(spec: JobSpec, death: Death, past: Past, now: float, cause: Cause | None = None) -> Verdict:
     """Decide what follows a death at `now`."""
     penalised = death.unspawned or _within(spec.restart_window, past, now)
     failures, ends = (past.failures, past.ends) if penalised else (0, 0)

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from itertools import islice
 
+from jobmon.core.causes import SHUTDOWN, Cause, pack, unpack
 from jobmon.core.events import HAPPENINGS, State
+from jobmon.lean.fastjson import dumps, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
     # seq, unix time, job, kind (events.HAPPENINGS), state, run, pid, cause
-    Event = tuple[int, float, str, str, State, int, int | None, str]
+    Event = tuple[int, float, str, str, State, int, int | None, Cause]
 
 KEPT_EVENTS = 10_000
 KEPT_OF_EACH = 10
-KEPT_CAUSE = 100  # characters of the cause of an old event
 
 _STATES = tuple(State)
-_NOTHING: Event = (0, 0.0, "", "", State.STOPPED, 0, None, "")
+_NOTHING: Event = (0, 0.0, "", "", State.STOPPED, 0, None, SHUTDOWN)
 
 
 class EventLog:
@@ -54,7 +55,7 @@ class EventLog:
         return self.last - len(self._ring) + 1
 
     def add(
-        self, time: float, job: str, kind: str, state: State, run: int, pid: int | None, cause: str
+        self, time: float, job: str, kind: str, state: State, run: int, pid: int | None, cause: Cause
     ) -> None:
         """Append one event at the unix `time` (seconds)."""
         if len(self._ring) == self._size:
@@ -127,11 +128,11 @@ class EventLog:
 def _packed(event: Event) -> bytes:
     _, time, _, kind, state, run, pid, cause = event
     place = f"{HAPPENINGS.index(kind)}{_STATES.index(state)}"
-    told = cause[:KEPT_CAUSE].replace("\n", " ")
-    return f"{place} {int(time * 1000):x} {run:x} {pid or 0:x} {told}".encode()
+    return f"{place} {int(time * 1000):x} {run:x} {pid or 0:x} {dumps(pack(cause))}".encode()
 
 
 def _unpacked(job: str, line: bytes) -> Event:
     place, time, run, pid, cause = line.decode().split(" ", 4)
     kind, state = HAPPENINGS[int(place[0])], _STATES[int(place[1])]
-    return 0, int(time, 16) / 1000, job, kind, state, int(run, 16), int(pid, 16) or None, cause
+    whose = int(run, 16), int(pid, 16) or None
+    return 0, int(time, 16) / 1000, job, kind, state, *whose, unpack(loads(cause))

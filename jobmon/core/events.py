@@ -8,6 +8,8 @@ the signal that killed (a str), or None where nobody can know.
 
 from __future__ import annotations
 
+from jobmon.core import causes
+from jobmon.core.causes import Cause
 from jobmon.core.spec import JobSpec
 from jobmon.lean.enums import Enum
 from jobmon.lean.records import Record
@@ -57,7 +59,7 @@ class Input(Record):
 class Start(Input):
     """Somebody wants it up."""
 
-    by: str = "start"
+    by: Cause = causes.START
     asked: bool = False  # by an operator, who waits for it
 
 
@@ -65,13 +67,13 @@ class Stop(Input):
     """Somebody wants it down; `now` means without patience."""
 
     now: bool = False
-    by: str = "stop"
+    by: Cause = causes.STOP
 
 
 class RestartJob(Input):
     """Somebody wants a new run."""
 
-    by: str = "restart"
+    by: Cause = causes.RESTART
     asked: bool = False
 
 
@@ -88,9 +90,9 @@ class Remove(Input):
 
 
 class Hold(Input):
-    """What it comes after is not ready: it must not be launched now. `reason` says for what."""
+    """What it comes after is not ready: it must not be launched before `jobs` are."""
 
-    reason: str
+    jobs: tuple[str, ...]
 
 
 class Release(Input):
@@ -100,7 +102,7 @@ class Release(Input):
 class RequirementLost(Input):
     """What it needs was given up while it waited for it."""
 
-    reason: str
+    reason: Cause
 
 
 class Shutdown(Input):
@@ -220,7 +222,7 @@ class Changed(JobAction):
     pid: int | None
     before: State
     after: State
-    cause: str
+    cause: Cause
 
 
 class Impossible(JobAction):
@@ -242,7 +244,7 @@ class Happened(JobAction):
     state: State
     run: int
     pid: int | None
-    cause: str
+    cause: Cause
 
 
 HAPPENINGS = ("launched", "died", "restarting", "state", "signalled", "removed", "terminated")

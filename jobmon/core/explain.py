@@ -5,8 +5,8 @@ Reads the supervisor and changes nothing; what only the engine knows is given as
 
 from __future__ import annotations
 
+from jobmon.core.causes import ENDS, REMOVED, RESTARTS, SHUTDOWN, VERBS, Cause, Kind, text, tried
 from jobmon.core.events import LEAVING, Next, Remove, Shutdown, State
-from jobmon.core.machine import GAVE_UP, IMPATIENT, LATE, SILENT
 from jobmon.core.spec import JobType, Restart
 from jobmon.lean.records import Record
 
@@ -24,13 +24,10 @@ _FAULTS = frozenset(
     "SIGILL SIGTRAP SIGABRT SIGBUS SIGFPE SIGSEGV SIGSYS SIGXCPU SIGXFSZ SIGPIPE "
     "SIGALRM SIGVTALRM SIGPROF SIGSTKFLT".split()
 )
-# How the causes begin that are no person's, machine.py and supervisor.py.
-_REQUIRES, _REQUIRED, _WITH, _WAITS = "requires ", "required by ", "restart of ", "waiting for "
-_WHICH = ", which is "
-_AGAIN = ("restart", "penalty over")  # the daemon starts it again by itself
+_AGAIN = (Kind.AUTO_RESTART, Kind.PENALTY_OVER)  # the daemon starts it again by itself
 
 
-class Cause(Record):
+class Link(Record):
     """One link of the chain: what is to be said of a job, and since when it is so (unix time)."""
 
     job: str
@@ -38,12 +35,12 @@ class Cause(Record):
     since: float | None = None
 
 
-def why(supervisor: Supervisor, name: str, now: float, trouble: Callable[[str], str]) -> tuple[Cause, ...]:
+def why(supervisor: Supervisor, name: str, now: float, trouble: Callable[[str], str]) -> tuple[Link, ...]:
     """The chain of causes for the state of a job, the nearest first; then that of what it is due to.
 
     `trouble` says of a job why its run is not ready, or was not.
     """
-    chain: list[Cause] = []
+    chain: list[Link] = []
     names = [name]
     for each in names:
         view = _View(supervisor, supervisor.jobs[each], now, trouble(each))
@@ -62,7 +59,7 @@ class _View:
         self._trouble = trouble
         self._events = supervisor.log.of(job.spec.name)
 
-    def causes(self) -> Iterator[Cause]:
+    def causes(self) -> Iterator[Link]:
         """What is to be said of this job."""
         say = {
             State.STOPPED: self._stopped,
@@ -76,42 +73,42 @@ class _View:
             State.FAILED: self._ended,
         }[self._job.state]
         since: float | None = self._job.since + self._supervisor.wall
-        for text in (*say(), *self._what_comes()):
-            yield Cause(self._job.spec.name, text, since)
+        for words in (*say(), *self._what_comes()):
+            yield Link(self._job.spec.name, words, since)
             since = None
 
     def blames(self) -> list[str]:
         """The jobs that its state is due to, or that are in the way of the next."""
-        job, name, order = self._job, self._job.spec.name, self._supervisor.order
-        earlier = order.after.get(name, ())
+        job, jobs = self._job, self._supervisor.jobs
         if job.state is State.WAITING:
-            return list(_named(job.held.removeprefix(_WAITS), earlier))
-        up, queued = job.state in (State.STARTING, State.RUNNING), self._supervisor.going(name)
-        told = str(getattr(queued, "by", "")) if up else self._order()
-        due = [each for each in _blamed(told) if each in self._supervisor.jobs]
-        return [*due, *self._in_its_way()]
+            return [each for each in job.held if each in jobs]
+        by = self._queued() if job.state in (State.STARTING, State.RUNNING) else self._order()
+        due = by.jobs if by is not None and by.kind in (Kind.RESTART_OF, Kind.REQUIREMENT) else ()
+        return [*(each for each in due if each in jobs), *self._in_its_way()]
 
     # ---- state by state ---------------------------------------------------------------------
 
     def _stopped(self) -> Iterator[str]:
         job, leaving, order = self._job, self._last_stop(), self._order()
-        if not job.cause:
+        if order is None:
             yield "was never started"
-        elif _is_death(order):
+        elif order.kind in ENDS:
             yield f"{self._end_of(leaving, order)}, and was stopped" if leaving else "was stopped"
-        elif _is_restart(order):
+        elif order.kind in RESTARTS:
             yield f"was stopped while it was being restarted {asked(order)}"
         else:
             yield f"stopped {asked(order, past=True)}"
         yield from self._haste(leaving)
-        result = job.result.partition(GAVE_UP)[0]
-        if job.cause != job.result and _is_death(result):  # it was down already when it was stopped
-            yield f"its last run had ended with {result}"
-        elif job.cause == job.result and result and not _is_death(order):
-            yield f"ended with {result}" if _is_death(result) else f"was not launched: {result}"
+        if order is None or job.result is None:
+            return
+        end = job.result.end
+        if job.cause != job.result and end.kind in ENDS:  # it was down already when it was stopped
+            yield f"its last run had ended with {end}"
+        elif job.cause == job.result and order.kind not in ENDS:
+            yield f"ended with {end}" if end.kind in ENDS else f"was not launched: {end}"
 
     def _waiting(self) -> Iterator[str]:
-        yield self._job.held or self._job.cause
+        yield text(Cause(Kind.WAITING, jobs=self._job.held))
         yield f"is to be {self._origin()}"
 
     def _starting(self) -> Iterator[str]:
@@ -136,13 +133,14 @@ class _View:
 
     def _leaving(self) -> Iterator[str]:
         job, leaving, order = self._job, self._last_stop(), self._order()
-        to_restart = _is_restart(order)
-        if _is_death(order):
-            rest = "it" if order in (LATE, SILENT) else "the rest of it"
+        assert order is not None  # something has told it to stop
+        died, to_restart = order.kind in ENDS, order.kind in RESTARTS
+        if died:
+            rest = "the rest of it" if order.kind is Kind.EXITED else "it"
             yield f"{self._end_of(leaving, order)}; {rest} is being stopped"
         else:
             yield f"is being {'restarted' if to_restart else 'stopped'} {asked(order)}"
-        if job.next is Next.STOP and (to_restart or _is_death(order)):
+        if job.next is Next.STOP and (to_restart or died):
             yield "is to stay down"
         elif job.next is Next.RESTART and not to_restart:
             yield f"then is to be {self._origin()}"
@@ -155,7 +153,7 @@ class _View:
     def _haste(self, leaving: Sequence[Event]) -> Iterator[str]:
         """Why it was not left to end by itself, once it had been told to."""
         for event in leaving[1:]:
-            if event[7] == IMPATIENT:
+            if event[7].kind is Kind.KILL_TIMEOUT:
                 yield f"did not end within {_seconds(self._job.spec.kill_timeout)} (kill-timeout)"
             else:
                 yield f"killed {asked(event[7])}"
@@ -177,13 +175,14 @@ class _View:
 
     def _ended(self) -> Iterator[str]:
         job = self._job
-        if job.result.startswith(_REQUIRES):
-            yield job.result
+        result = job.result
+        assert result is not None  # it has ended
+        if result.kind is Kind.REQUIREMENT:
+            yield text(result)
             return
         yield self._how_it_ended()
-        _, gave_up, tried = job.result.partition(GAVE_UP)
-        if gave_up:
-            yield f"gave up {tried} (max-restarts)"
+        if result.kind is Kind.GAVE_UP:
+            yield f"gave up {tried(result.subject)} (max-restarts)"
         elif job.state is State.FAILED and job.spec.restart is Restart.NEVER:
             yield "is not restarted: restart is off"
 
@@ -206,54 +205,59 @@ class _View:
         going = self._job.state in LEAVING
         return _stop_at_the_end_of(self._events if going else self._events[:-1])
 
-    def _order(self) -> str:
+    def _order(self) -> Cause | None:
         """By what it is, or was, on its way down. That of a death, if it went by itself."""
         leaving = self._last_stop()
         return leaving[0][7] if leaving else self._job.cause
 
+    def _queued(self) -> Cause | None:
+        """By what it is to be stopped, once it may."""
+        what = self._supervisor.going(self._job.spec.name)
+        return _NAMELESS.get(type(what)) or getattr(what, "by", None)
+
     def _what_comes(self) -> Iterator[str]:
         """That it is to be stopped, where others have to be gone before it."""
-        what, others = self._supervisor.going(self._job.spec.name), self._in_its_way()
-        if what is not None and others:
-            by = _NAMELESS.get(type(what), "") or str(getattr(what, "by", ""))
-            then = "restarted" if _is_restart(by) else "stopped"
+        by, others = self._queued(), self._in_its_way()
+        if by is not None and others:
+            then = "restarted" if by.kind in RESTARTS else "stopped"
             yield f"is to be {then} {asked(by)}, once these are gone: {', '.join(others)}"
 
     def _origin(self) -> str:
         """Who or what has led to its latest launch, or to the one that is to come."""
         job = self._job
-        if job.wanted in _AGAIN:
-            last = job.result.partition(GAVE_UP)[0]
-            return f"restarted by itself after {last}" if last else "restarted by itself"
-        return f"{'restarted' if _is_restart(job.wanted) else 'started'} {asked(job.wanted)}"
+        assert job.wanted is not None  # something has led to it
+        if job.wanted.kind in _AGAIN:
+            return "restarted by itself" + (f" after {job.result.end}" if job.result else "")
+        return f"{'restarted' if job.wanted.kind in RESTARTS else 'started'} {asked(job.wanted)}"
 
     def _how_it_ended(self) -> str:
         """How its last run has ended, and how often in a row."""
         job = self._job
         if job.spawn_error:
             return self._often(f"could not be started: {job.spawn_error}")
-        return self._often(self._end_of(self._last_stop(), job.result.partition(GAVE_UP)[0]))
+        assert job.result is not None  # it has ended
+        return self._often(self._end_of(self._last_stop(), job.result.end))
 
-    def _end_of(self, leaving: Sequence[Event], cause: str) -> str:
+    def _end_of(self, leaving: Sequence[Event], cause: Cause) -> str:
         """What a death means. `leaving` is what was done to the run before it was gone, if anything."""
         spec = self._job.ran
-        if cause == LATE:
+        if cause.kind is Kind.START_TIMEOUT:
             told = f"was not ready within {_seconds(spec.start_timeout or 0)} (start-timeout)"
             return f"{told}: {self._trouble}" if self._trouble else told
-        if cause == SILENT:
+        if cause.kind is Kind.WATCHDOG:
             return f"said nothing for {_seconds(spec.watchdog or 0)} (watchdog)"
-        if cause == "unknown":
+        if cause.kind is Kind.EXITED and cause.subject is None:
             return "ended, and nobody knows how"
-        if not cause.startswith("SIG"):
-            return cause
+        if cause.kind is not Kind.EXITED or isinstance(cause.subject, int):
+            return text(cause)
         before = self._events[: self._events.index(leaving[0])] if leaving else self._events
         its = [each[7] for each in before if each[3] == "signalled" and each[5] == self._job.run]
-        sent = [told.partition(", ")[2] for told in its if told.startswith(f"{cause}, ")]
+        sent = [by for by in its if by.subject == cause.subject]
         if sent:
             return f"died of {cause}, sent {asked(sent[-1])}"
-        if cause in _FAULTS:
+        if cause.subject in _FAULTS:
             return f"died of {cause}"
-        memory = ", possibly out of memory" if cause == "SIGKILL" else ""
+        memory = ", possibly out of memory" if cause.subject == "SIGKILL" else ""
         return f"killed by {cause} from outside{memory}"
 
     def _often(self, text: str) -> str:
@@ -268,58 +272,26 @@ class _View:
         return f"{text}, {often} {'in a row' if job.spawn_error else window}"
 
 
-def asked(by: str, *, past: bool = False) -> str:
-    """Who or what is behind something, from the cause that the log has of it."""
-    if by.startswith(_REQUIRES):
-        return f"because it {by.replace(', which is to be ', ', which was to be ') if past else by}"
-    if by.startswith(_REQUIRED):
-        return f"because {by.removeprefix(_REQUIRED)} requires it"
-    if by.startswith(_WITH):
-        return f"with {by.removeprefix(_WITH)}"
-    verb, found, rest = by.partition(" by uid ")
-    if found:
-        who, colon, reason = rest.partition(": ")
-        return f"by uid {who.replace(' pid ', ', pid ')}, `jobmon {verb}`{colon}{reason}"
-    return f"by {_WORDS.get(by, by)}"
+def asked(by: Cause, *, past: bool = False) -> str:
+    """Who or what is behind something; `past`: what it says of the future has been since."""
+    if by.kind is Kind.REQUIREMENT:
+        return f"because it {text(by, past=past)}"
+    if by.kind is Kind.REQUIRED:
+        return f"because {by.jobs[0]} requires it"
+    if by.kind is Kind.RESTART_OF:
+        return f"with {by.jobs[0]}"
+    if by.is_command:
+        who = str(by.actor).replace(" pid ", ", pid ")
+        option = " --restart" if by.kind is Kind.RELOAD_RESTART else ""
+        return f"by {who}, `jobmon {VERBS[by.kind]}{option}`{': ' if by.reason else ''}{by.reason}"
+    return f"by {_WORDS.get(by.kind) or text(by)}"
 
 
 _WORDS = {
-    "shutdown": "the shutdown of the daemon",
-    "removed": "its removal from the configuration",
-    "reload": "a reload",
+    Kind.SHUTDOWN: "the shutdown of the daemon",
+    Kind.REMOVED: "its removal from the configuration",
 }
-_NAMELESS = {Shutdown: "shutdown", Remove: "removed"}
-
-
-def _is_death(cause: str) -> bool:
-    """Whether it says how a run has ended, or why it was ended by the daemon, and not who wished that."""
-    return cause in (LATE, SILENT, "unknown") or cause.startswith(("exit ", "SIG"))
-
-
-def _is_restart(by: str) -> bool:
-    return by.startswith(("restart by ", _WITH)) or by == "reload"
-
-
-def _blamed(cause: str) -> Iterator[str]:
-    """The names that a cause may mean, which says that a job is due to another. (A name may have such words
-    itself.)"""
-    if cause.startswith(_WITH):
-        yield cause.removeprefix(_WITH)
-    elif cause.startswith(_REQUIRES):
-        at = cause.find(_WHICH)
-        while at >= 0:
-            yield cause[len(_REQUIRES) : at]
-            at = cause.find(_WHICH, at + 1)
-
-
-def _named(listed: str, names: Sequence[str]) -> Iterator[str]:
-    """Those of the names that a list has, which is in their order. (A name may have a comma itself.)"""
-    at = 0
-    for name in names:
-        end = at + len(name)
-        if listed.startswith(name, at) and (end == len(listed) or listed.startswith(", ", end)):
-            yield name
-            at = end + 2
+_NAMELESS: dict[type, Cause] = {Shutdown: SHUTDOWN, Remove: REMOVED}
 
 
 def _stop_at_the_end_of(events: Sequence[Event]) -> list[Event]:

@@ -6,9 +6,21 @@ The table is data: the tests, the document and the diagram read the same TABLE.
 
 from __future__ import annotations
 
-import errno
-
 from jobmon.core.backoff import SHORTAGES, Death, Past, begin_anew, judge
+from jobmon.core.causes import (
+    AUTO_RESTART,
+    KILL_TIMEOUT,
+    LAUNCHED,
+    PENALTY_OVER,
+    READY,
+    REMOVED,
+    SHUTDOWN,
+    START_TIMEOUT,
+    WATCHDOG,
+    Cause,
+    Kind,
+    exited,
+)
 from jobmon.core.events import (
     AT_REST,
     LEAVING,
@@ -49,6 +61,7 @@ from jobmon.core.events import (
 )
 from jobmon.core.spec import OF_A_RUN, JobSpec, JobType
 from jobmon.lean.records import Record
+from jobmon.limits import exec_failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,9 +70,6 @@ if TYPE_CHECKING:
 
     Cell = Callable[["Job", Any, float], None]
 
-NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as a shell says it
-LATE, SILENT, IMPATIENT = "start-timeout", "watchdog", "kill-timeout"  # causes that are known by name
-GAVE_UP = ", gave up "  # stands in a result between the cause and how often it was tried again
 MAX_KILL_INTERVAL = 60.0  # seconds between SIGKILLs to a process that does not die
 
 
@@ -116,8 +126,8 @@ class Job:
         self.endings = 0  # times that it was given up, or ended for good by itself
         self.status: Status = None  # of the last death
         self.restarts = 0
-        self.result = ""
-        self.cause = ""
+        self.result: Cause | None = None
+        self.cause: Cause | None = None
         self.spawn_error = ""
         self.since = now
         self.exit_code: int | str = 0  # what its end means for the daemon's, if it is essential
@@ -126,8 +136,8 @@ class Job:
         self._reports_ready = False
         self._restarts_itself = False
         self._last: tuple[int, int | None] = (0, None)  # run and pid of the last process
-        self.held = ""  # for what it has to wait before it may be launched
-        self.wanted = ""  # who or what asked for its latest launch, or for the one that is to come
+        self.held: tuple[str, ...] = ()  # the jobs that it has to wait for before it may be launched
+        self.wanted: Cause | None = None  # why it was launched, or will be next
         self.asked = False  # whether that was an operator, who waits for it
         self._actions: list[Action] = []
 
@@ -151,9 +161,9 @@ class Job:
         return tuple(field.replace("_", "-") for field in changed)
 
     @property
-    def waits_for(self) -> str:
-        """For what its launch has to wait, and who or what has asked for it."""
-        return f"{self.held}; {self.wanted}"
+    def waits_for(self) -> Cause:
+        """The jobs that its launch has to wait for, and what has asked for it."""
+        return Cause(Kind.WAITING, jobs=self.held, because=self.wanted)
 
     def step(self, what: Input, now: float) -> list[Action]:
         """Take one input at `now` (CLOCK_MONOTONIC seconds); return what is to be done, in order."""
@@ -176,7 +186,7 @@ class Job:
         self._actions.append(action)
 
     def _enter(
-        self, state: State, now: float, cause: str, kind: str = "state", arm: float | None = None
+        self, state: State, now: float, cause: Cause, kind: str = "state", arm: float | None = None
     ) -> None:
         """Go to `state`; with `arm`, be woken after so many seconds."""
         before, self.state, self.since, self.cause = self.state, state, now, cause
@@ -194,7 +204,8 @@ class Job:
             self._happened(kind)
 
     def _happened(self, kind: str) -> None:
-        self._do(Happened(self.spec.name, kind, self.state, *self._whose(kind), self.cause))
+        cause = self.cause or REMOVED  # nothing else happens to a job that was never started
+        self._do(Happened(self.spec.name, kind, self.state, *self._whose(kind), cause))
 
     def _whose(self, kind: str) -> tuple[int, int | None]:
         """Run and pid that are spoken of: of a death the last process, even if a run follows at once."""
@@ -205,7 +216,7 @@ class Job:
         self.armed = now + delay
         self._do(Arm(self.spec.name, self.token, self.armed))
 
-    def _spawn(self, now: float, cause: str, kind: str = "state") -> None:
+    def _spawn(self, now: float, cause: Cause, kind: str = "state") -> None:
         self.spawn_error = ""
         if self.held:
             self._enter(State.WAITING, now, cause if kind == "died" else self.waits_for, kind)
@@ -217,12 +228,12 @@ class Job:
         self._enter(State.STARTING, now, cause, kind, self.spec.start_timeout)
         self._do(Spawn(self.spec.name, self.run, self.spec, self.asked))
 
-    def _halt(self, following: Next, now: float, cause: str) -> None:
+    def _halt(self, following: Next, now: float, cause: Cause) -> None:
         self._enter(State.STOPPING, now, cause, arm=self.spec.kill_timeout)
         self.next = following
         self._do(SendSignal(self.spec.name, self.run, self.spec.signal))
 
-    def _kill(self, following: Next, now: float, cause: str) -> None:
+    def _kill(self, following: Next, now: float, cause: Cause) -> None:
         self._interval = min(max(self.spec.kill_timeout, 1.0), MAX_KILL_INTERVAL)
         self._enter(State.KILLING, now, cause, arm=self._interval)
         self.next = following
@@ -235,21 +246,22 @@ class Job:
         self.deaths += had_process
         return "died" if had_process else "state"
 
-    def _decide(self, death: Death, now: float, cause: str, kind: str, code: Status) -> None:
+    def _decide(self, death: Death, now: float, cause: Cause, kind: str, code: Status) -> None:
         spec = self.spec.replace(type=self.ran.type)
         verdict = judge(spec, death, self.past, now, cause)
         self.past = verdict.past
         self.losses += kind == "died" and not (death.ok and spec.type is JobType.ONESHOT)
-        self.result = f"{cause}{GAVE_UP}{_tried(verdict.past.failures)}" if verdict.gave_up else cause
+        result = Cause(Kind.GAVE_UP, verdict.past.failures, because=cause) if verdict.gave_up else cause
+        self.result = result
         if verdict.delay is not None:
             self._enter(State.BACKOFF, now, cause, kind, verdict.delay)
         else:
             fine = death.ok and not verdict.gave_up
             self.exit_code = 0 if fine else code or 1  # never 0 for a failure
             self.endings += 1
-            self._enter(State.EXITED if fine else State.FAILED, now, self.result, kind)
+            self._enter(State.EXITED if fine else State.FAILED, now, result, kind)
 
-    def _leave(self, now: float, cause: str) -> None:
+    def _leave(self, now: float, cause: Cause) -> None:
         following, kept, kind = self.next, self._kept, self._gone()
         self.result = cause
         if following is Next.RESTART:
@@ -275,15 +287,8 @@ class _Kept(Record):
     """What to decide on once all is gone: the leader's own death, or what was wrong with it."""
 
     death: Death
-    cause: str
+    cause: Cause
     code: Status
-
-
-def describe(status: Status) -> str:
-    """A status for people: "exit 7", "SIGKILL", "unknown"."""
-    if status is None:
-        return "unknown"
-    return status if isinstance(status, str) else f"exit {status}"
 
 
 _NO_PAST = Past()
@@ -318,20 +323,20 @@ def settle(job: Job, what: Stop | Shutdown, now: float) -> None:
 
 def hold(job: Job, what: Hold, now: float) -> None:
     """= (held)"""
-    job.held = what.reason
+    job.held = what.jobs
     if job.state is State.WAITING:
         job.cause = job.waits_for
 
 
 def release(job: Job, what: Release, now: float) -> None:
     """= (free)"""
-    job.held = ""
+    job.held = ()
 
 
 def go(job: Job, what: Release, now: float) -> None:
     """spawn"""
-    job.held = ""
-    job._spawn(now, f"{job.wanted}; its requirements are ready")
+    job.held = ()
+    job._spawn(now, Cause(Kind.RELEASED, because=job.wanted))
 
 
 def lose(job: Job, what: RequirementLost, now: float) -> None:
@@ -360,18 +365,18 @@ def halt_restart(job: Job, what: RestartJob, now: float) -> None:
 def halt_remove(job: Job, what: Remove, now: float) -> None:
     """halt(REMOVE)"""
     if what.now:
-        job._kill(Next.REMOVE, now, "removed")
+        job._kill(Next.REMOVE, now, REMOVED)
     else:
-        job._halt(Next.REMOVE, now, "removed")
+        job._halt(Next.REMOVE, now, REMOVED)
 
 
 def halt_decide(job: Job, what: LeaderDied | WatchdogExpired | Timer, now: float) -> None:
     """halt(DECIDE)"""
     if isinstance(what, LeaderDied):
         job.leader = None
-        kept = _Kept(job._death(what.status), describe(what.status), what.status)
+        kept = _Kept(job._death(what.status), exited(what.status), what.status)
     else:
-        kept = _Kept(Death(False), LATE if isinstance(what, Timer) else SILENT, None)
+        kept = _Kept(Death(False), START_TIMEOUT if isinstance(what, Timer) else WATCHDOG, None)
     job._halt(Next.DECIDE, now, kept.cause)
     job._kept = kept
 
@@ -394,7 +399,7 @@ def next_remove(job: Job, what: Remove, now: float) -> None:
     """next=REMOVE"""
     job.next = Next.REMOVE
     if what.now and job.state is State.STOPPING:
-        job._kill(Next.REMOVE, now, "removed")
+        job._kill(Next.REMOVE, now, REMOVED)
 
 
 def adopt_spec(job: Job, what: SpecChanged, now: float) -> None:
@@ -412,7 +417,7 @@ def adopt_spec_wanted(job: Job, what: SpecChanged, now: float) -> None:
 def forget(job: Job, what: Remove, now: float) -> None:
     """gone"""
     if job.state is not State.STOPPED:
-        job._enter(State.STOPPED, now, "removed")
+        job._enter(State.STOPPED, now, REMOVED)
     job._removed()
 
 
@@ -434,42 +439,42 @@ def lose_leader(job: Job, what: LeaderDied, now: float) -> None:
 def spawned(job: Job, what: Spawned, now: float) -> None:
     """ready=none: running"""
     if not job._reports_ready:
-        job._enter(State.RUNNING, now, "launched")
+        job._enter(State.RUNNING, now, LAUNCHED)
 
 
 def ready(job: Job, what: Ready, now: float) -> None:
     """running"""
-    job._enter(State.RUNNING, now, "ready")
+    job._enter(State.RUNNING, now, READY)
 
 
 def decide_spawn(job: Job, what: SpawnFailed, now: float) -> None:
     """decide (no process)"""
     death = Death(False, unspawned=True, shortage=what.errno in SHORTAGES)
     job.spawn_error = what.reason
-    code = NOT_FOUND if what.errno in (errno.ENOENT, errno.ENOTDIR) else NOT_EXECUTABLE
-    job._decide(death, now, what.reason, job._gone(), code)
+    code = exec_failed(what.errno)
+    job._decide(death, now, _spawn_failed(what), job._gone(), code)
 
 
 def decide(job: Job, what: Exited, now: float) -> None:
     """decide"""
     job.status = what.status
-    job._decide(job._death(what.status), now, describe(what.status), job._gone(), what.status)
+    job._decide(job._death(what.status), now, exited(what.status), job._gone(), what.status)
 
 
 def leave_spawn(job: Job, what: SpawnFailed, now: float) -> None:
     """leave (no process)"""
-    job._leave(now, what.reason)
+    job._leave(now, _spawn_failed(what))
 
 
 def leave(job: Job, what: Exited, now: float) -> None:
     """leave"""
     job.status = what.status
-    job._leave(now, describe(what.status))
+    job._leave(now, exited(what.status))
 
 
 def out_of_patience(job: Job, what: Timer, now: float) -> None:
     """kill(next)"""
-    job._kill(job.next or Next.STOP, now, IMPATIENT)
+    job._kill(job.next or Next.STOP, now, KILL_TIMEOUT)
 
 
 def kill_again(job: Job, what: Timer, now: float) -> None:
@@ -487,8 +492,9 @@ def retry(job: Job, what: Timer, now: float) -> None:
         job.past = job.past.replace(penalty_end=now)
     job.restarts += 1
     job._restarts_itself = True
-    job.wanted, job.asked = "penalty over" if waited else "restart", False
-    job._spawn(now, job.wanted)
+    by = PENALTY_OVER if waited else AUTO_RESTART
+    job.wanted, job.asked = by, False
+    job._spawn(now, by)
 
 
 def _want(job: Job, what: Start | RestartJob) -> None:
@@ -501,15 +507,12 @@ def _set_next(job: Job, following: Next) -> None:
         job.next = following
 
 
-def _tried(restarts: int) -> str:
-    """Say how often a job was restarted after a penalty before it was given up."""
-    if not restarts:
-        return "without a penalised restart"
-    return f"after {restarts} penalised restart{'' if restarts == 1 else 's'}"
+def _spawn_failed(what: SpawnFailed) -> Cause:
+    return Cause(Kind.SPAWN_FAILED, what.stage, reason=what.reason)
 
 
-def _by(what: Stop | Shutdown) -> str:
-    return what.by if isinstance(what, Stop) else "shutdown"
+def _by(what: Stop | Shutdown) -> Cause:
+    return what.by if isinstance(what, Stop) else SHUTDOWN
 
 
 def _row(**cells: Cell) -> dict[State, Cell]:

@@ -6,6 +6,7 @@ is told to start, stop or hold like from anywhere else. No I/O, no answers.
 
 from __future__ import annotations
 
+from jobmon.core.causes import SHUTDOWN, Cause, Kind
 from jobmon.core.conditions import ENDED
 from jobmon.core.events import (
     AT_REST,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 COMING = frozenset((State.WAITING, State.STARTING, State.BACKOFF))
 # Nothing of it lives, but it would come up by itself.
 PENDING = frozenset((State.WAITING, State.BACKOFF))
-MAX_LOSS = 2000  # characters
 # It may be launched without anybody asking again, so it has to know whether it may.
 UNASKED = PENDING | LEAVING
 
@@ -58,7 +58,7 @@ class Turns:
 
     # ---- what the supervisor wants ----------------------------------------------------------
 
-    def start(self, names: Iterable[str], by: str, now: float, *, asked: bool = False) -> None:
+    def start(self, names: Iterable[str], by: Cause, now: float, *, asked: bool = False) -> None:
         """Start jobs, after what they require. `asked`: by an operator."""
         for name, restarted, by_need in self._with_requirements(names):
             self._stay(name, restarted, now)
@@ -68,7 +68,7 @@ class Turns:
             elif self._is_to_be_started(name):
                 self._start_requirement(name, by_need, now, asked=asked)
 
-    def restart(self, names: Iterable[str], by: str, now: float, *, asked: bool) -> None:
+    def restart(self, names: Iterable[str], by: Cause, now: float, *, asked: bool) -> None:
         """Give jobs a new run, and what requires them."""
         names, what = tuple(names), RestartJob(by, asked)
         self._let_go([name for name in names if self._jobs[name].alive], what, now)
@@ -122,7 +122,7 @@ class Turns:
         for name, job in list(self._jobs.items()):
             if job.alive:
                 removed = type(going.get(name)) is Remove
-                self._feed(name, Remove(True) if removed else Stop(True, "shutdown"), now)
+                self._feed(name, Remove(True) if removed else Stop(True, SHUTDOWN), now)
 
     def stays(self, name: str) -> bool:
         """Whether a job is up, and nothing is to change that."""
@@ -179,7 +179,7 @@ class Turns:
 
     def _start_requirement(self, name: str, by_need: str, now: float, *, asked: bool) -> None:
         self._refresh(name, now)
-        self._feed(name, Start(f"required by {by_need}", asked), now)
+        self._feed(name, Start(_required_by(by_need), asked), now)
 
     def _going_of(self, name: str, going: Mapping[str, str]) -> str:
         """What a job requires, directly or by what `going` knows, and is to go; the nearest."""
@@ -193,7 +193,7 @@ class Turns:
         if type(self.leaving.get(name)) is not Stop:
             return
         if restarted:  # it has to go for that, and comes back with it
-            self.leaving[name] = RestartJob(f"restart of {restarted}")
+            self.leaving[name] = RestartJob(_restart_of(restarted))
         else:
             del self.leaving[name]
         self._give_up(name, "failed", "was started meanwhile", lambda waiter: waiter.has_stopped(name))
@@ -204,10 +204,10 @@ class Turns:
         job = self._jobs.get(name)
         if job is None or self.ending:  # nothing is launched any more
             return
-        reason = self._reason_to_wait(job)
-        if reason and reason != job.held:
-            self._feed(name, Hold(reason), now)
-        elif not reason and job.held:
+        jobs = self._waits_for(job)
+        if jobs and jobs != job.held:
+            self._feed(name, Hold(jobs), now)
+        elif not jobs and job.held:
             self._feed(name, Release(), now)
 
     def _refresh_unasked(self, name: str, now: float) -> None:
@@ -219,7 +219,8 @@ class Turns:
         for other in dict.fromkeys(other for name in names for other in self.order.before.get(name, ())):
             self._refresh_unasked(other, now)
 
-    def _reason_to_wait(self, job: Job) -> str:
+    def _waits_for(self, job: Job) -> tuple[str, ...]:
+        """Return the jobs that must be ready before this one may be launched."""
         names = []
         for other in self.order.after.get(job.spec.name, ()):
             earlier = self._jobs.get(other)
@@ -227,7 +228,7 @@ class Turns:
                 continue
             if other in job.spec.requires or earlier.state in COMING or self._is_to_return(earlier):
                 names.append(other)
-        return f"waiting for {', '.join(names)}" if names else ""
+        return tuple(names)
 
     def _is_to_return(self, job: Job) -> bool:
         """Whether it goes, or will go, only to come again."""
@@ -241,8 +242,8 @@ class Turns:
             earlier = self._jobs.get(need)
             if earlier is None or earlier.state not in AT_REST or earlier.ready:
                 continue
-            if not earlier.cause:
-                self.start((need,), f"required by {job.spec.name}", now)
+            if earlier.cause is None:
+                self.start((need,), _required_by(job.spec.name), now)
             else:
                 self._feed(job.spec.name, RequirementLost(_loss(earlier)), now)
                 return
@@ -280,9 +281,9 @@ class Turns:
             self._queue(name, Remove(at_once))
         elif isinstance(what, RestartJob):
             if pending is type(None) and _is_up(self._jobs[name]):
-                self._queue(name, RestartJob(f"restart of {need}", what.asked))
+                self._queue(name, RestartJob(_restart_of(need), what.asked))
         elif at_once or pending is not Stop:
-            self._queue(name, Stop(at_once, f"requires {need}, which is to be stopped"))
+            self._queue(name, Stop(at_once, Cause(Kind.REQUIREMENT, jobs=(need,))))
 
     def _queue(self, name: str, what: Input) -> None:
         """A job is to go, once it may. A restart that has not had its turn by then will not have one."""
@@ -324,8 +325,14 @@ def _is_up(job: Job) -> bool:
     return job.alive and job.next is None
 
 
-def _loss(job: Job) -> str:
-    """What the end of a job is for what requires it. Along a chain each tells of all before it: of a long
-    one the nearest are enough."""
-    text = f"requires {job.spec.name}, which is {job.state.value}" + (f": {job.cause}" if job.cause else "")
-    return text if len(text) <= MAX_LOSS else f"{text[:MAX_LOSS]}..."
+def _loss(job: Job) -> Cause:
+    """Return what the end of a job is for the jobs that require it."""
+    return Cause(Kind.REQUIREMENT, job.state.value, (job.spec.name,), because=job.cause)
+
+
+def _required_by(name: str) -> Cause:
+    return Cause(Kind.REQUIRED, jobs=(name,))
+
+
+def _restart_of(name: str) -> Cause:
+    return Cause(Kind.RESTART_OF, jobs=(name,))

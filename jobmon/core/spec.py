@@ -17,11 +17,9 @@ DEFAULT_CONTROL_PORT = 6666
 DEFAULT_EVENT_PORT = 6667
 START_TIMEOUT = 60.0  # of a service; a oneshot may take its time
 MAX_JOBS = 10_000
-MAX_SECONDS = 10 * 365 * 86400.0
 MAX_RESTARTS = 1_000_000
 JOB_NAME_BYTES = 4096  # it goes into every event, the environment and the log
 MAX_ID = 2**32 - 2  # of a user or group: 2**32 - 1 means "no change" to the kernel, chown(2)
-SOCKET_PATH_BYTES = 107  # sun_path is 108 bytes with its final NUL, unix(7)
 
 # The names of `kill -l`, but for the real-time ones.
 SIGNALS = (
@@ -68,13 +66,55 @@ class JobType(Enum):
 
 
 class Readiness(Record):
-    """How a job tells, or shows, that it is ready. `interval` and `timeout` are a probe's, in seconds."""
+    """How a job reports, or is found, to be ready: one of the records below."""
 
-    kind: str  # notify, fd, exec, tcp, http, log
-    target: str | int | tuple[str, ...] | bool
+
+class NotifyReadiness(Readiness):
+    """By READY=1, as sd_notify(3) sends it."""
+
+
+class FdReadiness(Readiness):
+    """By a newline on a descriptor."""
+
+    fd: int
+
+
+class ExecReadiness(Readiness):
+    """A command succeeds. It is run every `interval` seconds, and may take `timeout` each time."""
+
+    command: str | tuple[str, ...]
+    interval: float = 1.0
+    timeout: float = 5.0
+
+
+class TcpReadiness(Readiness):
+    """One of some addresses (host, port) accepts connections; if `owned`, in a process of the job."""
+
+    addresses: tuple[tuple[str, int], ...]
     interval: float = 1.0
     timeout: float = 5.0
     owned: bool = False
+
+
+class HttpReadiness(Readiness):
+    """A GET of `path` succeeds at one of some addresses; `host` is the one that the server is told."""
+
+    host: str
+    path: str
+    addresses: tuple[tuple[str, int], ...]
+    interval: float = 1.0
+    timeout: float = 5.0
+
+
+class LogReadiness(Readiness):
+    """A line of the job's output matches a regular expression."""
+
+    pattern: str
+    interval: float = 1.0
+    timeout: float = 5.0
+
+
+READINESS = (NotifyReadiness, FdReadiness, ExecReadiness, TcpReadiness, HttpReadiness, LogReadiness)
 
 
 class JobSpec(Record):

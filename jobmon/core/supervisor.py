@@ -6,7 +6,8 @@ collects in order and is fetched by `take`.
 
 from __future__ import annotations
 
-from jobmon.core import conditions
+from jobmon.core import causes, conditions
+from jobmon.core.causes import Cause, Kind
 from jobmon.core.conditions import ENDED, Quorum
 from jobmon.core.eventlog import EventLog
 from jobmon.core.events import (
@@ -67,7 +68,7 @@ class Supervisor:
         self._live = 0
         self._all_told = False
         self._finished = False
-        self._ended_by = ""
+        self._ended_by = causes.SHUTDOWN
         self._exit_code: int | str = 0
         self._unannounced: set[str] | None = None
         self._unready: set[str] | None = None
@@ -109,7 +110,7 @@ class Supervisor:
         names = [name for name, job in self.jobs.items() if job.spec.autostart]
         self._unannounced = set(names)
         self._unready = {*names, *self.order.needs(*names)}
-        self.turns.start(names, "autostart", now)
+        self.turns.start(names, causes.AUTOSTART, now)
         self._announce()
 
     def feed(self, name: str, what: Input, now: float) -> None:
@@ -158,7 +159,7 @@ class Supervisor:
         wait: bool = False,
         until: tuple[str, Condition] | None = None,
         timeout: float | None = None,
-        by: str = "start",
+        by: Cause = causes.START,
     ) -> None:
         """Start jobs, after what they require; `again`: also those that are up. Answered when they are
         launched (or queued), with `wait` when they are ready, with `until` when that condition holds."""
@@ -179,7 +180,7 @@ class Supervisor:
         self._see(waiter, now)
 
     def restart(
-        self, names: Sequence[str], to: Hashable, now: float, *, by: str = "restart", **how: Any
+        self, names: Sequence[str], to: Hashable, now: float, *, by: Cause = causes.RESTART, **how: Any
     ) -> None:
         """Give jobs a new run, and what requires them too; asked for and answered as `start` is."""
         self.start(names, to, now, again=True, by=by, **how)
@@ -194,7 +195,7 @@ class Supervisor:
         until: tuple[str, Condition] | None = None,
         timeout: float | None = None,
         at_once: bool = False,
-        by: str = "stop",
+        by: Cause = causes.STOP,
     ) -> None:
         """Stop jobs, after what requires them. Answered when the signal is sent (or queued), with
         `wait` when nothing of the run is left, with `until` when that condition holds."""
@@ -245,7 +246,7 @@ class Supervisor:
             self._fail_at_the_end(name)
 
     def reload(
-        self, plan: Plan, to: Hashable, now: float, *, restart: bool = False, by: str = "reload"
+        self, plan: Plan, to: Hashable, now: float, *, restart: bool = False, by: Cause = causes.RELOAD
     ) -> None:
         """Go by another configuration. What is removed is stopped and forgotten, what is added is started
         if it starts by itself, all else runs on. Answered when that is ordered; with `restart`, which gives
@@ -265,7 +266,7 @@ class Supervisor:
         if restart and stale:
             all_of_them = self.order.with_dependents(stale, lambda name: name in self.jobs)
             names = [name for name in all_of_them if self.turns.stays(name)]
-            self.restart(names, to, now, wait=True, by=by)
+            self.restart(names, to, now, wait=True, by=by.replace(kind=Kind.RELOAD_RESTART))
         else:
             self.waiters.reply(to, (), self.log.last)
 
@@ -277,24 +278,23 @@ class Supervisor:
         now: float = 0.0,
         *,
         every: bool = False,
-        by: str = "signal",
+        by: Cause = causes.SIGNAL,
     ) -> None:
         """Send a signal to the leaders of jobs, or to every process of theirs."""
         if self._unknown(names, to):
             return
-        token, results = self.log.last, []
+        token, results, cause = self.log.last, [], by.replace(subject=signal)
         for name in dict.fromkeys(names):
             job = self.jobs[name]
             if (job.pid if every else job.leader) is None:
                 results.append(JobResult(name, "not-running", "is not running"))
             else:
                 self._actions.append(Deliver(name, job.run, signal, every))
-                cause = f"{signal}, {by}"
                 self._record(Happened(name, "signalled", job.state, job.run, job.pid, cause), now)
                 results.append(JobResult(name))
         self.waiters.reply(to, results, token)
 
-    def terminate(self, now: float, by: str = "shutdown") -> None:
+    def terminate(self, now: float, by: Cause = causes.SHUTDOWN) -> None:
         """Stop everything, what comes after others before them, and end. A second time: without
         patience and order. The last event says who began it."""
         if self.terminating:
@@ -466,7 +466,7 @@ def _refuse_start(job: Job) -> JobResult | None:
     if job.state in (State.STARTING, State.RUNNING):
         return JobResult(job.spec.name, "already-started", "is already running")
     if job.state is State.WAITING:
-        return JobResult(job.spec.name, "already-started", f"is already {job.held}")
+        return JobResult(job.spec.name, "already-started", f"is already {Cause(Kind.WAITING, jobs=job.held)}")
     return None
 
 

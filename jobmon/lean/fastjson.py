@@ -28,11 +28,11 @@ def _finite(digits: str) -> float:
 
 
 def _no_constant(word: str) -> object:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not JSON")
 
 
 def _no_default(value: object) -> object:
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 class _Settings:
@@ -141,13 +141,13 @@ def make_loads(pairs: Pairs = None) -> Callable[[str], Any]:
             if "\\ud" in text or "\\uD" in text:
                 _refuse_surrogates(value)
         except StopIteration as stop:
-            raise ValueError(f"no JSON at character {stop.value}") from None
+            raise ValueError(f"not JSON at character {stop.value}") from None
         except RecursionError:
             raise ValueError("nested too deeply") from None
         except SystemError:
             # 3.11 looks for JSONDecodeError among the imported modules (raise_errmsg in _json.c)
             # and, not finding it there, returns without any exception.
-            raise ValueError("no JSON: a delimiter or a quote is wrong") from None
+            raise ValueError("not JSON: a delimiter or a quote is wrong") from None
         if end != len(text) and text[end:].strip(SPACE):
             raise ValueError(f"more text after the JSON, at character {end}")
         return value

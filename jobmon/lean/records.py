@@ -66,7 +66,7 @@ class Record(metaclass=_RecordType):
             else:
                 raise TypeError(f"{type(self).__name__} needs a value for {field!r}")
         if named:
-            raise TypeError(f"{type(self).__name__} has no room for {', '.join(map(repr, named))}")
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(map(repr, named))}")
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is frozen: {name!r} cannot be set")

@@ -84,10 +84,6 @@ class Log:
         self._owns_stderr = True
         os.dup2(self._fd, 2)
 
-    def wants(self, level: str) -> bool:
-        """Whether lines of this level are written at all."""
-        return LEVELS[level] >= self._threshold
-
     def write(self, level: str, what: str, **facts: object) -> None:
         """Write a line: time, level, what, then key=value for the facts (None is left out)."""
         if LEVELS[level] < self._threshold:

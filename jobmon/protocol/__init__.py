@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from jobmon.errors import LocalProtocolError, RemoteProtocolError
 from jobmon.lean.records import Record
+from jobmon.limits import MAX_SECONDS
 from jobmon.protocol import wire
 from jobmon.protocol.framing import MAX_REPLY, MAX_REQUEST, FrameReader, frame
 
@@ -48,7 +49,6 @@ ERR_NOT_STARTED, ERR_NOT_PERMITTED, ERR_TERMINATING, ERR_BUSY = range(3, 7)
 CLIENT, CONTROL, EVENTS = "client", "control", "events"
 
 MAX_NUMBER = (1 << 63) - 1
-MAX_TIMEOUT = 10 * 365 * 86400.0
 
 CONDITIONS = ("changed", "running", "ready", "restarted", "stable", "stopped", "exited", "settled")
 
@@ -162,6 +162,7 @@ _REASONS = {
     ERR_NOT_STARTED: "the job could not be started",
     ERR_NOT_PERMITTED: "this user is not permitted to do that",
     ERR_TERMINATING: "the daemon is terminating",
+    ERR_BUSY: "the daemon is busy: try again",
 }
 
 
@@ -278,7 +279,8 @@ class Snapshot(Record, Message):
 
 
 class EventMessage(Record, Message):
-    """A rich event: number `seq`, at the UNIX time `time`; `event` is what happened to `job`."""
+    """A rich event: number `seq`, at the UNIX time `time`; `event` is what happened to `job`. `cause` says
+    why in words; `why` says it for programs: a `kind`, and what belongs to that kind."""
 
     seq: int
     time: float
@@ -288,6 +290,7 @@ class EventMessage(Record, Message):
     run: int
     pid: int | None
     cause: str
+    why: Mapping[str, Any] = {}
 
 
 class ErrorMessage(Record, Message):
@@ -310,7 +313,7 @@ _FORMS: dict[type[Message], tuple[int | str, tuple[str, ...]]] = {
     Status: (MSG_STATUS, ("job", "is_running", "pid")),
     JobList: (MSG_JOB_LIST, ("all_jobs",)),
     Subscribe: ("subscribe", ("since", "jobs")),
-    EventMessage: ("event", ("seq", "time", "job", "event", "state", "run", "pid", "cause")),
+    EventMessage: ("event", ("seq", "time", "job", "event", "state", "run", "pid", "cause", "why")),
 }
 
 
@@ -499,7 +502,7 @@ def _unknown_type(body: Mapping[str, Any], role: str) -> str:
     if "type" not in body:
         return 'a message has no "type"'
     where = "by a client" if role == CLIENT else f"on the {role[:7].rstrip('s')} port"
-    return f"a message of type {_shown(body['type'])} is not understood {where}"
+    return f"a message of type {_shown(body['type'])} is not accepted {where}"
 
 
 def _shown(value: object) -> str:
@@ -527,37 +530,37 @@ def _checked(value: Any, key: str, check: Callable[[Any], Any]) -> Any:
 
 def _string(value: Any) -> Any:
     if type(value) is not str:
-        raise ValueError("is to be a string")
+        raise ValueError("must be a string")
     return value
 
 
 def _flag(value: Any) -> Any:
     if type(value) is not bool:
-        raise ValueError("is to be true or false")
+        raise ValueError("must be true or false")
     return value
 
 
 def _count(value: Any) -> Any:
     if type(value) is not int or not 0 <= value <= MAX_NUMBER:
-        raise ValueError("is to be a whole number from 0 to 2**63-1")
+        raise ValueError("must be a whole number from 0 to 2**63-1")
     return value
 
 
 def _moment(value: Any) -> Any:
     if type(value) not in (int, float) or not -MAX_NUMBER <= value <= MAX_NUMBER:
-        raise ValueError("is to be a time in seconds")
+        raise ValueError("must be a time in seconds")
     return value
 
 
 def _timeout(value: Any) -> Any:
-    if type(value) not in (int, float) or not 0 <= value <= MAX_TIMEOUT:
-        raise ValueError("is to be a number of seconds up to ten years")
+    if type(value) not in (int, float) or not 0 <= value <= MAX_SECONDS:
+        raise ValueError("must be a number of seconds up to ten years")
     return float(value)
 
 
 def _names(value: Any) -> Any:
     if type(value) is not list or not value or not all(type(name) is str for name in value):
-        raise ValueError("is to be a list of one or more names")
+        raise ValueError("must be a non-empty list of names")
     return tuple(dict.fromkeys(value))
 
 
@@ -565,19 +568,19 @@ def _signal(value: Any) -> Any:
     if type(value) is int and 0 <= value <= 1000:
         return str(value)
     if type(value) is not str:
-        raise ValueError("is to be the name or the number of a signal")
+        raise ValueError("must be the name or the number of a signal")
     return value
 
 
 def _condition(value: Any) -> Any:
     if value not in CONDITIONS:
-        raise ValueError(f"is to be one of {', '.join(CONDITIONS)}")
+        raise ValueError(f"must be one of {', '.join(CONDITIONS)}")
     return value
 
 
 def _object(value: Any) -> Any:
     if type(value) is not dict:
-        raise ValueError("is to be an object")
+        raise ValueError("must be an object")
     return value
 
 
@@ -588,7 +591,7 @@ def _or_null(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def _command07(body: Mapping[str, Any]) -> Command07:
     command = _need(body, "command", _count)
     if not CMD_START <= command <= CMD_QUIT:
-        raise ValueError(f"there is no command {_shown(command)}")
+        raise ValueError(f"unknown command {_shown(command)}")
     takes_job = command in (CMD_START, CMD_STOP, CMD_STATUS)
     return Command07(_need(body, "job", _string) if takes_job else None, command)
 
@@ -634,7 +637,7 @@ def _request(body: Mapping[str, Any]) -> Request | BadRequest:
     number = _need(body, "id", _count)
     command = body.get("command")
     if type(command) is not str or command not in COMMANDS:
-        return BadRequest(number, "unknown-command", f"there is no command {_shown(command)}")
+        return BadRequest(number, "unknown-command", f"unknown command {_shown(command)}")
     try:
         return Request(number, command, **_arguments(body, command))
     except ValueError as error:
@@ -649,7 +652,7 @@ def _arguments(body: Mapping[str, Any], command: str) -> dict[str, Any]:
         if key in _ENVELOPE:
             continue
         if key not in takes:
-            raise ValueError(f"{_shown(key)} is not understood")
+            raise ValueError(f"unknown argument {_shown(key)}")
         if value is not None:
             given[_FIELDS.get(key, key)] = _checked(value, key, _CHECKS[key])
     for key in takes[: _REQUIRED.get(command, 0)]:
@@ -699,7 +702,7 @@ def _reply(body: dict[str, Any]) -> ReplyMessage:
 
 def _tree(value: Any) -> Any:
     if type(value) is not list or not all(map(_is_process, value)):
-        raise ValueError("is to be a list of processes, each a pid, its parent's and a command line")
+        raise ValueError("must be a list of processes, each a pid, its parent's and a command line")
     return tuple(map(tuple, value))
 
 
@@ -709,7 +712,7 @@ def _is_process(value: Any) -> bool:
 
 def _keys(value: Any) -> Any:
     if type(value) is not list or not all(type(key) is str for key in value):
-        raise ValueError("is to be a list of keys")
+        raise ValueError("must be a list of keys")
     return tuple(value)
 
 
@@ -741,13 +744,13 @@ def job_status(body: Any) -> JobStatus:
     _object(body)
     given = {key: check(body[key]) for key, check in _STATUS_CHECKS.items() if key in body}
     if "job" not in given or "state" not in given or "alive" not in given:
-        raise ValueError("is to have job, state and alive")
+        raise ValueError("must have job, state and alive")
     return JobStatus(**given)
 
 
 def _statuses(value: Any) -> Any:
     if type(value) is not list:
-        raise ValueError("is to be a list")
+        raise ValueError("must be a list")
     return tuple(map(job_status, value))
 
 
@@ -766,6 +769,7 @@ def _event(body: Mapping[str, Any]) -> EventMessage:
         _need(body, "run", _count),
         _checked(body.get("pid"), "pid", _or_null(_count)),
         _need(body, "cause", _string),
+        _checked(body.get("why", {}), "why", _object),
     )
 
 

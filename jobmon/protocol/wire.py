@@ -27,7 +27,7 @@ def loads(payload: bytes) -> dict[str, Any]:
     try:
         value = fastjson.loads(text)
     except UnicodeEncodeError:
-        raise ValueError("half of a surrogate pair is no character") from None
+        raise ValueError("half of a surrogate pair is not a character") from None
     if type(value) is not dict:
         raise ValueError("not a JSON object")
     return value

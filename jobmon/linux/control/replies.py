@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from jobmon import protocol
-from jobmon.core import conditions
-from jobmon.core.explain import why as causes_of
+from jobmon.core import causes, conditions
+from jobmon.core.explain import why as explain
 from jobmon.linux.kernel import procfs
 
 TYPE_CHECKING = False
@@ -112,10 +112,10 @@ def status(
         state=job.state.value,
         alive=job.pid is not None,
         pid=job.leader,
-        run=job.run if job.cause else 0,  # before the first one it is that of who had its name before
+        run=0 if job.cause is None else job.run,  # before the first one it is that of who had its name before
         since=job.since + wall,
         restarts=job.restarts,
-        result=job.result,
+        result="" if job.result is None else str(job.result),
         next=None if job.next is None else job.next.value,
         until=None if job.armed is None else job.armed + wall,
         processes=processes,
@@ -138,12 +138,12 @@ def place(job: Job, jobs: Mapping[str, Job]) -> dict[str, Any]:
 
 def why(supervisor: Supervisor, name: str, now: float, trouble: Callable[[str], str]) -> dict[str, Any]:
     """Why a job is as it is, and what has happened to it."""
-    causes = causes_of(supervisor, name, now, trouble)
+    chain = explain(supervisor, name, now, trouble)
     return {
         "job": name,
         "state": supervisor.jobs[name].state.value,
         "description": supervisor.jobs[name].spec.description,
-        "causes": [{"job": one.job, "text": one.text, "since": one.since} for one in causes],
+        "causes": [{"job": one.job, "text": one.text, "since": one.since} for one in chain],
         "events": [
             {
                 "seq": seq or None,
@@ -152,7 +152,8 @@ def why(supervisor: Supervisor, name: str, now: float, trouble: Callable[[str], 
                 "state": state.value,
                 "run": run,
                 "pid": pid,
-                "cause": cause,
+                "cause": str(cause),
+                "why": causes.body(cause),
             }
             for seq, when, _, kind, state, run, pid, cause in supervisor.log.of(name)
         ],

@@ -13,7 +13,8 @@ from __future__ import annotations
 import time
 
 from jobmon import protocol
-from jobmon.core import conditions
+from jobmon.core import causes, conditions
+from jobmon.core.causes import Actor, Cause, Kind
 from jobmon.core.events import LEAVING, State
 from jobmon.errors import LocalProtocolError, StartupError
 from jobmon.linux import log as logfile
@@ -505,11 +506,11 @@ class Session:
         elif command == protocol.CMD_JOB_LIST:
             self.send(protocol.JobList({n: job.pid is not None for n, job in supervisor.jobs.items()}))
         elif command == protocol.CMD_QUIT:
-            self._sessions.engine.terminate(self._by("terminate"))
+            self._sessions.engine.terminate(self._by(Kind.TERMINATE))
         else:
             act = supervisor.start if command == protocol.CMD_START else supervisor.stop
-            verb = "start" if command == protocol.CMD_START else "stop"
-            act((name,), self._ticket(None, name), time.monotonic(), by=self._by(verb))
+            kind = Kind.START if command == protocol.CMD_START else Kind.STOP
+            act((name,), self._ticket(None, name), time.monotonic(), by=self._by(kind))
 
     def _request(self, request: protocol.Request) -> None:
         act = _VERBS.get(request.command)
@@ -538,7 +539,7 @@ class Session:
             wait=request.wait,
             until=replies.until(request),
             timeout=request.timeout,
-            by=self._by(request.command, request.reason),
+            by=self._by(Kind(request.command), request.reason),
         )
 
     def _stop(self, request: protocol.Request) -> None:
@@ -550,7 +551,7 @@ class Session:
             until=replies.until(request),
             timeout=request.timeout,
             at_once=request.now,
-            by=self._by("stop", request.reason),
+            by=self._by(Kind.STOP, request.reason),
         )
 
     def _wait(self, request: protocol.Request) -> None:
@@ -577,7 +578,7 @@ class Session:
             self._ticket(request.id),
             time.monotonic(),
             every=request.all,
-            by=self._by("signal", request.reason),
+            by=self._by(Kind.SIGNAL, request.reason),
         )
 
     def _show(self, request: protocol.Request) -> Iterator[None]:
@@ -640,10 +641,10 @@ class Session:
     def _terminate(self, request: protocol.Request) -> None:
         engine = self._sessions.engine
         self.send(protocol.ReplyMessage(request.id, True, {"pid": engine.pid}))
-        engine.terminate(self._by("terminate", request.reason))
+        engine.terminate(self._by(Kind.TERMINATE, request.reason))
 
     def _reload(self, request: protocol.Request) -> None:
-        ticket, by, dry_run = self._ticket(request.id), self._by("reload"), request.dry_run
+        ticket, by, dry_run = self._ticket(request.id), self._by(Kind.RELOAD), request.dry_run
 
         def done(outcome: Outcome) -> None:
             ticket.rest = outcome.body
@@ -730,10 +731,10 @@ class Session:
             ticket.first = supervisor.turns.going_before(names)
         return ticket
 
-    def _by(self, verb: str, reason: str = "") -> str:
+    def _by(self, kind: Kind, reason: str = "") -> Cause:
         reason = reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}..."
-        who = f"{verb} by {self.peer.name}"
-        return f"{who}: {reason}" if reason else who
+        uid = self.peer.uid if self.peer.uid >= 0 else None
+        return Cause(kind, actor=Actor(uid, self.peer.pid), reason=reason)
 
     # ---- out ------------------------------------------------------------------------------
 
@@ -841,7 +842,8 @@ class Session:
             return b"" if code is None else protocol.encode(protocol.Event07(job, code))
         if self._jobs is not None and job not in self._jobs and job:
             return b""
-        return protocol.encode(protocol.EventMessage(seq, when, job, kind, state.value, run, pid, cause))
+        told = (seq, when, job, kind, state.value, run, pid, str(cause), causes.body(cause))
+        return protocol.encode(protocol.EventMessage(*told))
 
     def _settle(self, *, anew: bool = False) -> None:
         """After any work: wait for the right events, let the right timers run. `anew`: messages were

@@ -83,9 +83,13 @@ class Disk:
         """The paths that match a pattern."""
         return globs.find(pattern)
 
-    def device(self, pattern: str) -> int:
-        """The file system that the directory of a pattern is on."""
-        return os.stat(globs.home(pattern)).st_dev
+    def device(self, directory: str) -> int:
+        """The file system that a directory is on."""
+        return os.stat(directory).st_dev
+
+    def lost(self, pattern: str, directory: str, device: int) -> tuple[str, str]:
+        """Why a directory has nothing any more that matches a pattern."""
+        return globs.lost(pattern, directory, device)
 
 
 class _Kept:
@@ -145,7 +149,7 @@ def _here() -> str:
     try:
         return os.getcwd()
     except OSError as error:
-        raise StartupError(f"the current directory: {error.strerror}: go to one that is there") from None
+        raise StartupError(f"the current directory: {error.strerror}: go to one that exists") from None
 
 
 def _open_regular(path: str, _flags: int) -> int:
@@ -165,4 +169,4 @@ def _need_regular(status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "not a regular file")

@@ -12,11 +12,12 @@ import time
 
 from jobmon import __version__
 from jobmon.core import events
+from jobmon.core.causes import START_TIMEOUT, Actor, Cause, Kind
 from jobmon.core.events import State
-from jobmon.core.machine import LATE
 from jobmon.core.spec import KillScope
 from jobmon.errors import SpawnError
 from jobmon.lean.cpython import signal
+from jobmon.limits import DIED
 from jobmon.linux import log as logfile
 from jobmon.linux.control.server import Sessions
 from jobmon.linux.daemon.reload import Wish
@@ -191,16 +192,16 @@ class Engine:
         if self._hierarchy is not None:
             self._hierarchy.close()
 
-    def terminate(self, by: str) -> None:
+    def terminate(self, by: Cause) -> None:
         """Begin the ordered shutdown; again: without patience."""
-        self.log.limited(logfile.INFO, "shutdown", by=by, again=self.supervisor.terminating or None)
+        self.log.limited(logfile.INFO, "shutdown", by=str(by), again=self.supervisor.terminating or None)
         self._ordered = self._ordered or not self.supervisor.terminating
         self.supervisor.terminate(time.monotonic(), by)
 
     def reload(
         self,
         to: Hashable,
-        by: str,
+        by: Cause,
         done: Callable[[Outcome], None] = lambda _outcome: None,
         *,
         restart: bool = False,
@@ -210,6 +211,7 @@ class Engine:
         `done` is told the outcome; where it was applied the supervisor answers `to`."""
         if not dry_run:
             self.sessions.renew()
+            self._state.renew(self.children.runs())
         self._reloader.reload(self, Wish(to, by, done, restart, dry_run))
 
     def reloading(self, *, dry_run: bool) -> None:
@@ -271,11 +273,11 @@ class Engine:
         if number == signal.SIGCHLD:
             self.children.sweep()
         elif number in SHUTDOWN:
-            self.terminate(f"{signals.name_of(number)} from pid {sender}")
+            self.terminate(Cause(Kind.TERMINATE, signals.name_of(number), actor=Actor(pid=sender)))
         elif number == signal.SIGUSR1:
             self.log.reopen()
         elif number == signal.SIGHUP:
-            self.reload(None, f"SIGHUP from pid {sender}")
+            self.reload(None, Cause(Kind.RELOAD, "SIGHUP", actor=Actor(pid=sender)))
         elif number in HARMLESS:
             name = signals.name_of(number)
             self.log.limited(logfile.WARNING, "a signal that means nothing", signal=name, sender=sender)
@@ -287,7 +289,7 @@ class Engine:
         elif self._terminal.ignored:
             self.log.write(logfile.INFO, "the terminal was closed, and SIGHUP is ignored since the start")
         elif not self.supervisor.terminating:  # a second time would kill the jobs that are stopping
-            self.terminate("the end of its terminal")
+            self.terminate(Cause(Kind.TERMINATE, reason="the end of its terminal"))
 
     def _on_timer(self, _events: int) -> None:
         self.timers.drain()
@@ -356,7 +358,7 @@ class Engine:
             code = companion.ended(info)
             self.log.write(logfile.INFO, "the command has ended", pid=info.si_pid, code=code)
             if not self.supervisor.terminating:
-                self.terminate("the end of the command")
+                self.terminate(Cause(Kind.TERMINATE, reason="the end of the command"))
             if self._withheld is not None:
                 self._finish(self._withheld)
 
@@ -364,7 +366,7 @@ class Engine:
             pid = companion.start(f"{self._about['control']},{self._about['event']}")
         except OSError as error:
             self.log.write(logfile.CRITICAL, "cannot start the command", error=error.strerror)
-            self.terminate("the command, which cannot be started")
+            self.terminate(Cause(Kind.TERMINATE, reason="the command, which cannot be started"))
             return
         self.children.add_guest(pid, ended)
         self.log.write(logfile.INFO, "the command is started", pid=pid)
@@ -393,7 +395,8 @@ class Engine:
         self.last_words.began(spec.name, birth.mark)
         try:
             self.children.add(spec, action.run, birth, its)
-            self._state.born(spec, action.run, birth.pid, "" if its is None else its.name)
+            if not self._state.born(spec, action.run, birth.pid, "" if its is None else its.name):
+                self._state.renew(self.children.runs())
         except Exception as error:  # noqa: BLE001 - it lives, so it is known and can be ended
             self.bug(f"a start of {spec.name}", error)
             self.children.kill(spec.name, action.run)
@@ -459,7 +462,7 @@ class Engine:
         """The daemon's exit code: the companion's, if it was not an essential job that ended it all."""
         if self._companion is not None and self._ordered:
             return self._companion.exit_code()
-        return 128 + signals.number_of(code) if isinstance(code, str) else code
+        return DIED + signals.number_of(code) if isinstance(code, str) else code
 
     def _leave(self, _token: int) -> None:
         """Whoever has not taken the last event by now has had his time; what lives on is killed."""
@@ -481,7 +484,7 @@ class Engine:
     # ---- the log --------------------------------------------------------------------------
 
     def _log_change(self, change: events.Changed) -> None:
-        late = change.cause == LATE
+        late = change.cause is START_TIMEOUT
         if change.after in events.LEAVING:
             self.attendants.leaving(change.job, late=late)
         if self._herald is not None:
@@ -496,7 +499,7 @@ class Engine:
             run=change.run,
             pid=change.pid,
             **{"from": change.before.value, "to": change.after.value},
-            cause=change.cause,
+            cause=str(change.cause),
             readiness=self.attendants.why_not(change.job) or None if late else None,
         )
 

@@ -18,6 +18,7 @@ from jobmon.lean.cpython import signal
 from jobmon.lean.records import Record
 from jobmon.linux.daemon.configsource import Source, forget
 from jobmon.linux.daemon.systemd import Notifier, passed_sockets, watchdog_seconds
+from jobmon.linux.kernel.execution import keep_only
 from jobmon.linux.kernel.signals import Terminal
 from jobmon.linux.log import ERROR, INFO, WARNING, is_journal, journal_mark
 
@@ -187,12 +188,7 @@ def _be_the_daemon(source: Source, writer: int) -> None:
 
 def _let_go(writer: int) -> None:
     """Nothing of the caller's stays but its umask: no descriptor, no terminal."""
-    for fd in map(int, os.listdir("/proc/self/fd")):  # some may be above today's limit
-        if fd > 2 and fd != writer:
-            try:
-                os.close(fd)
-            except OSError:
-                pass  # that of the listing
+    keep_only(0, 1, 2, writer)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):
         os.dup2(null, fd)
@@ -277,11 +273,13 @@ def _open_log(spec: SupervisorSpec, setting: Setting) -> Log:
     return log
 
 
-def _family(source: Source) -> str:
-    """What the daemons of one configuration have in common."""
+def _families(source: Source) -> list[str]:
+    """What the daemons of one configuration have in common: the file, or its name, the links of which may
+    lead to another file by now."""
     from jobmon.linux.processes.statedir import digest
 
-    return digest(os.fsencode(os.path.realpath(source.path)))
+    paths = os.path.realpath(source.path), os.path.normpath(source.path)
+    return list(dict.fromkeys(digest(os.fsencode(path)) for path in paths))
 
 
 def _succeed(source: Source, setting: Setting, log: Log, state: StateDir) -> bool:
@@ -293,7 +291,7 @@ def _succeed(source: Source, setting: Setting, log: Log, state: StateDir) -> boo
         setting.notifier.waits("stopping what a daemon that died has left", jobs, seconds)
 
     _tell_others(source, log, state)
-    left = abandoned(_family(source), state.daemons)
+    left = abandoned(set(_families(source)), state.daemons)
     # Without a manager our cgroup may be everybody's, and too long to read.
     others = own_pids() if setting.notifier else []
     if left or state.daemons or state.runs or len(others) > 1:
@@ -366,7 +364,7 @@ def _engine(
             source, setting.log_path, frozenset(f"{role}-port" for role in setting.passed.values() if role)
         ),
         tree=Tree(state.id),
-        hierarchy=_hierarchy(f"{_family(source)}.{state.id}", log),
+        hierarchy=_hierarchy(".".join((*_families(source), state.id)), log),
         state=state,
         announce=announce,
         notifier=setting.notifier,

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
     from typing import Any
 
-    from jobmon.config.loader import Complaint
+    from jobmon.config.loader import KeyProblem
+    from jobmon.core.causes import Cause
     from jobmon.linux.daemon.configsource import Source
     from jobmon.linux.daemon.engine import Engine
     from jobmon.linux.log import Log
@@ -51,7 +52,7 @@ class Wish(Record):
     `to`. With `dry_run` nothing is applied."""
 
     to: Hashable
-    by: str
+    by: Cause
     done: Callable[[Outcome], None]
     restart: bool = False
     dry_run: bool = False
@@ -63,13 +64,13 @@ class Draft(Record):
 
     names: tuple[str, ...]
     supervisor: spec.SupervisorSpec
-    included: Mapping[str, tuple[int, tuple[str, ...]]]
+    included: Mapping[tuple[str, str], tuple[int, tuple[str, ...]]]
     warnings: tuple[str, ...]
     plan: Plan
     access: Access | None
 
 
-_TRAVEL = (Draft, Plan, Keys, Change, Access, spec.SupervisorSpec, spec.JobSpec, spec.Readiness)
+_TRAVEL = (Draft, Plan, Keys, Change, Access, spec.SupervisorSpec, spec.JobSpec, *spec.READINESS)
 _ENUMS = (spec.Restart, spec.KillScope, spec.Essential, spec.JobType)
 _KINDS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (*_TRAVEL, *_ENUMS)}
 
@@ -83,7 +84,7 @@ class _Check:
         self._log_path = log_path
         self.access: Access | None = None
 
-    def __call__(self, new: spec.SupervisorSpec) -> list[Complaint]:
+    def __call__(self, new: spec.SupervisorSpec) -> list[KeyProblem]:
         """What is wrong: key, element of its list, message."""
         old, found = self._old, []
         if new.working_dir != old.working_dir and (trouble := _why_not_there(new.working_dir)):
@@ -199,7 +200,7 @@ class Reloader:
             write = engine.log.write if wish.to is None else engine.log.limited
             for problem in outcome.problems:
                 write(ERROR, "reload: a mistake", at=problem)
-            write(ERROR, "reload: nothing was changed", by=wish.by, problems=len(outcome.problems))
+            write(ERROR, "reload: nothing was changed", by=str(wish.by), problems=len(outcome.problems))
         engine.reloaded(outcome.problems, dry_run=wish.dry_run)
         wish.done(outcome)
 
@@ -285,12 +286,12 @@ def _together(draft: Draft, *parts: spec.JobSpec | Change) -> Draft:
     return draft.replace(plan=draft.plan.replace(added=added, changed=changed))
 
 
-def _log(log: Log, draft: Draft, level: str, by: str) -> None:
+def _log(log: Log, draft: Draft, level: str, by: Cause) -> None:
     """A line that it is done, at `level`, and one for each change."""
     changes = draft.plan
     counts = {"added": changes.added, "removed": changes.removed, "changed": changes.changed}
     facts = {what: len(jobs) or None for what, jobs in counts.items()}
-    log.write(level, "reload" if changes else "reload: nothing has changed", by=by, **facts)
+    log.write(level, "reload" if changes else "reload: nothing has changed", by=str(by), **facts)
     for name in changes.removed:
         log.write(INFO, "reload: removed", job=name)
     for job in changes.added:

@@ -7,7 +7,7 @@ controller is enabled, so nothing of the cgroup that the daemon lives in is writ
 
 The directory is locked as long as its daemon lives, and open to its own user alone, so that nobody else
 can lock it: what a killed daemon left is known by that, and removed where it is empty. Its name begins
-with the family of the daemon and ends with the daemon's ID, so that a successor finds what still lives of
+with the families of the daemon and ends with the daemon's ID, so that a successor finds what still lives of
 its own predecessors, and touches nobody else's. Knows nothing of jobs.
 """
 
@@ -24,6 +24,7 @@ from jobmon.linux.kernel.signals import send_checked
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Set as AbstractSet
     from typing import NoReturn
 
 PREFIX = "jobmon."
@@ -71,10 +72,9 @@ class Hierarchy:
         os.close(self.fd)
 
     def _probe(self) -> None:
-        """Whether a process can be born into a cgroup of ours, and be killed there."""
+        """Check that a process can be born into a cgroup of ours. Raises OSError."""
         trial = self.create()
         try:
-            self.has_kill = os.access(f"{trial.path}/cgroup.kill", os.W_OK)
             fd = trial.open()
             try:
                 pid, is_there = syscalls.fork_into(fd)
@@ -274,8 +274,8 @@ def _remove_from_below(path: str, at: int | None) -> bool:
     return False
 
 
-def abandoned(family: str, dead: Collection[str]) -> list[Cgroup]:
-    """The cgroups, below our own, in which something lives that dead daemons of this family started.
+def abandoned(families: AbstractSet[str], dead: Collection[str]) -> list[Cgroup]:
+    """The cgroups, below our own, in which something lives that dead daemons of these families started.
 
     `dead` are the IDs of daemons that are known to be dead, whoever holds their locks.
     """
@@ -283,10 +283,8 @@ def abandoned(family: str, dead: Collection[str]) -> list[Cgroup]:
     if own is None:
         return []
     base = _name_of(os.getpid()).rstrip("/")
-    prefix = f"{PREFIX}{family}."
-    known = {prefix + one for one in dead}
-    names = known.intersection(_listed(own))
-    names.update(_dead(own, prefix))
+    names = {name for name in _listed(own) if name.startswith(PREFIX) and name.rpartition(".")[2] in dead}
+    names.update(name for name in _dead(own) if not families.isdisjoint(name.split(".")[1:-1]))
     found = []
     for name in sorted(names):
         for serial in _listed(f"{own}/{name}"):
@@ -335,20 +333,20 @@ def _claim(path: str) -> int:
         finally:
             if fd >= 0:
                 os.close(fd)
-    raise BlockingIOError(errno.EAGAIN, "somebody else holds its lock")
+    raise BlockingIOError(errno.EAGAIN, "another process holds its lock")
 
 
 def _clear_away(own: str) -> None:
     """Remove what dead daemons left empty."""
-    for name in _dead(own, PREFIX):
+    for name in _dead(own):
         _remove_tree(os.path.join(own, name))
 
 
-def _dead(own: str, prefix: str) -> Iterator[str]:
+def _dead(own: str) -> Iterator[str]:
     """The directories of daemons that are dead: a living one holds the lock of its own. Each is locked
     until the next is asked for, so that nobody makes it his meanwhile."""
     for name in _listed(own):
-        if name.startswith(prefix):
+        if name.startswith(PREFIX):
             try:
                 fd = os.open(os.path.join(own, name), _DIRECTORY)
             except OSError:

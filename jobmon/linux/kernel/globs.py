@@ -41,6 +41,21 @@ def home(pattern: str) -> str:
     return _split(pattern)[0] or "/"
 
 
+def lost(pattern: str, directory: str, device: int) -> tuple[str, str]:
+    """Why nothing in a directory matches a pattern any more, if nobody has removed it: words and a path, or
+    nothing. `device` is the file system that the directory was on."""
+    if not os.path.isdir(home(pattern)):
+        return "there is no directory", home(pattern)
+    try:
+        now = os.stat(directory or "/").st_dev
+    except OSError:
+        at = directory
+        while not os.path.lexists(at):
+            at = os.path.dirname(at)
+        return ("nothing is where this link leads:", at) if os.path.islink(at) else ("", "")
+    return ("another file system than before is at", directory) if now != device else ("", "")
+
+
 def _split(pattern: str) -> tuple[str, list[list[Token]]]:
     """The directory before the first wildcard, and the steps below it: at least one."""
     *names, last = pattern.split("/")

@@ -84,6 +84,11 @@ def pin() -> None:
         _root = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
+def pinned() -> tuple[int, ...]:
+    """The descriptor of the kept one, for who closes all others."""
+    return () if _root is None else (_root,)
+
+
 def open_file(path: str, flags: int = os.O_RDONLY) -> int:
     """Open a file in /proc."""
     return os.open(path if _root is None else path[len("/proc/") :], flags | os.O_CLOEXEC, dir_fd=_root)
@@ -191,9 +196,15 @@ def cmdline(pid: int) -> list[str] | None:
     return [os.fsdecode(word) for word in data.split(b"\0")[:-1]]
 
 
-def has_arguments(pid: int) -> bool:
-    """Whether it has any."""
-    return bool(_head(f"/proc/{pid}/cmdline", 1))
+def image(pid: int) -> tuple[bytes, ...]:
+    """Where the code, the stack and the environment of its program are, which tells one execve(2) from the
+    next. () as long as the kernel has not laid out all of that yet; and where there is none.
+
+    The first of them is set last. While the environment is copied, its end is known already as its beginning.
+    """
+    line = _head(f"/proc/{pid}/stat", 2048)
+    words = line[line.rindex(b")") :].split() if line else []
+    return (words[24], words[26], words[48]) if words and words[24] != b"0" else ()
 
 
 def command(fact: Stat) -> str:

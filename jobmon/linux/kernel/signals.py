@@ -31,7 +31,7 @@ def number_of(name: str) -> int:
     """
     canonical = canonical_signal(name)
     if canonical is None:
-        raise ValueError(f"no signal is called {name}")
+        raise ValueError(f"unknown signal {name}")
     base, _, offset = canonical.partition("+")
     return int(getattr(signal, base)) + int(offset or "0")
 
@@ -55,7 +55,7 @@ def parse(text: str | int) -> int:
         # 32 and 33 are glibc's own, signal(7): they have no name that could be passed on
         if len(word) < 4 and int(word) in signal.valid_signals():
             return int(word)
-        raise ValueError(f"{text} is no signal number")
+        raise ValueError(f"{text} is not a signal number")
     return number_of(word if word.startswith("SIG") else f"SIG{word}")
 
 
@@ -80,9 +80,7 @@ class SignalSource:
         # struct signalfd_siginfo: ssi_signo is the first u32, ssi_code the third, ssi_pid the fourth
         words = memoryview(data).cast("I")
         step = syscalls.SIGINFO_SIZE // words.itemsize
-        return [
-            (words[at], words[at + 3], words[at + 2] == _SI_KERNEL) for at in range(0, len(words), step)
-        ]
+        return [(words[at], words[at + 3], words[at + 2] == _SI_KERNEL) for at in range(0, len(words), step)]
 
     def close(self) -> None:
         """Close the descriptor and give the process its old mask back."""

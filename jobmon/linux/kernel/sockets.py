@@ -57,9 +57,9 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from stat import S_ISREG, S_ISSOCK
 from struct import unpack
 
-from jobmon.core.spec import SOCKET_PATH_BYTES
 from jobmon.errors import StartupError
 from jobmon.lean.records import Record
+from jobmon.limits import SOCKET_PATH_BYTES
 from jobmon.linux.kernel import procfs
 
 TYPE_CHECKING = False
@@ -315,21 +315,20 @@ class Listener:
             os.close(self._lock)
         self._lock = lock
 
-    def close(self, unlink: bool = True) -> None:
+    def close(self) -> None:
         """Stops listening and lets go of the path: only then may another daemon have it.
 
         The socket file is removed if it is still the one that was made here; an adopted one never is.
-        With `unlink` false both files stay, for a successor.
         """
         if self.closed:
             return
-        if unlink and self._identity is not None:
+        if self._identity is not None:
             _unlink_if_ours(str(self.address), self._identity)
         _close(self._socket)
         self._release()
         if self._lock is not None:
             ours = _same_file(self._lock, str(self.address) + ".lock")
-            _unlock(str(self.address), self._lock, unlink and ours)
+            _unlock(str(self.address), self._lock, unlink=ours)
             self._lock = None
 
 
@@ -426,7 +425,7 @@ def _listen_unix(path: str, mode: int, backlog: int) -> Listener:
 def _checked_path(path: str) -> str:
     # An empty path or one that begins with NUL would listen somewhere outside the file system, see unix(7).
     if not path or "\0" in path:
-        raise StartupError(f"cannot listen on {path!r}: that is no path")
+        raise StartupError(f"cannot listen on {path!r}: this is not a path")
     path = os.path.abspath(path)
     size = len(os.fsencode(path))
     if size > SOCKET_PATH_BYTES:

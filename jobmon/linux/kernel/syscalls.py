@@ -29,6 +29,7 @@ CLOCK_MONOTONIC = 1
 SIGINFO_SIZE = 128  # struct signalfd_siginfo, signalfd(2)
 PIDFD_SIGNAL_PROCESS_GROUP = 1 << 2  # pidfd_send_signal(2), Linux 6.9
 
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _SYS_CLONE3 = 435  # the same on all architectures, clone(2); Linux 5.3
 _CLONE_INTO_CGROUP = 0x200000000  # Linux 5.7
 _FILTERED = (errno.ENOSYS, errno.EPERM)  # what a seccomp filter answers, commonly
@@ -105,6 +106,13 @@ class _CloneArgs(ctypes.Structure):
             "cgroup",
         )
     )
+
+
+def die_with(parent: int) -> None:
+    """Let SIGKILL end this process when `parent`, which has forked it, ends; now if it has. prctl(2)."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)), "prctl")
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fork_into(cgroup: int) -> tuple[int, bool]:

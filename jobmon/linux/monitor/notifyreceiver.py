@@ -28,8 +28,9 @@ back). So:
 - The daemon judges by its books who may speak. A flood must not make it do so all the time: a user that was
   refused is not asked about again for `REFUSAL_SECONDS` for this run, and for the others not where the
   process is not below the daemon. (All processes of runs are: the daemon is a subreaper.)
-- A daemon that ends closes its references first. If it was killed, the receiver waits for its death
-  before it exits: the last one to close is always the receiver.
+- A daemon that ends closes its references first, and kills the receiver then. If it was killed itself, the
+  kernel does that, after it has closed them: the last one to close is always the receiver. Being killed, it
+  ends even if somebody has stopped it.
 
 All that is kept is bounded: by the queues of the sockets, by the send buffer of the link (the receiver waits
 while it is full), and by the numbers below. A message is a `HEAD` and some bytes.
@@ -39,7 +40,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import select
 import time
 from _socket import (
@@ -59,7 +59,8 @@ from _socket import (
 from struct import Struct
 
 from jobmon.lean.cpython import signal
-from jobmon.linux.kernel import procfs
+from jobmon.linux.kernel import procfs, syscalls
+from jobmon.linux.kernel.execution import keep_only
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ if TYPE_CHECKING:
 HEAD = Struct("=cQiII")  # kind, run, pid, uid, how many bytes follow
 
 # To the receiver: a new run (with its socket), all of a run is wanted now, a run is over, a user was refused,
-# what was asked for is heard, are you there, exit.
-ADD, FLUSH, END, DENY, HEARD, PING, QUIT = b"A", b"F", b"E", b"D", b"H", b"P", b"Q"
+# what was asked for is heard, are you there.
+ADD, FLUSH, END, DENY, HEARD, PING = b"A", b"F", b"E", b"D", b"H", b"P"
 # From it: words, so many messages were refused here, say HEARD when you have come so far, all was passed on,
 # the socket is empty and closed, here I am, a descriptor cannot be closed, it fails.
 WORDS, REFUSED, HEAR, FLUSHED, ENDED, PONG, STUCK, BUG = b"W", b"R", b"H", b"F", b"E", b"P", b"S", b"!"
@@ -92,15 +93,16 @@ MOST_STUCK = 16
 SO_PASSRIGHTS = 83  # asm-generic/socket.h; it has another number on parisc and sparc only
 TICK = 0.01
 RETRY_SECONDS = 0.1  # after a fork that failed
-FAREWELL_SECONDS = 5.0  # that a daemon which was killed may take to die
+FAREWELL_SECONDS = 5.0  # after which a receiver that nobody has killed ends by itself
 
 
-def be_the_receiver(link: socket, runs: Iterable[tuple[int, socket, bool]]) -> NoReturn:
-    """Be the receiver, in a fork of the daemon. `runs`: number, socket, whether it is over."""
+def be_the_receiver(daemon: int, link: socket, runs: Iterable[tuple[int, socket, bool]]) -> NoReturn:
+    """Be the receiver, in a fork of `daemon`. `runs`: number, socket, whether it is over."""
     try:
+        syscalls.die_with(daemon)
         gc.disable()  # it would touch, and so copy, what is shared with the daemon
         runs = list(runs)
-        keep_only(link.fileno(), *(own.fileno() for _, own, _ in runs))
+        keep_only(link.fileno(), *procfs.pinned(), *(own.fileno() for _, own, _ in runs))
         _rename()
         link.setblocking(True)
         one = _Receiver(link)
@@ -132,15 +134,6 @@ def _rename() -> None:
             file.write(b"jobmon-notify")
     except OSError:
         pass  # a name for people only
-
-
-def keep_only(*fds: int) -> None:
-    """Close all others: a process that hangs must hold nothing of the daemon's."""
-    edge = 0
-    for fd in sorted(fds):
-        os.closerange(edge, fd)
-        edge = fd + 1
-    os.closerange(edge, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 class _Run:
@@ -203,11 +196,10 @@ class _Receiver:
         self._put_off: dict[_Run, None] = {}  # whose disposer cannot be started
         self._unreaped: set[int] = set()
         self._admits = True  # whether descriptors may come in
-        self._over = False
 
-    def serve(self) -> None:
-        """Work until the daemon says so, or is dead."""
-        while not self._over:
+    def serve(self) -> NoReturn:
+        """Work until the daemon closes the link, or is dead."""
+        while True:
             for fd, _events in self._epoll.poll(self._pause()):
                 if fd == self._link.fileno():
                     self._obey()
@@ -256,8 +248,6 @@ class _Receiver:
             self.add(number, socket(AF_UNIX, SOCK_DGRAM, 0, self._gifts.pop(0)))
         elif order == PING:
             self._say(PONG, number)
-        elif order == QUIT:
-            self._over = True
         elif order == END:
             self.end(number)
         elif run is None:
@@ -297,10 +287,8 @@ class _Receiver:
             self._say(FLUSHED, run.number)
 
     def _outlive(self) -> NoReturn:
-        """The daemon is dead, or about to be: exit after it."""
-        until = time.monotonic() + FAREWELL_SECONDS
-        while os.getppid() == self._daemon and time.monotonic() < until:
-            time.sleep(TICK)
+        """The daemon is dead, or about to be, or needs us no more."""
+        time.sleep(FAREWELL_SECONDS)  # SIGKILL comes before
         os._exit(0)
 
     # ---- datagrams -------------------------------------------------------------------------

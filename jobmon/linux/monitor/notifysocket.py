@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 LINK_BYTES = 4096  # of the receiver's that are acted on in one turn of the loop
 ANSWER_SECONDS = 2.0  # after which a receiver that does not answer is replaced
+CALM_SECONDS = 5.0  # between two questions whether it works, of a run that speaks
 BREATH_SECONDS = 1.0  # between two starts of a receiver
 MOST_DYING = 2  # receivers that SIGKILL has not ended yet, beside the one that works
 IDLE_SECONDS = 60.0  # that a receiver is kept without a run
@@ -65,6 +66,7 @@ class Receiver:
         self._inbox = bytearray()
         self._outbox: list[tuple[bytes, socket | None]] = []
         self._asked = self._answered = 0
+        self._stirred: list[RunSocket] = []  # that speak, and are not watched for a while
         self._start_from = 0.0
         self._tell_stuck_from = 0.0
         self.turn = 0  # counts the times that it was read from
@@ -81,6 +83,7 @@ class Receiver:
         self._runs[self._last] = run
         self._send(wire.ADD, self._last, own=run.socket)
         self._ask()
+        self._watch(run)
         return self._last
 
     def flush(self, number: int) -> None:
@@ -102,7 +105,7 @@ class Receiver:
     def close(self) -> None:
         """End it. Our references go first, so that the last ones, which cost, are the receiver's."""
         for run in self._runs.values():
-            run.socket.close()
+            self._close(run)
         self._runs.clear()
         self._retire(0)
 
@@ -116,7 +119,7 @@ class Receiver:
         try:
             mine.setblocking(False)
             self._reactor.register(mine.fileno(), self._on_link, reactor.EXEC)
-            pid = os.fork()
+            daemon, pid = os.getpid(), os.fork()
         except OSError:
             self._reactor.unregister(mine.fileno())
             mine.close()
@@ -124,7 +127,7 @@ class Receiver:
             raise
         if pid == 0:
             runs = self._runs.items()
-            wire.be_the_receiver(its, [(number, run.socket, run.is_over) for number, run in runs])
+            wire.be_the_receiver(daemon, its, [(number, run.socket, run.is_over) for number, run in runs])
         its.close()
         self._link, self._pid = mine, pid
         self._start_from = time.monotonic() + BREATH_SECONDS
@@ -183,15 +186,13 @@ class Receiver:
         link = self._link
         if link is None or self._runs:
             return
-        self._link, self._pid = None, 0
         self._timers.disarm(self._late)
         self._timers.disarm(self._retire)
         self._reactor.unregister(link.fileno())
-        try:
-            link.send(_order(wire.QUIT, 0), MSG_NOSIGNAL)
-        except OSError:
-            pass  # it has died
         link.close()
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)  # not reaped yet, so the number is its own
+        self._link, self._pid = None, 0
         self._inbox.clear()
         self._outbox.clear()
 
@@ -221,6 +222,28 @@ class Receiver:
         self._send(wire.PING, self._asked)
         if self._asked == self._answered + 1:
             self._timers.arm(self._late, 0, time.monotonic() + ANSWER_SECONDS)
+
+    def _watch(self, run: RunSocket) -> None:
+        """Somebody must notice that a receiver which was stopped leaves words where they are."""
+        self._reactor.register(run.socket.fileno(), lambda _events: self._stir(run), reactor.COMMAND)
+
+    def _stir(self, run: RunSocket) -> None:
+        self._reactor.unregister(run.socket.fileno())
+        self._stirred.append(run)
+        if self._asked == self._answered:
+            self._ask()
+        if len(self._stirred) == 1:
+            self._timers.arm(self._calm_down, 0, time.monotonic() + CALM_SECONDS)
+
+    def _calm_down(self, _token: int) -> None:
+        stirred, self._stirred = self._stirred, []
+        for run in stirred:
+            if run.socket.fileno() >= 0:
+                self._watch(run)
+
+    def _close(self, run: RunSocket) -> None:
+        self._reactor.unregister(run.socket.fileno())
+        run.socket.close()
 
     def _late(self, _token: int) -> None:
         self._lose("the notify receiver does not answer: it is replaced")
@@ -273,7 +296,7 @@ class Receiver:
             self._tell_stuck(run, *sender)
         elif kind == wire.ENDED:
             del self._runs[number]
-            run.socket.close()  # it is empty, so this is for nothing
+            self._close(run)  # it is empty, so this is for nothing
             if not self._runs:
                 self._timers.arm(self._retire, 0, time.monotonic() + IDLE_SECONDS)
 
@@ -304,7 +327,10 @@ class RunSocket:
         self._children = receiver.children
         self.job = job
         self._heard = heard
-        self._looked_in = -1  # the turn in which a look was taken anew
+        self._looked_in = -1  # the turn of the last look
+        self._is_fresh = False  # whether that was taken anew
+        self._kin: frozenset[int] = frozenset()
+        self._users: frozenset[int] | None = None
         self._refusals = 0
         self._waiting: list[Callable[[], None]] = []
         self.is_over = False
@@ -370,25 +396,28 @@ class RunSocket:
         # Whoever has died by now, be it during that look, cannot be found. systemd-notify speaks in its
         # parent's name where it may. When that has ended, its parent is who adopts orphans: we. Nobody
         # without CAP_SYS_ADMIN can take our pid, unix(7).
-        return not _lives(pid) and (uid in (os.getuid(), 0) or uid in self._uids())
+        return not _lives(pid) and (uid in (os.getuid(), 0) or self._is_of_a_user(uid))
 
     def _is_of_the_run(self, pid: int) -> bool:
-        if pid in self._children.kin(self.job):
-            return True
-        if self._looked_in == self._receiver.turn:
-            return False
-        self._looked_in = self._receiver.turn
-        self._children.tree.forget()  # it may have been born after this turn's look
-        return pid in self._children.kin(self.job)
+        """Looked at anew once for all that was read in one turn, so that many words cost no more than one."""
+        if self._looked_in != self._receiver.turn:
+            self._looked_in, self._is_fresh = self._receiver.turn, False
+            self._look()
+        if pid not in self._kin and not self._is_fresh:
+            self._is_fresh = True
+            self._children.tree.forget()  # it may have been born after this turn's look
+            self._look()
+        return pid in self._kin
 
-    def _uids(self) -> set[int]:
-        found = set()
-        for pid in self._children.kin(self.job):
-            try:
-                found.add(os.stat(f"/proc/{pid}").st_uid)
-            except OSError:
-                continue  # it is gone
-        return found
+    def _look(self) -> None:
+        self._kin = frozenset(self._children.kin(self.job))
+        self._users = None
+
+    def _is_of_a_user(self, uid: int) -> bool:
+        self._is_of_the_run(0)
+        if self._users is None:
+            self._users = frozenset().union(*map(procfs.users, self._kin))
+        return uid in self._users
 
 
 def _lives(pid: int) -> bool:

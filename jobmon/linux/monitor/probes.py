@@ -24,7 +24,15 @@ from _socket import (
 )
 from marshal import dumps, loads
 
-from jobmon.core.spec import JobSpec, KillScope
+from jobmon.core.spec import (
+    ExecReadiness,
+    FdReadiness,
+    HttpReadiness,
+    JobSpec,
+    KillScope,
+    LogReadiness,
+    TcpReadiness,
+)
 from jobmon.errors import SpawnError
 from jobmon.lean.cpython import signal
 from jobmon.linux.kernel import procfs, reactor, signals
@@ -45,7 +53,6 @@ if TYPE_CHECKING:
     from jobmon.linux.processes.spawn import Birth, Spawner
 
 ANSWER_BYTES = 16384  # of the heads of an answer: interim ones may come first
-LOCALHOST = ("127.0.0.1", "::1")
 SEARCH_SECONDS = 0.01  # that one turn of the loop may look at descriptors
 PIPE_BYTES = 65536  # all that a pipe holds, pipe(7)
 NOBODYS = Gift({b"JOBMON_RUN": b""})  # for whom no run answers
@@ -99,13 +106,14 @@ class Probe:
 class FdProbe(Probe):
     """A newline on a descriptor, as s6 has it."""
 
+    how: FdReadiness
     _reader = -1
     _writer = -1
 
     def gift(self) -> Gift:
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(self._writer, True)
-        return Gift({}, self._writer, int(str(self.how.target)))
+        return Gift({}, self._writer, self.how.fd)
 
     def begin(self) -> None:
         os.close(self._writer)
@@ -140,6 +148,7 @@ class FdProbe(Probe):
 class Poll(Probe):
     """Something that is tried again and again, one try at a time."""
 
+    how: ExecReadiness | TcpReadiness | HttpReadiness | LogReadiness
     _failures = 0
 
     def begin(self) -> None:
@@ -185,16 +194,13 @@ class Poll(Probe):
 class TcpProbe(Poll):
     """Somebody accepts connections; with `owned`, a process of the run does."""
 
+    how: TcpReadiness | HttpReadiness
     _socket: socket | None = None
 
-    def places(self) -> list[tuple[str, int]]:
-        """Where to connect to: the first that accepts counts."""
-        return addresses(str(self.how.target))
-
     def attempt(self) -> None:
-        self._places = self.places()
+        self._places = list(self.how.addresses)  # the first that accepts counts
         self._refusal = 0
-        if self.how.owned:
+        if isinstance(self.how, TcpReadiness) and self.how.owned:
             self._search = self._owned()
             self._search_on(0)
         else:
@@ -290,16 +296,15 @@ def _is_itself(connected: socket) -> bool:
 class HttpProbe(TcpProbe):
     """A GET is answered with a final status of 200 to 399."""
 
-    def places(self) -> list[tuple[str, int]]:
-        return url(str(self.how.target))[1]
+    how: HttpReadiness
 
     def attempt(self) -> None:
         self._answer = b""
         super().attempt()
 
     def talk(self, connected: socket) -> None:
-        host, _, path = url(str(self.how.target))
-        head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: jobmon\r\nAccept: */*\r\n"
+        how = self.how
+        head = f"GET {how.path} HTTP/1.1\r\nHost: {how.host}\r\nUser-Agent: jobmon\r\nAccept: */*\r\n"
         try:
             connected.send(f"{head}Connection: close\r\n\r\n".encode())
         except OSError as error:
@@ -338,6 +343,7 @@ class ExecProbe(Poll):
     its own is the run's, and ends with that. Where the run is less than all that it starts (kill-scope), it
     is a stray."""
 
+    how: ExecReadiness
     _asked: _Asked | None = None
 
     def attempt(self) -> None:
@@ -353,8 +359,7 @@ class ExecProbe(Poll):
         self.tools.children.add_guest(birth.pid, lambda info: self._ended(asked, info), self.spec.name)
 
     def _asks(self) -> JobSpec:
-        command = self.how.target
-        assert isinstance(command, (str, tuple))
+        command = self.how.command
         return self.spec.replace(command=command, stdin=os.devnull, stdout=os.devnull, stderr=os.devnull)
 
     def _spawn(self) -> Birth:
@@ -431,12 +436,13 @@ class _Asked:
 class LogProbe(Poll):
     """A line of the run's output matches. Only what is written from its launch on counts."""
 
+    how: LogReadiness
     _outputs: tuple[Output, ...] = ()
     _far: tuple[Output, ...] = ()  # of them, those on file systems that may not answer
     _reader: _Reader | None = None
 
     def gift(self) -> Gift:
-        self._finder = Finder(str(self.how.target))
+        self._finder = Finder(self.how.pattern)
         paths = dict.fromkeys((self.spec.stdout, self.spec.stderr))
         may_hang = self.tools.spawner.may_hang
         files = [path for path in paths if path not in ("inherit", os.devnull)]
@@ -542,12 +548,12 @@ class _Reader:
         self._done(self._told)
 
 
-PROBES: dict[str, type[Probe]] = {
-    "fd": FdProbe,
-    "exec": ExecProbe,
-    "tcp": TcpProbe,
-    "http": HttpProbe,
-    "log": LogProbe,
+PROBES: dict[type[Readiness], type[Probe]] = {
+    FdReadiness: FdProbe,
+    ExecReadiness: ExecProbe,
+    TcpReadiness: TcpProbe,
+    HttpReadiness: HttpProbe,
+    LogReadiness: LogProbe,
 }
 
 
@@ -571,22 +577,3 @@ def http_status(answer: bytes) -> int | None:
             line, newline, rest = rest.partition(b"\n")
             if not newline:
                 return None
-
-
-def addresses(target: str) -> list[tuple[str, int]]:
-    """HOST:PORT or [HOST]:PORT, numbers or localhost only: name services may block. Raises ValueError."""
-    host, _, port = target.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    return [(number, int(port)) for number in (LOCALHOST if host in ("", "localhost") else (host,))]
-
-
-def url(target: str) -> tuple[str, list[tuple[str, int]], str]:
-    """http://HOST[:PORT]/PATH: the host as a server is told it, where to connect to, and the path. Raises
-    ValueError."""
-    place, slash, path = target.removeprefix("http://").partition("/")
-    host, colon, port = place.rpartition(":")
-    if not colon or place.endswith("]"):
-        host, port = place, "80"
-    shown = host or "localhost"
-    path = slash + path.partition("#")[0]
-    return shown if int(port) == 80 else f"{shown}:{port}", addresses(f"{host}:{port}"), path or "/"

@@ -6,6 +6,7 @@ Knows when to begin and when to stop asking; how each way works is said in `read
 from __future__ import annotations
 
 from jobmon.core.events import Exited, LeaderDied, Ready, Spawned, SpawnFailed, WatchdogExpired
+from jobmon.core.spec import NotifyReadiness
 from jobmon.errors import SpawnError
 from jobmon.linux.monitor.notifysocket import RunSocket
 from jobmon.linux.monitor.probes import PROBES, Probe
@@ -43,10 +44,10 @@ class Attendant:
         self._let_pass: ProcessInput | None = None
         self._is_doubtful = False  # the watchdog's time is over, and something may have been said in it
         how = spec.ready
-        if spec.watchdog is not None or (how is not None and how.kind == "notify"):
+        if spec.watchdog is not None or isinstance(how, NotifyReadiness):
             self._notify = RunSocket(tools.receiver, spec.name, self._heard)
-        if how is not None and how.kind in PROBES:
-            self._probe = PROBES[how.kind](tools, spec, run, how, self._ready)
+        if how is not None and type(how) in PROBES:
+            self._probe = PROBES[type(how)](tools, spec, run, how, self._ready)
 
     @property
     def text(self) -> str:
@@ -55,7 +56,7 @@ class Attendant:
 
     def why_not(self) -> str:
         """Why it is not known to be ready: what was wrong with the last try, where there are tries."""
-        speaker = self._notify if self._spec.ready is not None and self._spec.ready.kind == "notify" else None
+        speaker = self._notify if isinstance(self._spec.ready, NotifyReadiness) else None
         asked = self._probe or speaker
         return asked.trouble if asked is not None else ""
 
@@ -137,7 +138,7 @@ class Attendant:
             if words.get(word) == "1":
                 self._phase = "" if word == "READY" else word.lower()
         how = self._spec.ready
-        if words.get("READY") == "1" and how is not None and how.kind == "notify":
+        if words.get("READY") == "1" and isinstance(how, NotifyReadiness):
             self._ready()
         if words.get("WATCHDOG") == "1":
             self._alive()

@@ -28,7 +28,7 @@ from jobmon.linux.processes.migrants import Migrants
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from jobmon.core.events import ProcessInput, Status
     from jobmon.core.spec import JobSpec
@@ -126,7 +126,6 @@ class Children:
         self.migrants = Migrants(tree)
         self.has_pidfd = _probe_pidfd()
         self.has_group_flag = self.has_pidfd and _probe_group_flag()
-        self.orphans = 0  # reaped so far
         self._fds = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FDS
 
     def __len__(self) -> int:
@@ -180,6 +179,11 @@ class Children:
         if child.spec.kill_scope is KillScope.JOB:
             return child.crowd.kin()
         return self.tree.trusted(self.tree.members(child))
+
+    def runs(self) -> Iterator[tuple[JobSpec, int, int, str]]:
+        """All runs: as they were launched, their number, their first process, the name of their cgroup."""
+        for child in self._by_job.values():
+            yield child.spec, child.run, child.pid, child.crowd.place
 
     def marks(self, job: str) -> Mapping[str, int]:
         """Where the streams begin that its run has opened by itself."""
@@ -338,7 +342,6 @@ class Children:
         self._feed(child.job, LeaderDied(child.run, child.status))
 
     def _orphan_dead(self, pid: int) -> None:
-        self.orphans += 1
         self.tree.reaped(pid)
 
     def _has_survivors(self, child: Child) -> bool:

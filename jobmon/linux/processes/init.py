@@ -14,6 +14,8 @@ import errno
 import os
 
 from jobmon.lean.records import Record
+from jobmon.limits import DIED, NOT_EXECUTABLE, exec_failed
+from jobmon.linux.kernel.execution import keep_only, try_places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from jobmon.linux.processes.tracker import Tree
 else:
     import _signal
-
-NOT_EXECUTABLE, NOT_FOUND, DIED = 126, 127, 128  # what a shell says; DIED + n: of signal n
 
 MOMENT = 2.0  # seconds that what CMD left in an own PID namespace has between SIGTERM and SIGKILL
 
@@ -122,18 +122,9 @@ def _let_go(command: Command) -> None:
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1):
             os.dup2(null, fd)
-        for name in os.listdir("/proc/self/fd"):
-            if int(name) > 2 and int(name) != command.terminal_fd:
-                _close(int(name))
+        keep_only(0, 1, 2, command.terminal_fd)
     except OSError:
         pass  # a container without /dev or /proc: they stay open, as they do elsewhere
-
-
-def _close(fd: int) -> None:
-    try:
-        os.close(fd)
-    except OSError:
-        pass  # the descriptor of the listing itself
 
 
 def _watch(command: Command) -> int:
@@ -258,7 +249,7 @@ class Command:
             execute(argv)
         except OSError as error:
             _complain(f"{argv[0]}: {error.strerror}")
-            os._exit(NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else NOT_EXECUTABLE)
+            os._exit(exec_failed(error.errno or 0))
         finally:
             os._exit(NOT_EXECUTABLE)
 
@@ -350,19 +341,10 @@ def execute(argv: Sequence[str]) -> None:
     """
     name = argv[0]
     folders = [""] if "/" in name else os.environ.get("PATH", os.defpath).split(":")
-    failure = errno.ENOENT
     if not name:
         folders = []  # nothing is called so; Python's execve has an error of its own for it
-    for folder in folders:
-        path = f"{folder}/{name}" if folder else name
-        try:
-            _execute(path, argv)
-        except OSError as error:
-            if error.errno == errno.EACCES or failure != errno.EACCES:
-                failure = error.errno or failure
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
-                break
-    raise OSError(failure, os.strerror(failure))
+    places = (f"{folder}/{name}" if folder else name for folder in folders)
+    try_places(places, lambda place: _execute(place, argv))
 
 
 def _execute(path: str, argv: Sequence[str]) -> None:

@@ -10,7 +10,8 @@ import os
 import resource
 
 from jobmon.lean.cpython import signal
-from jobmon.linux.processes.init import CAUGHT, DIED, NOT_EXECUTABLE, Command, Inherited
+from jobmon.limits import DIED, NOT_EXECUTABLE
+from jobmon.linux.processes.init import CAUGHT, Command, Inherited
 from jobmon.linux.processes.spawn import PRIVATE
 
 TYPE_CHECKING = False

@@ -111,6 +111,11 @@ class Crowd:
     def __init__(self, leader: Leader) -> None:
         self.leader = leader
 
+    @property
+    def place(self) -> str:
+        """What /proc/PID/cgroup calls the cgroup of its own, if it has one."""
+        return ""
+
     def others(self) -> bool:
         """Whether anybody besides the leader lives."""
         return False
@@ -228,6 +233,10 @@ class CgroupCrowd(Crowd):
         self._hunt: Hunt | None = None
         tree.add(self)
         migrants.settle(its)
+
+    @property
+    def place(self) -> str:
+        return self._cgroup.name
 
     def others(self) -> bool:
         if not self.leader.dead:

@@ -4,7 +4,8 @@ Nobody leaves a cgroup by forking, but who may write to another cgroup can move 
 su -l, sshd and cron (pam_systemd), or by systemd-run --scope. Such a process is found below the leader as
 long as that lives, and below an orphan that has come to the daemon afterwards: so a run whose cgroup is
 empty has ended if none of the orphans is its. Each orphan is judged once, and again when the run ends in
-whose cgroup it was, so that a death costs no look at all processes. Signals nobody.
+whose cgroup it was, so that a death costs no look at all processes. Signals nobody; reaps orphans that it
+finds dead.
 """
 
 from __future__ import annotations
@@ -43,15 +44,20 @@ class Migrants:
         self._some = cgroup
 
     def may_have(self, family: Family, its: Cgroup) -> bool:
-        """Whether something of a run may live, of which the leader is dead and the cgroup empty."""
+        """Whether something of a run may live, of which the leader is dead and the cgroup empty. An orphan
+        of it that has died may have left a child since orphans were listed: ask again, when it is reaped."""
         if not self._judge():
             return True
         for pid in self._adopted.of(its.serial):
             fact = self._living(pid)
             if fact is not None:  # it was in there, and no longer is
                 self._tree.remember(fact, family)
-                self._adopted.put(pid, family)
-        return any(self._living(pid) for pid in self._adopted.of(family))
+            self._adopted.put(pid, family)
+        known = self._adopted.of(family)
+        for pid in known:
+            if self._living(pid) is None:
+                self._tree.reap_orphan(pid)
+        return bool(known)
 
     def of(self, family: Family, its: Cgroup, inside: list[int]) -> list[Stat]:
         """The living processes of a run that are not `inside` its cgroup, the leader too."""
@@ -101,7 +107,8 @@ class Migrants:
         """Whether it could be told whose it is."""
         fact = self._living(pid)
         if fact is None:
-            return True
+            self._tree.reap_orphan(pid)
+            return False  # what it has left may have come since orphans were listed
         owner: Owner = self._tree.owner(fact) or (0 if self._some is None else self._some.number_of(pid))
         if not owner:
             if self._tree.is_doubtful(fact):

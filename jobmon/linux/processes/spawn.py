@@ -21,7 +21,9 @@ import stat
 from jobmon.errors import SpawnError
 from jobmon.lean.cpython import signal
 from jobmon.lean.records import Record
+from jobmon.limits import NOT_FOUND
 from jobmon.linux.kernel import signals, syscalls
+from jobmon.linux.kernel.execution import close, keep_only, try_places
 from jobmon.linux.kernel.mounts import Mounts
 from jobmon.linux.processes import stderrtail
 
@@ -132,7 +134,7 @@ class Spawner:
             return Birth(self._posix_spawn(streams, task.program, task.gift), mark=mark)
         finally:
             for fd in opened:
-                _close(fd)
+                close(fd)
             if away:
                 self._return()
 
@@ -147,6 +149,7 @@ class Spawner:
         nothing where it fails. Raises OSError."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reader, False)
+        daemon = os.getpid()
         try:
             pid = os.fork()
         except OSError:
@@ -154,17 +157,18 @@ class Spawner:
             raise
         else:
             if pid == 0:
-                self._help(work, writer)
+                self._help(work, writer, daemon)
         finally:
             os.close(writer)
         return pid, reader
 
-    def _help(self, work: Callable[[], bytes], writer: int) -> NoReturn:
+    def _help(self, work: Callable[[], bytes], writer: int, daemon: int) -> NoReturn:
         try:
+            syscalls.die_with(daemon)
             self._be_nobodys()
             for index in range(3):
                 os.dup2(self._null[_READ_FLAGS], index)
-            _let_go(writer, Gift())
+            keep_only(0, 1, 2, writer)
             with open(writer, "wb") as pipe:
                 pipe.write(work())
         finally:
@@ -254,22 +258,17 @@ class Spawner:
         actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(streams)]
         if gift.fd >= 0:
             actions.append((os.POSIX_SPAWN_DUP2, gift.fd, gift.target))
-        failure = errno.ENOENT
         own = _limit_descriptors(self._childrens_nofile)
         try:
-            for place in program.places:
-                try:
-                    return self._try(place, program, actions)
-                except OSError as error:
-                    failure = _worse(failure, error.errno or 0)
-                    if failure not in _KEEP_LOOKING:
-                        break
+            return try_places(program.places, lambda place: self._try(place, program, actions))
+        except OSError as error:
+            # of both, but rarely of exec
+            stage = "fork" if error.errno in (errno.EAGAIN, errno.ENOMEM) else "exec"
+            raise SpawnError(stage, error.errno or 0, program.argv[0]) from None
         except ValueError as error:
             raise failed("exec", error, program.argv[0]) from None
         finally:
             _limit_descriptors(own)
-        stage = "fork" if failure in (errno.EAGAIN, errno.ENOMEM) else "exec"  # of both, but rarely of exec
-        raise SpawnError(stage, failure, program.argv[0])
 
     def _try(self, place: str, program: _Program, actions: list[tuple[int, int | None, int]]) -> int:
         return os.posix_spawn(
@@ -314,7 +313,9 @@ class Spawner:
             if gift.fd >= 0:
                 writer = self._hand_over(gift, writer)
             if task.waits or None in streams:
-                _let_go(writer, gift)
+                # While it waits it must hold none of the daemon's locks, no connection that the daemon may
+                # want to close, and not its streams. (All are close-on-exec, for a child that need not wait.)
+                keep_only(0, 1, 2, writer, gift.target)
             if task.apart:
                 stage = "directory"
                 os.chdir(spec.working_dir)
@@ -332,7 +333,7 @@ class Spawner:
         except BaseException as error:  # noqa: BLE001 - without a word from here, nobody knows why it is dead
             _report(writer, failed(stage, error))
         finally:
-            os._exit(127)
+            os._exit(NOT_FOUND)
 
     def _hand_over(self, gift: Gift, writer: int) -> int:
         """Put the gift where it belongs; the pipe makes room if it stands there."""
@@ -341,24 +342,6 @@ class Spawner:
         os.dup2(gift.fd, gift.target)
         os.set_inheritable(gift.target, True)  # dup2 onto itself leaves it close-on-exec
         return writer
-
-
-def _let_go(writer: int, gift: Gift) -> None:
-    """Keep 0-2, the gift and the pipe only: while it waits, the child must hold none of the daemon's locks,
-    no connection that the daemon may want to close, and not its streams. (All of them are close-on-exec,
-    so a child that executes at once need not.) Some may be above today's limit."""
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
-        if fd > 2 and fd not in (writer, gift.target):
-            _close(fd)  # that of the listing is closed already
-
-
-def _close(fd: int) -> None:
-    """Close what nothing depends on any more. (EIO: a file system could not keep what was written.)"""
-    try:
-        os.close(fd)
-    except OSError:
-        pass
 
 
 def _limit_descriptors(soft: int) -> int:
@@ -384,14 +367,6 @@ def failed(stage: str, error: BaseException, what: str = "") -> SpawnError:
     if isinstance(error, OSError) and error.errno:
         return SpawnError(stage, error.errno, what)
     return SpawnError(stage, 0, what, f"{type(error).__name__}: {error}")
-
-
-_KEEP_LOOKING = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
-
-
-def _worse(known: int, new: int) -> int:
-    """Of two reasons not to find a program, the one that says more (execvp(3) does the same)."""
-    return known if known == errno.EACCES and new in _KEEP_LOOKING else new
 
 
 class _Task(Record):
@@ -423,15 +398,7 @@ class _Program(Record):
 
     def execute(self) -> None:
         """execve(2) the first that is there. Raises OSError."""
-        failure = errno.ENOENT
-        for place in self.places:
-            try:
-                os.execve(place, self.argv, self.environ)
-            except OSError as error:
-                failure = _worse(failure, error.errno or 0)
-                if failure not in _KEEP_LOOKING:
-                    break
-        raise OSError(failure, os.strerror(failure))
+        try_places(self.places, lambda place: os.execve(place, self.argv, self.environ))
 
 
 def run_key(job: str, run: int) -> bytes:

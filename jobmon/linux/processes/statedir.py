@@ -25,12 +25,12 @@ from jobmon.errors import StartupError
 from jobmon.lean.fastjson import dumps, make_loads
 from jobmon.lean.records import Record
 from jobmon.linux.kernel import procfs
-from jobmon.linux.log import INFO, WARNING
+from jobmon.linux.log import ERROR, INFO, WARNING
 from jobmon.linux.processes.spawn import run_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import TypeVar
 
     from jobmon.core.spec import JobSpec
@@ -117,9 +117,9 @@ def decode(kind: type[One], data: bytes) -> One:
     try:
         value = _loads(data.decode())
     except ValueError as error:
-        raise Garbage(f"it is no JSON: {error}") from None
+        raise Garbage(f"not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise Garbage("it is no JSON object")
+        raise Garbage("not a JSON object")
     version = value.get("v")
     if version != VERSION or isinstance(version, bool):
         raise Garbage(f'its "v" must be {VERSION}, and is {dumps(version)[:40]}')
@@ -163,6 +163,7 @@ class StateDir:
         self.daemons: dict[str, Daemon] = {}
         self.runs: dict[str, Run] = {}  # by the names of their files
         self._fd = self._lock = -1
+        self._me: Daemon | None = None
         if path:
             self._fd, self._lock = self._claim(path)
             self._recall()
@@ -179,6 +180,7 @@ class StateDir:
                 lock = os.open("lock", _LOCK, 0o600, dir_fd=fd)
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.stat(f"{path}/lock", follow_symlinks=False), os.fstat(lock)):
+                    _keep_from_cleaners(fd)
                     taken, fd, lock = (fd, lock), -1, -1
                     return taken
             except FileNotFoundError:
@@ -186,18 +188,18 @@ class StateDir:
             except (BlockingIOError, PermissionError) as error:
                 if lock < 0:
                     raise
-                raise StartupError(self._refusal(fd), error.errno or 0) from None
+                raise StartupError(self._refusal(fd, path), error.errno or 0) from None
             finally:
                 for one in (lock, fd):
                     if one >= 0:
                         os.close(one)
         raise FileNotFoundError(errno.ENOENT, "it is removed again and again")
 
-    def _refusal(self, fd: int) -> str:
+    def _refusal(self, fd: int, path: str) -> str:
         living = [one for one in records_in(fd, Daemon) if one.lives(*self._where)]
         words = [f"{procfs.describe(one.pid)}, which listens on {one.control}" for one in living]
         by = " and ".join(words) or "somebody has its lock"
-        return f"a daemon of this configuration runs already: {by} (state-dir {self.path})"
+        return f"a daemon of this configuration runs already: {by} (state-dir {path})"
 
     def _recall(self) -> None:
         """Read what dead daemons have left. What was before this boot has left nothing."""
@@ -219,6 +221,34 @@ class StateDir:
             else:
                 self.runs[name] = record
 
+    def inherit(self, path: str) -> None:
+        """Take over what dead daemons have left in another state-dir.
+
+        Raises:
+            StartupError: a daemon that lives has it.
+        """
+        try:
+            fd, lock = self._claim(path)
+        except OSError:
+            return
+        ours = set(_listed(self._fd))
+        for name in _listed(fd):
+            kind = _kind_of(name)
+            if kind is None or (name not in ours and not self._take_over(fd, name, kind)):
+                continue
+            _remove(name, fd)
+        _remove("lock", fd)
+        os.close(lock)
+        os.close(fd)
+        _rmdir(path)
+        self._recall()
+
+    def _take_over(self, fd: int, name: str, kind: type[Daemon | Run]) -> bool:
+        try:
+            return self._write(name, _read(fd, name, kind))
+        except (OSError, Garbage):
+            return True  # it counts as nothing, here as there
+
     def counts(self, pidns: int) -> bool:
         """Whether the numbers of a PID namespace are those of ours."""
         return pidns == self._where[1]
@@ -234,10 +264,10 @@ class StateDir:
         me = os.getpid()
         fact = procfs.stat(me)
         start = fact.starttime if fact is not None else 0
-        record = Daemon(
+        self._me = Daemon(
             self.id, *self._where, me, start, procfs.forks(), config, identity(config), str(control)
         )
-        self._write(f"daemon.{self.id}", record)
+        self._write(f"daemon.{self.id}", self._me)
 
     def _forget_daemons(self) -> None:
         """Remove the dead daemons of which nothing is left."""
@@ -255,29 +285,56 @@ class StateDir:
         if not left:
             self._unlink("lock")
             if self._removes:
-                self._rmdir()
+                _rmdir(self.path)
         os.close(self._lock)
         os.close(self._fd)
         self._fd = -1
 
-    def _rmdir(self) -> None:
-        try:
-            os.rmdir(self.path)
-        except OSError:
-            pass  # somebody has put something there
-
     # ---- the runs -------------------------------------------------------------------------
 
-    def born(self, spec: JobSpec, run: int, pid: int, cgroup: str) -> None:
-        """Write down a run, of which `pid` is the first process."""
+    def born(self, spec: JobSpec, run: int, pid: int, cgroup: str) -> bool:
+        """Write down a run, of which `pid` is the first process. Whether that stands there."""
         fact = procfs.stat(pid) if self._fd >= 0 else None
         if fact is None:
-            return  # it has no state; or nothing of it is left, unless somebody else reaps our children
+            return False  # it has no state; or nothing of it is left, unless somebody else reaps our children
+        return self._write(*self._named(spec, run, pid, fact.starttime, cgroup))
+
+    def _named(self, spec: JobSpec, run: int, pid: int, start: int, cgroup: str) -> tuple[str, Run]:
         record = Run(
-            *(self.id, *self._where, spec.name, run, pid, fact.starttime, cgroup),
+            *(self.id, *self._where, spec.name, run, pid, start, cgroup),
             *(spec.signal, float(spec.kill_timeout), spec.kill_scope.value),
         )
-        self._write(self._name(spec.name, run), record)
+        return self._name(spec.name, run), record
+
+    def renew(self, runs: Iterable[tuple[JobSpec, int, int, str]]) -> None:
+        """Make it anew, where somebody has removed it; `runs` are all that live, as `born` has them."""
+        if self._fd < 0 or self._me is None or self._is_there():
+            return
+        try:
+            fd, lock = self._claim(self.path)
+        except (OSError, StartupError) as error:
+            text = "the state-dir is gone, and cannot be made anew"
+            self._log.write(ERROR, text, state_dir=self.path, why=_words(error))
+            return
+        for old in (self._lock, self._fd):
+            os.close(old)
+        self._fd, self._lock = fd, lock
+        records: dict[str, Daemon | Run] = {f"daemon.{self.id}": self._me}
+        for spec, run, pid, cgroup in runs:
+            fact = procfs.stat(pid)  # the first process may be dead while others live
+            name, record = self._named(spec, run, pid, 0 if fact is None else fact.starttime, cgroup)
+            records[name] = record
+        for name, one in records.items():
+            self._unlink(name)
+            self._write(name, one)
+        self._log.write(WARNING, "the state-dir was gone: made anew", state_dir=self.path)
+
+    def _is_there(self) -> bool:
+        try:
+            place, lock = os.stat(self.path), os.stat("lock", dir_fd=self._fd)
+        except OSError:
+            return False
+        return os.path.samestat(place, os.fstat(self._fd)) and os.path.samestat(lock, os.fstat(self._lock))
 
     def gone(self, job: str, run: int) -> None:
         """Remove a run of which nothing is left."""
@@ -287,13 +344,17 @@ class StateDir:
     def _name(self, job: str, run: int) -> str:
         return f"run.{digest(self.id.encode() + run_key(job, run))}"
 
-    def _write(self, name: str, record: Daemon | Run) -> None:
+    def _write(self, name: str, record: Daemon | Run) -> bool:
+        """Write a record down, if there is a state-dir; whether it stands there."""
         if self._fd < 0:
-            return
+            return False
         try:
             fd = os.open(name, _CREATE, 0o600, dir_fd=self._fd)
             try:
-                os.write(fd, encode(record))
+                _write_whole(fd, encode(record))
+            except OSError:
+                self._unlink(name)
+                raise
             finally:
                 os.close(fd)
         except OSError as error:
@@ -303,12 +364,30 @@ class StateDir:
             self._failed = True
         else:
             self._failed = False
+        return not self._failed
 
     def _unlink(self, name: str) -> None:
-        try:
-            os.unlink(name, dir_fd=self._fd)
-        except OSError:
-            pass  # it was not written; or it stays, and its run is known as dead by its start time
+        _remove(name, self._fd)
+
+
+def _write_whole(fd: int, data: bytes) -> None:
+    """Write all at once, for half a record says nothing; a disk may have room for half of it."""
+    if os.write(fd, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _remove(name: str, fd: int) -> None:
+    try:
+        os.unlink(name, dir_fd=fd)
+    except OSError:
+        pass  # it was not written; or it stays, and its run is known as dead by its start time
+
+
+def _rmdir(path: str) -> None:
+    try:
+        os.rmdir(path)
+    except OSError:
+        pass  # somebody has put something there
 
 
 def digest(data: bytes) -> str:
@@ -345,7 +424,7 @@ def _read(fd: int, name: str, kind: type[One]) -> One:
     file = os.open(name, _READ, dir_fd=fd)
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise Garbage("it is no regular file")
+            raise Garbage("not a regular file")
         data = os.read(file, RECORD_BYTES + 1)
     finally:
         os.close(file)
@@ -379,7 +458,7 @@ def _bases(environ: Mapping[str, str]) -> list[str]:
     if given := environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
         found.append(f"{given}/")
     session = environ.get("XDG_RUNTIME_DIR", "")
-    if session and _owner(session) == me:
+    if me != 0 and session and _owner(session) == me:  # that of root, too, is gone when root logs out
         found.append(f"{session}/jobmon/")
     if _owner("/run/jobmon") in ((me, _NOBODY) if me == 0 else (me,)):
         found.append("/run/jobmon/")  # it may be that of a service with a user of its own
@@ -400,6 +479,15 @@ def _make(path: str) -> None:
             os.mkdir(folder, mode)
         except FileExistsError:
             pass
+
+
+def _keep_from_cleaners(fd: int) -> None:
+    """systemd-tmpfiles removes what is old, also from under a daemon; but not what has this lock, see "Age"
+    in tmpfiles.d(5)."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        pass  # it looks at this very moment, when nothing in there is old
 
 
 def open_trusted(path: str) -> int:
@@ -435,7 +523,7 @@ def acquire(configured: str | None, config: str, environ: Mapping[str, str], log
     """
     path = configured or default(config, environ)
     try:
-        return StateDir(path, log, removes=configured is None)
+        state = StateDir(path, log, removes=configured is None)
     except OSError as error:
         if configured is not None:
             raise StartupError(f"state-dir {path}: {_words(error)}", error.errno or 0) from None
@@ -444,6 +532,13 @@ def acquire(configured: str | None, config: str, environ: Mapping[str, str], log
         text = "no state is kept: should this daemon be killed, the next one cannot know all of its jobs"
         log.write(level, text, state_dir=path, why=_words(error))
         return StateDir("", log)
+    try:
+        for other in _of_the_same_name(state, config, environ):
+            state.inherit(other)
+    except StartupError:
+        state.close()
+        raise
+    return state
 
 
 # ---- other daemons ------------------------------------------------------------------------------
@@ -452,12 +547,39 @@ def acquire(configured: str | None, config: str, environ: Mapping[str, str], log
 def others(state: StateDir, config: str, control: int | str, environ: Mapping[str, str]) -> Iterator[Other]:
     """The daemons in other state-dirs that have this very configuration, under another path, or that
     have the address of this one's: those that live, and those that died and left something."""
-    here, ours = identity(config), identity(state.path)
+    here = identity(config)
+    for path in _other_dirs(state, environ):
+        yield from _others_in(path, here, str(control))
+
+
+def _of_the_same_name(state: StateDir, config: str, environ: Mapping[str, str]) -> Iterator[str]:
+    """The other state-dirs in which a daemon is written down whose configuration has this name. Its links
+    (`current`) may have led to another file, and so to another state-dir."""
+    name = os.path.normpath(config)
+    for path in _other_dirs(state, environ):
+        if any(os.path.normpath(one.config) == name for one in _trusted_records(path)):
+            yield path
+
+
+def _trusted_records(path: str) -> list[Daemon]:
+    """The daemons in a state-dir; none where others may have written them."""
+    try:
+        fd = open_trusted(path)
+    except OSError:
+        return []
+    try:
+        return list(records_in(fd, Daemon))
+    finally:
+        os.close(fd)
+
+
+def _other_dirs(state: StateDir, environ: Mapping[str, str]) -> Iterator[str]:
+    ours = identity(state.path)
     for base, begin in map(os.path.split, _bases(environ)):
         for name in _listed(base):
             path = os.path.join(base, name)
             if name.startswith(begin) and identity(path) != ours:
-                yield from _others_in(path, here, str(control))
+                yield path
 
 
 class Other(Record):

@@ -52,7 +52,7 @@ _Key = tuple[int, int]  # (pid, start time): names a process for good
 PAUSE = 5.0  # seconds between two tellings of strays: some fork and exit all the time
 LOOKS = 3  # how many scans one question may cost
 ROOM = 1000  # so many processes may be known before those who are gone are looked for
-DOUBTS = 100  # so many looks may find no environment, nor arguments, of a process before it has none
+DOUBTS = 100  # so many looks may not tell whether a process has an environment before it has none
 
 
 class News:
@@ -181,12 +181,22 @@ class Tree:
         self._orphans = None
 
     def reaped(self, pid: int) -> None:
-        """An orphan was reaped."""
+        """An orphan was reaped. Its children have come to us, perhaps since orphans were listed."""
         self.adopted.drop(pid)
+        self._orphans = None
 
     def look_at_nobody(self) -> None:
         """Begin a scan that shows nobody but those who are taken in."""
         self._begin(Scan(of_all=False))
+
+    def reap_orphan(self, pid: int) -> None:
+        """Reap a child that is no leader, if it is dead."""
+        try:
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is None:
+                return
+        except ChildProcessError:
+            pass  # it was reaped since it was listed
+        self.reaped(pid)
 
     def reap_orphans(self, until: float) -> bool:
         """Reap our dead children but leaders, until then (CLOCK_MONOTONIC) at most; whether that was all."""
@@ -226,10 +236,6 @@ class Tree:
     def alive(self) -> Iterator[Stat]:
         """Everything that lives."""
         return (fact for fact in self._looked().table.values() if fact.state not in procfs.DEAD)
-
-    def knows(self, pid: int) -> bool:
-        """Whether a number is somebody's, dead or alive."""
-        return pid in self._looked().table
 
     @property
     def is_looking(self) -> bool:
@@ -464,18 +470,23 @@ class Tree:
         return known
 
     def is_doubtful(self, fact: Stat) -> bool:
-        """Whether it cannot be told yet whose it is. Who is just executing a program has neither
-        environment nor arguments for a moment, and who is just ending neither, for good: he may have left
-        a child that was not looked at."""
+        """Whether it cannot be told yet whose it is. Who is just executing a program has no environment for a
+        moment, and who is just ending none for good: he may have left a child that was not looked at."""
         key = (fact.pid, fact.starttime)
         if self._markers.get(key) is not None:
             return False
-        if fact.state != "D" and procfs.has_arguments(fact.pid):
-            return bool(procfs.environ(fact.pid))  # it has come about between
+        if fact.state != "D" and _has_no_environment(fact.pid):
+            return False
         if not fact.still_lives(fact.pid):
             return True
         self._doubts[key] = self._doubts.get(key, 0) + 1
         return self._doubts[key] < DOUBTS
+
+
+def _has_no_environment(pid: int) -> bool:
+    """Whether a program was executed with an empty one. It was not, if it was only about to be."""
+    image = procfs.image(pid)
+    return bool(image) and not procfs.environ(pid) and procfs.image(pid) == image
 
 
 def _is_hidden(pid: int) -> bool:

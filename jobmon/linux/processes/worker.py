@@ -10,13 +10,13 @@ from __future__ import annotations
 import gc
 import marshal
 import os
-import resource
 import time
 
 from jobmon.lean.cpython import signal
 from jobmon.lean.enums import Enum
 from jobmon.lean.records import Record
-from jobmon.linux.kernel import reactor
+from jobmon.linux.kernel import reactor, syscalls
+from jobmon.linux.kernel.execution import keep_only
 from jobmon.linux.kernel.signals import name_of
 
 TYPE_CHECKING = False
@@ -72,9 +72,10 @@ class Errand:
         try:
             os.set_blocking(self._fd, False)
             watch.register(self._fd, self._receive, reactor.COMMAND)
+            daemon = os.getpid()
             self.pid = os.fork()
             if self.pid == 0:
-                _be_the_child(work, writer)
+                _be_the_child(work, writer, daemon)
         except OSError:
             self._close()
             raise
@@ -158,12 +159,12 @@ def _how(end: os.waitid_result) -> str:
     return f"was killed by {name_of(end.si_status)}"
 
 
-def _be_the_child(work: Callable[[], Iterable[object]], writer: int) -> None:
+def _be_the_child(work: Callable[[], Iterable[object]], writer: int, daemon: int) -> None:
     """The child's side: never returns."""
     try:
+        syscalls.die_with(daemon)  # a file system that does not answer would keep it for ever
         # Before anything else: a lock or a connection that the daemon closes must not stay open here.
-        os.closerange(3, writer)
-        os.closerange(writer + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        keep_only(0, 1, 2, writer)
         gc.disable()
         with open(writer, "wb") as pipe:
             try:
