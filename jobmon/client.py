@@ -1,7 +1,7 @@
 """The blocking API: CommandPipe for commands, EventStream for events.
 
-Needs no more of Python than it must, because every `jobmon status` is paid for by it: the C
-module `_socket` instead of `socket`, and nothing of the policy or the engine.
+Needs no more of Python than it must, because every `jobmon status` is paid for by it: the
+C part of `socket`, and nothing of the policy or the engine.
 """
 
 from __future__ import annotations

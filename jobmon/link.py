@@ -7,7 +7,6 @@ Deadlines are times of time.monotonic(); None is never.
 
 from __future__ import annotations
 
-import _socket
 import os
 import sys
 from time import monotonic
@@ -18,6 +17,17 @@ from jobmon.errors import (
     DaemonUnreachable,
     NotPermittedError,
     RemoteProtocolError,
+)
+from jobmon.lean.cpython import (
+    AF_INET,
+    AF_UNIX,
+    IPPROTO_TCP,
+    SO_PEERCRED,
+    SO_SNDTIMEO,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    TCP_NODELAY,
+    socket,
 )
 from jobmon.protocol import CLIENT, ERR_BUSY, ERR_NOT_PERMITTED, Broken, Connection, ErrorMessage, Failure
 
@@ -167,9 +177,9 @@ class Link:
         """The daemon's pid in our PID namespace, where it may be another than it has in its own: that of
         who listens on the UNIX socket, unless that is a manager who has handed it over (unix(7)); 0 for
         none."""
-        if self._socket.family != _socket.AF_UNIX:
+        if self._socket.family != AF_UNIX:
             return pid
-        credentials = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+        credentials = self._socket.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
         listener = int.from_bytes(credentials[:4], sys.byteorder)
         try:
             with open(f"/proc/{listener}/status", encoding="utf-8", errors="replace") as file:
@@ -207,20 +217,20 @@ def _poll(until: float | None, fds: Iterable[int], events: int) -> list[int]:
             return found
 
 
-def _connect(port: Port, where: str, until: float) -> _socket.socket:
+def _connect(port: Port, where: str, until: float) -> socket:
     """A connected socket that does not block.
 
     connect(2) to a UNIX socket whose queue is full waits, or fails at once where the socket does not
     block, and poll(2) does not tell when there is room. So it blocks, for as long as SO_SNDTIMEO says.
     """
-    family = _socket.AF_UNIX if isinstance(port, str) else _socket.AF_INET
-    connected = _socket.socket(family, _socket.SOCK_STREAM)
+    family = AF_UNIX if isinstance(port, str) else AF_INET
+    connected = socket(family, SOCK_STREAM)
     try:
-        connected.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _timeval(until - monotonic()))
+        connected.setsockopt(SOL_SOCKET, SO_SNDTIMEO, _timeval(until - monotonic()))
         connected.connect(bytes_of(port) if isinstance(port, str) else ("127.0.0.1", port))
         connected.setblocking(False)
-        if family == _socket.AF_INET:
-            connected.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        if family == AF_INET:
+            connected.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
     except BlockingIOError:  # EAGAIN, of TCP EINPROGRESS: the time is over
         connected.close()
         raise TimeoutError from None

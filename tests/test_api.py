@@ -321,7 +321,7 @@ def test_nonsense_is_refused(daemon: Make) -> None:
     pipe = daemon({"jobs": {"web": {**WEB, "autostart": True}}}).pipe()
     with pytest.raises(TypeError, match="start needs the name of a job"):
         pipe.start()
-    with pytest.raises(jobmon.JobError, match="no signal") as caught:
+    with pytest.raises(jobmon.JobError, match="unknown signal") as caught:
         pipe.signal("FOO", "web")
     assert caught.value.code == "bad-request"
     with pytest.raises(jobmon.JobError) as caught:

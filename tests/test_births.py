@@ -16,7 +16,7 @@ import kit
 import nasty
 import pytest
 
-from jobmon import ConfigError, JobError
+from jobmon import ConfigError, JobError, WaitTimeout
 from jobmon.core.events import Spawn
 from jobmon.core.spec import JobSpec
 from jobmon.linux.processes import spawn
@@ -210,10 +210,15 @@ def test_a_limit_below_what_is_open_is_a_failure_with_its_reason(daemon: Factory
     with pytest.raises(JobError, match="EMFILE"):
         pipe.start("x", wait=False)
     assert "EMFILE" in watch.until("x", "backoff").cause
+    pid = pipe.get_pid("fine")
+    assert pid is not None
+    with pytest.raises(WaitTimeout, match=r"still stopping"):
+        pipe.stop("fine", timeout=0.5)  # the first process needs none; whether others live is not known
+    assert kit.process_of(pid) is None
     resource.prlimit(one.pid, resource.RLIMIT_NOFILE, (1000, 1000))
+    assert watch.until("fine", "died").cause == "SIGTERM"
     pipe.start("x")
 
-    assert pipe.is_running("fine")
     assert "a bug" not in one.log
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,6 +102,15 @@ def test_the_same_end_is_one_cause() -> None:
     """Thousands of events with the same exit code share one cause."""
     assert exited(7) is exited(7)
     assert exited("SIGKILL") is exited("SIGKILL")
+
+
+@pytest.mark.parametrize("module", ["explain", "machine", "ordering", "supervisor", "conditions", "waiters"])
+def test_nobody_reads_the_words(module: str) -> None:
+    """No decision depends on the text of a cause: the policy cuts and searches no text at all."""
+    source = Path(causes.__file__).with_name(f"{module}.py").read_text()
+    called = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
+    readers = "startswith endswith removeprefix removesuffix partition rpartition find"
+    assert not called & set(readers.split())
 
 
 @given(CAUSES)

@@ -17,10 +17,9 @@ import pytest
 
 from jobmon.core.events import Exited, Launched, LeaderDied, Spawned, SpawnFailed
 from jobmon.core.spec import JobSpec, KillScope
-from jobmon.linux.kernel import cgroup, reactor
-from jobmon.linux.kernel.reactor import Reactor
+from jobmon.linux.kernel import cgroup
+from jobmon.linux.kernel.loop import SIGNAL, UNSET, Loop
 from jobmon.linux.kernel.signals import SignalSource, name_of
-from jobmon.linux.kernel.timers import Timers
 from jobmon.linux.processes import children
 from jobmon.linux.processes.children import Children
 from jobmon.linux.processes.spawn import Spawner
@@ -53,34 +52,25 @@ class Ward:
         self.fed: list[ProcessInput] = []
         self.by_job: dict[str, list[ProcessInput]] = {}
         self._hierarchy = hierarchy
-        self._timers = Timers()
         self._signals = SignalSource((signal.SIGCHLD,))
-        self._reactor = Reactor(self._failed)
+        self.loop = Loop(self._failed)
+        self._deadline = UNSET
         marker = os.urandom(8).hex()
         self.tree = Tree(marker)
-        self.children = Children(self._reactor, self._take, self._look_later, self.tree)
+        self.children = Children(self.loop, self._take, self.tree)
         self._spawner = Spawner(os.environb, marker, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        self._reactor.register(self._signals.fileno(), self._on_signal, reactor.SIGNAL)
-        self._reactor.register(self._timers.fileno(), self._on_timer, reactor.TIMER)
+        self.loop.add_reader(self._signals.fileno(), self._on_signal, SIGNAL)
         self.fds = set(kit.fds_of(os.getpid()))
 
-    def _failed(self, _fd: int, error: Exception) -> None:
+    def _failed(self, _where: str, error: Exception) -> None:
         raise AssertionError("a handler failed") from error
 
     def _take(self, job: str, what: ProcessInput) -> None:
         self.fed.append(what)
         self.by_job.setdefault(job, []).append(what)
 
-    def _look_later(self, delay: float) -> None:
-        self._timers.arm("look", 0, time.monotonic() + delay)
-
     def _on_signal(self, _events: int) -> None:
         if self._signals.read():
-            self.children.sweep()
-
-    def _on_timer(self, _events: int) -> None:
-        self._timers.drain()
-        while self._timers.next_due(time.monotonic()) is not None:
             self.children.sweep()
 
     def start(
@@ -103,13 +93,13 @@ class Ward:
 
     def turn(self, *, block: bool = True) -> None:
         self.children.tree.forget()
-        self._timers.program()
-        self._reactor.turn(block=block)
+        self.loop.run_once(block=block)
 
     def until(self, job: str, kind: type[ProcessInput]) -> ProcessInput:
         """Turn until a job has been fed an input of a kind."""
         end = time.monotonic() + kit.DEADLINE
-        self._timers.arm("deadline", 0, end)
+        self._deadline.cancel()
+        self._deadline = self.loop.call_at(end, lambda: None)  # wakes the loop, so that it can fail
         while True:
             for one in self.by_job.get(job, ()):
                 if isinstance(one, kind):
@@ -127,9 +117,8 @@ class Ward:
             self.turn()
         lost = {fd: what for fd, what in kit.fds_of(os.getpid()).items() if fd not in self.fds}
         self.children.close()
-        self._reactor.close()
+        self.loop.close()
         self._signals.close()
-        self._timers.close()
         self._spawner.close()
         if self._hierarchy is not None:
             self._hierarchy.close()
@@ -511,9 +500,9 @@ def test_while_the_rest_of_a_cgroup_lives_the_loop_sleeps(cgroup_ward: Ward) -> 
     for _ in range(10):
         ward.turn(block=False)
     used = time.process_time()
-    ward._timers.arm("soon", 0, time.monotonic() + 0.1)
+    soon = ward.loop.call_later(0.1, lambda: None)
     turns = 0
-    while "soon" in ward._timers._armed:
+    while soon.active:
         ward.turn()
         turns += 1
 
@@ -593,3 +582,17 @@ def test_the_filter_is_real(daemon: Callable[..., kit.Daemon], rule: str) -> Non
 
 def pidfds_of(pid: int) -> int:
     return sum("pidfd" in what for what in kit.fds_of(pid).values())
+
+
+def test_a_look_that_is_due_sooner_is_not_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later look replaces no sooner one: the death that only a look can find is found by the first."""
+    without_pidfd(monkeypatch)
+    ward = Ward()
+    ward.loop.remove_reader(ward._signals.fileno())  # nobody hears SIGCHLD
+    pid = ward.start("web", "exit 7")
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    ward.children.look_within(0.01)
+    ward.children.look_within(1000.0)
+
+    assert ward.until("web", Exited) == Exited(1, 7)
+    ward.close()

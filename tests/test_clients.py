@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import select
+import shutil
 import socket
 import struct
 import sys
@@ -609,3 +611,20 @@ def test_pipelined_requests_are_answered_as_they_finish(
 
     assert order[0] == 2
     assert sorted(order) == [1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, to let a call fail")
+@pytest.mark.parametrize("shared", [True, False])
+def test_where_descriptors_cannot_be_refused_it_is_said(
+    daemon: Factory, shared: bool
+) -> None:
+    """On a kernel without SO_PASSRIGHTS the log names the sockets that others may send descriptors to."""
+    inject = ["strace", "-D", "-qq", "-o", os.devnull, "-e", "inject=setsockopt:error=ENOPROTOOPT"]
+    access = {"allow-users": ["root"]} if shared else {}
+    one = daemon({"supervisor": access}, wrapper=inject)
+    told = [one.path(name) for name in ("control", "event")] if shared else []
+    text = "others may connect here and send descriptors"
+    lines = [line for line in one.log.splitlines() if text in line]
+    assert [path for line in lines for path in told if f'path="{path}"' in line] == told
+    assert len(lines) == len(told)

@@ -331,7 +331,7 @@ def test_names_in_messages(name: str, shown: str) -> None:
 
 def test_lone_surrogate() -> None:
     """Half a character is an error wherever it stands."""
-    message = "is half a character (a lone surrogate): remove it"
+    message = "stands for no character: a backslash itself is written \\\\"
 
     assert problems('{"jobs": {"a\\ud800": {"command": "\\udc00"}}}') == [
         f"main.json:1:13: \\ud800 {message}",
@@ -771,6 +771,16 @@ def test_all_copies_of_the_jobs_are_checked() -> None:
         "main.json:2:1: jobs: this key is here twice; the first is at main.json:1:41",
         "/data/j:1:33: jobs.b.stdin",
         "/data/j:2:1: jobs.b: there are two jobs of this name; the first is at /data/j:1:2",
+    ]
+
+
+def test_a_section_that_stands_twice_is_no_job() -> None:
+    """What belongs in the main configuration is not checked as a job, however often it is there."""
+    job_file = '{"supervisor": {}, "supervisor": {},\n"a": {"command": "x"}}'
+
+    assert problems({"supervisor": {"include-dirs": ["j"]}}, files={"/data/j": job_file}) == [
+        "/data/j:1:20: jobs.supervisor: there are two jobs of this name; the first is at /data/j:1:2",
+        "/data/j:1:20: jobs.supervisor: belongs in the main configuration: a job file holds only jobs",
     ]
 
 

@@ -37,6 +37,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "program behind a link": {"command": ["./link/tool"]},
     "PATH": {"command": ["sleep", "1000000"], "env": {"PATH": "{}:/usr/bin:/bin"}},
     "interpreter": {"command": ["./script"]},
+    "loader": {"command": ["./binary", "1000000"]},
     "log of readiness": {"stdout": "{}/log", "ready": {"log": "up"}},
     "directory of a question": {"working-dir": "{}/dir", "ready": {"exec": "true"}},
 }
@@ -60,11 +61,21 @@ class Scene:
         os.symlink("link/err", self.folder / "file")
         (self.folder / "script").write_text(f"#!{place}/sh\n")
         (self.folder / "script").chmod(0o755)
+        (self.folder / "binary").write_bytes(with_loader(f"{place}/l"))
+        (self.folder / "binary").chmod(0o755)
         jobs = {"stuck": {**REST, **filled(job, place)}, "fine": REST}
         options |= {"directory": str(self.folder), "pass_fds": (self.fs.fd,)}
         self.daemon = self._daemon({"jobs": jobs}, **options)
         self.pipe = self.daemon.pipe()
         self.watch = self.daemon.watch()
+
+
+def with_loader(path: str) -> bytes:
+    """A program, sleep(1), that names another dynamic loader."""
+    program = Path("/bin/sleep").read_bytes()
+    found = re.search(rb"/lib[^\0]*/ld-[^\0]*\0", program)
+    assert found is not None
+    return program.replace(found[0], path.encode().ljust(len(found[0]), b"\0"), 1)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import kit
 import pytest
@@ -14,10 +13,8 @@ from hypothesis import strategies as st
 from jobmon.core import spec
 from jobmon.core.plan import Change, Keys, Plan
 from jobmon.linux.daemon.reload import _KINDS
-from jobmon.linux.kernel import reactor
-from jobmon.linux.kernel.reactor import Reactor
+from jobmon.linux.kernel.loop import SIGNAL, Loop
 from jobmon.linux.kernel.signals import SignalSource
-from jobmon.linux.kernel.timers import Timers
 from jobmon.linux.processes import worker
 from jobmon.linux.processes.children import Children
 from jobmon.linux.processes.tracker import Tree
@@ -34,11 +31,9 @@ class Site:
     def __init__(self) -> None:
         kit.be_single_threaded()
         self._signals = SignalSource((signal.SIGCHLD,))
-        self._timers = Timers()
-        self._reactor = Reactor(self._failed)
-        self.children = Children(self._reactor, lambda *_: None, lambda _: None, Tree("0" * 16))
-        self._reactor.register(self._signals.fileno(), self._on_signal, reactor.SIGNAL)
-        self._reactor.register(self._timers.fileno(), self._on_timer, reactor.TIMER)
+        self._loop = Loop(self._failed)
+        self.children = Children(self._loop, lambda *_: None, Tree("0" * 16))
+        self._loop.add_reader(self._signals.fileno(), self._on_signal, SIGNAL)
         self.results: list[Result] = []
 
     def begin(self, work: Callable[[], object], seconds: float = kit.DEADLINE) -> Errand:
@@ -47,35 +42,25 @@ class Site:
 
     def begin_all(self, work: Callable[[], Iterable[object]], seconds: float = kit.DEADLINE) -> Errand:
         """Begin work that gives several."""
-        tools = self._reactor, self._timers, self.children
-        return Errand(*tools, work, self.results.append, kinds=_KINDS, seconds=seconds)
+        return Errand(self._loop, self.children, work, self.results.append, kinds=_KINDS, seconds=seconds)
 
     def finish(self) -> Result:
         """Turn until all is told and reaped; return the result, which must be the only one."""
         while not self.results or self.children.guests:
-            self._timers.program()
-            self._reactor.turn(block=True)
+            self._loop.run_once(block=True)
         (result,) = self.results
         return result
 
-    def _failed(self, _fd: int, error: Exception) -> None:
+    def _failed(self, _where: str, error: Exception) -> None:
         raise AssertionError("a handler failed") from error
 
     def _on_signal(self, _events: int) -> None:
         if self._signals.read():
             self.children.sweep()
 
-    def _on_timer(self, _events: int) -> None:
-        self._timers.drain()
-        while (due := self._timers.next_due(time.monotonic())) is not None:
-            key, token = due
-            assert callable(key)
-            key(token)
-
     def close(self) -> None:
         self._signals.close()
-        self._timers.close()
-        self._reactor.close()
+        self._loop.close()
 
 
 @pytest.fixture

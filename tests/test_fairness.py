@@ -8,17 +8,35 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import cast
 
 import kit
 import pytest
 from test_clients import Raw, frame
+from test_quotas import as_root
+
+from jobmon import protocol
+from jobmon.core import causes
+from jobmon.core.events import Launched, Reply, Spawned, State
+from jobmon.core.spec import JobSpec
+from jobmon.core.supervisor import Supervisor
+from jobmon.linux.control import server
+from jobmon.linux.kernel import sockets
+from jobmon.linux.kernel.loop import Loop
+from jobmon.linux.kernel.peers import Access
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
     from typing import Any
 
+    from jobmon.linux.control.port import Daemon
+
 MANY = 3000
+CROWD = 40
+STRANGER = 20_001
+LISTENERS = 20
 PIPELINED = 600  # their answers fit into what a socket takes: nothing else interrupts them
 
 
@@ -27,8 +45,8 @@ def held(daemon: Callable[..., kit.Daemon]) -> Iterator[Callable[..., kit.Daemon
     """A factory of daemons that are stopped until somebody has sent something."""
     made: list[kit.Daemon] = []
 
-    def make(jobs: dict[str, Any]) -> kit.Daemon:
-        made.append(daemon({"jobs": jobs}))
+    def make(jobs: dict[str, Any], *, allow: Sequence[int] = ()) -> kit.Daemon:
+        made.append(daemon({"supervisor": {"allow-users": list(allow)}, "jobs": jobs}))
         return made[-1]
 
     yield make
@@ -76,6 +94,107 @@ def test_pipelined_requests_hold_up_nobody(
         told = [client.receive() for _ in range(PIPELINED)]
         assert [each["id"] for each in told] == list(range(PIPELINED))
         assert told[-1]["token"] >= died
+
+
+@as_root
+def test_many_connections_of_a_user_hold_up_no_other(
+    held: Callable[..., kit.Daemon], connect: Callable[[kit.Daemon], Raw]
+) -> None:
+    """Users have their turns, not connections: however many one has, another waits for a slice of one of them
+    and not for one of each."""
+    one = held({"web": {"command": kit.FOR_EVER}}, allow=[STRANGER])
+    os.chmod(one.directory, 0o711)
+    os.seteuid(STRANGER)
+    try:
+        greedy = [connect(one) for _ in range(CROWD)]
+    finally:
+        os.seteuid(0)
+    operator = connect(one)
+    os.kill(one.pid, signal.SIGSTOP)
+    for client in greedy:
+        client.send(b"".join(request("status", number, jobs=["web"]) for number in range(PIPELINED)))
+    operator.send(request("start", jobs=["web"]))
+    os.kill(one.pid, signal.SIGCONT)
+    started = operator.receive()
+    first = [client.receive() for client in greedy]
+
+    assert started["ok"]
+    assert sum(told["token"] <= started["token"] for told in first) < CROWD / 2
+
+
+class Bench:
+    """Sessions with a port, and as much of the daemon as they need: its loop turns when it is told to."""
+
+    def __init__(self, path: str, role: str) -> None:
+        self.supervisor = Supervisor([JobSpec("web", "true")])
+        self.failed: list[Exception] = []
+        self.loop = Loop(lambda _source, error: self.failed.append(error))
+        self.sessions = server.Sessions(cast("Daemon", self), Access(os.geteuid()), 1)
+        self.sessions.listen(sockets.listen(path, public=False), role)
+        self.sessions.open()
+
+    def act(self) -> None:
+        """Hand out the answers of the supervisor."""
+        for action in self.supervisor.take():
+            if isinstance(action, Reply):
+                self.sessions.reply(action)
+
+    def served(self, clients: list[Raw]) -> list[int]:
+        """Turn until all clients have something to read; how many had not before each turn."""
+        left = []
+        while waiting := [one for one in clients if not kit.readable(one.socket.fileno(), 0)]:
+            left.append(len(waiting))
+            self.turn()
+        return left
+
+    def turn(self) -> None:
+        self.loop.run_once(block=True)
+        assert self.failed == []
+
+    def close(self) -> None:
+        self.sessions.close()
+        self.loop.close()
+
+
+def test_listeners_are_told_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a turn has no time for more, each of many listeners hears of an event in a turn of its own, and
+    none is left out."""
+    monkeypatch.setattr(server, "TURN_SECONDS", 0.0)
+    bench = Bench(str(tmp_path / "event"), protocol.EVENTS)
+    listeners = [Raw(str(tmp_path / "event")) for _ in range(LISTENERS)]
+    while len(bench.sessions) < LISTENERS:
+        bench.turn()
+    bench.supervisor.log.add(0.0, "web", "launched", State.STARTING, 1, 4711, causes.START)
+    bench.sessions.publish()
+
+    assert bench.served(listeners) == list(range(LISTENERS, 0, -1))
+    for one in listeners:
+        assert one.receive() == {"type": 0, "job": "web", "event": 0}
+        one.destroy()
+    bench.close()
+
+
+def test_answers_are_sent_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many wait for the same: it is decided at once for all, and each is told in a turn of its own."""
+    monkeypatch.setattr(server, "TURN_SECONDS", 0.0)
+    bench = Bench(str(tmp_path / "control"), protocol.CONTROL)
+    clients = [Raw(str(tmp_path / "control")) for _ in range(LISTENERS)]
+    for number, client in enumerate(clients):
+        client.send(request("wait", number, jobs=["web"], **{"for": "running"}, acts=True))
+    while len(bench.supervisor.waiters) < LISTENERS:
+        bench.turn()
+    bench.supervisor.start(["web"], None, 0.0)
+    bench.supervisor.feed("web", Launched(1, 4711), 0.0)
+    bench.supervisor.feed("web", Spawned(1), 0.0)
+    assert len(bench.supervisor.waiters) == 0
+    bench.act()
+
+    assert bench.served(clients) == list(range(LISTENERS, 0, -1))
+    for number, client in enumerate(clients):
+        told = client.receive()
+        assert (told["id"], told["ok"]) == (number, True)
+        client.destroy()
+    bench.close()
 
 
 def test_a_large_request_holds_up_nobody(

@@ -11,12 +11,15 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import kit
+import prctl
 import pytest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -59,13 +62,6 @@ TOP_LEVEL = {
 # nobody who asks for a status pays for an engine.
 DAEMON_VERBS = frozenset(("cli.local", "cli.init"))
 
-# Imports that run upward, for types only: a narrow port between the clients' side and the engine is missing.
-UPWARD: dict[tuple[str, str], str] = {
-    ("linux.control.server", "linux.daemon.engine"): "the sessions see the whole engine",
-    ("linux.control.server", "linux.daemon.reload"): "the outcome of a reload is the reloader's",
-    ("linux.daemon.reload", "linux.daemon.engine"): "the reloader sees the whole engine",
-}
-
 IMPURE = frozenset("_socket ctypes os random select signal socket subprocess threading time".split())
 PURE_FOLDERS = frozenset(("base", "lean", "core", "config", "protocol"))
 
@@ -80,6 +76,16 @@ NOWHERE = frozenset(
 NOT_IN_THE_CLIENT = NOWHERE | frozenset(
     "collections ctypes enum functools json prctl re signal socket struct".split()
 )
+
+# What a daemon at work may not have loaded: each costs private memory. `re` comes with the first job that is
+# ready by its log.
+NOT_IN_THE_DAEMON = NOWHERE | frozenset(
+    "bisect collections enum functools hashlib importlib json keyword locale operator re reprlib "
+    "selectors signal socket traceback warnings weakref".split()
+)
+
+# The only module that imports CPython's private ones.
+DOOR = "lean.cpython"
 
 # Imports that break a rule above, each for a reason.
 EXEMPT: dict[tuple[str, str], str] = {
@@ -227,7 +233,7 @@ def test_imports_run_downward(module: str) -> None:
     folder = folder_of(module)
     wrong = []
     for name in coupled(module):
-        allowed = folder_of(name) in (folder, *MAY_USE[folder]) or (module, name) in UPWARD
+        allowed = folder_of(name) in (folder, *MAY_USE[folder])
         if not (allowed or module in DAEMON_VERBS or module == ""):
             wrong.append(name)
 
@@ -236,7 +242,7 @@ def test_imports_run_downward(module: str) -> None:
 
 def test_there_is_no_circle() -> None:
     """No module imports itself over others, not even for types or inside a function."""
-    below = {module: {name for name in coupled(module) if (module, name) not in UPWARD} for module in MODULES}
+    below = {module: coupled(module) for module in MODULES}
     below[""] = set()  # it loads by name
     while leaves := [module for module, names in below.items() if not names]:
         for module in leaves:
@@ -315,6 +321,83 @@ def test_a_client_loads_little(arguments: list[str], tmp_path: object) -> None:
     heavy = {name for name in loaded if name.startswith("jobmon.")}
     folders = {name: folder_of(name.removeprefix("jobmon.")) for name in heavy}
     assert {name for name, folder in folders.items() if folder.startswith(("core", "linux"))} == set()
+
+
+def private(top: ast.AST) -> set[str]:
+    """The private modules of CPython that are imported somewhere, also for types only."""
+    names = set()
+    for node in ast.walk(top):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module))
+    return {name for name in names if name.startswith("_") and name != "__future__"}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != DOOR])
+def test_private_modules_have_one_door(module: str) -> None:
+    """Only lean.cpython knows what of CPython is private, and so may change with each version."""
+    assert private(tree(MODULES[module])) == set()
+
+
+def test_private_imports_are_seen() -> None:
+    """The rule above looks at something: the door's own imports, and those of each form."""
+    forms = "import _signal as s\ndef f():\n    from _socket import socket\nif x:\n    import _json"
+
+    assert private(ast.parse(forms)) == {"_signal", "_socket", "_json"}
+    assert private(tree(MODULES[DOOR])) == {"_json", "_socket"}
+
+
+def test_the_door_has_all_that_is_asked_for() -> None:
+    """Each name that a module imports from the door is there in this Python, and nothing else is."""
+    from jobmon.lean import cpython
+
+    asked = {
+        alias.name
+        for path in MODULES.values()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ImportFrom) and node.module == "jobmon.lean.cpython"
+        for alias in node.names
+    }
+
+    assert {"signal", "socket", "deque"} <= asked
+    assert [name for name in asked if not hasattr(cpython, name)] == []
+    assert not hasattr(cpython, "nonsense")
+    assert not hasattr(cpython, "__path__")
+
+
+AT_WORK = """
+import sys
+before = set(sys.modules)
+from jobmon.cli.main import main
+code = main(["daemon", "-f", sys.argv[-1]])
+with open({report!r}, "w") as file:
+    file.write(" ".join(set(sys.modules) - before))
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_a_daemon_at_work_has_loaded_little(daemon: Callable[..., kit.Daemon], tmp_path: Path) -> None:
+    """A real daemon that has launched, probed, restarted, reloaded and explained jobs has none of the modules
+    that cost memory, nor the code that reads configurations."""
+    report = str(tmp_path / "modules")
+    compiled = os.path.dirname(prctl.__file__)
+    probed = {"command": kit.FOR_EVER, "ready": {"tcp": "127.0.0.1:1"}}
+    one = daemon(
+        {"jobs": {"web": {"command": kit.FOR_EVER, "autostart": True}, "probed": probed}},
+        wrapper=[sys.executable, "-S", "-c", AT_WORK.format(report=report)],
+        environ={"PYTHONPATH": f"{kit.SOURCES}:{compiled}"},
+    )
+    for words in ("start probed --no-wait", "restart web", "status --tree", "why web", "graph", "reload"):
+        assert one.run_cli(*words.split()).code == 0, words
+    assert one.run_cli("terminate").code == 0
+    assert one.wait() == 0
+    loaded = set((tmp_path / "modules").read_text().split())
+
+    assert "jobmon.linux.daemon.engine" in loaded
+    assert loaded & NOT_IN_THE_DAEMON == set()
+    assert {name for name in loaded if name.startswith("jobmon.config")} == set()
 
 
 def test_the_public_names_are_the_api() -> None:

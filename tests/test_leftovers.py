@@ -26,6 +26,7 @@ from jobmon.linux.processes import statedir
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
     from typing import Any
 
     MakeDaemon = Callable[..., kit.Daemon]
@@ -257,6 +258,41 @@ def test_the_marker_suffices(daemon: MakeDaemon, dead: MakeDead, way: str) -> No
     assert f'has left job="job" signal="SIGTERM" pids="{gone.pid}"' in heir.log
 
 
+@pytest.mark.parametrize("scope", ["job", "group", "process"])
+@pytest.mark.parametrize("way", [nasty.WITH, nasty.WITHOUT])
+def test_a_run_that_was_being_born_is_ended(
+    daemon: MakeDaemon, told: Told, tmp_path: Path, way: str, scope: str
+) -> None:
+    """A daemon that is killed after a birth and before it could write that down leaves nothing that runs a
+    second time, whatever the kill-scope."""
+    directory = tempfile.mkdtemp(prefix="jobmon-", dir="/tmp")
+    command = f"echo $$ > {told.path}; exec sleep 1000000"
+    jobs = {"job": {"command": command, "autostart": True, "kill-scope": scope}}
+    ports = {"control-port": f"{directory}/control", "event-port": f"{directory}/event"}
+    path = f"{directory}/jobmon.json"
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({"supervisor": ports, "jobs": jobs}, file)
+    kill = "statedir.StateDir.born = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
+    broken = nasty.broken(
+        str(tmp_path), "import os, signal", "from jobmon.linux.processes import statedir", kill
+    )
+    wrapper = nasty.options(way).get("wrapper", ())
+    kit.adopt_orphans(True)
+    with subprocess.Popen([*wrapper, *kit.daemon_command(), path], env=os.environ | broken) as process:
+        assert process.wait(kit.DEADLINE) == -signal.SIGKILL
+    first = int(told.line())
+    for name in os.listdir(directory):
+        if name != "jobmon.json":
+            os.unlink(f"{directory}/{name}")
+
+    heir = daemon({"jobs": jobs}, directory=directory, **nasty.options(way))
+    one = kit.process_of(first)
+    assert one is None or one.state == "Z"
+    os.waitpid(first, 0)
+    assert int(told.line()) == heir.pipe().get_pid("job")
+    assert "unreadable state" not in heir.log
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_garbage_counts_as_nothing(daemon: MakeDaemon, dead: MakeDead, way: str) -> None:
     """A record that cannot be read is named in the log, with what is wrong, and the daemon comes up."""
@@ -486,6 +522,25 @@ def test_patience_ends(daemon: MakeDaemon, dead: MakeDead, way: str) -> None:
     assert not gone.lives()
     assert way != nasty.WITH or not os.path.exists(os.path.dirname(gone.cgroup))
     assert 'killing what a daemon that died has left job="job"' in heir.log
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_patience_of_months_is_waited_for(dead: MakeDead, told: Told, way: str) -> None:
+    """A kill-timeout that is longer than one poll(2) can take keeps no daemon from starting."""
+    trap = f"trap 'echo asked > {told.path}' TERM; echo up > {told.path}; while :; do sleep 0.1; done"
+    gone = dead(way, **{"command": ["sh", "-c", trap], "kill-timeout": 1e7})
+    told.until("up")
+
+    command = [*gone.wrapper, *kit.daemon_command(), gone.path]
+    environ = os.environ | {"PYTHONPATH": kit.SOURCES}
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as heir:
+        told.until("asked")
+        os.kill(gone.pid, signal.SIGKILL)
+        heir.send_signal(signal.SIGTERM)
+        _, err = heir.communicate(timeout=kit.DEADLINE)
+    assert "mistake" not in err
+    assert heir.returncode == 0
+    shutil.rmtree(gone.directory)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -369,6 +369,23 @@ def test_what_is_unmounted_is_not_taken_for_empty(
     assert "bug" not in one.log
 
 
+@pytest.mark.slow
+def test_who_opens_a_fifo_needs_no_proc(daemon: Callable[..., kit.Daemon]) -> None:
+    """A job whose child opens its streams is started when /proc is covered, and holds nothing else."""
+    nasty.options(nasty.WITH)
+    job = {"command": kit.FOR_EVER, "stdin": "in"}
+    one = daemon({"jobs": {"it": job}}, wrapper=nasty.in_namespace("true"))
+    os.mkfifo(one.path("in"))
+    enter = ["nsenter", "--mount", f"--target={one.pid}", "mount", "-t", "tmpfs", "none", "/proc"]
+    subprocess.run(enter, check=True, timeout=kit.DEADLINE)
+    watch = one.watch()
+    one.pipe().start("it", wait=False)
+    watch.until("it", "launched")
+    with open(one.path("in"), "wb"):
+        assert watch.until("it", "running").pid
+        assert len(kit.fds_of(one.pipe().get_pid("it") or 0)) == 3
+
+
 # ---- the order of things ------------------------------------------------------------------------------
 
 

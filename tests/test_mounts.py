@@ -97,6 +97,20 @@ def test_a_program_leads_where_its_interpreter_is() -> None:
     assert beside_a_dead_one(look) == str([True, True, True, False, False, False, False])
 
 
+def test_a_binary_leads_where_its_loader_is() -> None:
+    """Of what is neither a script nor a program of our own class, or does not say, nobody knows."""
+
+    def look(folder: Path, mounts: Mounts) -> list[bool]:
+        program = Path("/bin/sleep").read_bytes()
+        texts = {"own": program, "static": program[:56] + bytes(8), "cut": program[:60], "plain": b"exit 0\n"}
+        other = {"class": program[:4] + bytes((3 - program[4],)) + program[5:], "empty": b""}
+        for name, text in {**texts, **other}.items():
+            (folder / name).write_bytes(text)
+        return [mounts.program_may_hang(f"{folder}/{name}") for name in (*texts, *other)]
+
+    assert beside_a_dead_one(look) == str([False, False, True, True, True, True])
+
+
 def test_too_many_links_lead_nowhere() -> None:
     """As the kernel does: more links than it follows are ELOOP, and nobody waits."""
 

@@ -20,8 +20,7 @@ from jobmon.core.events import State
 from jobmon.core.spec import JobSpec
 from jobmon.core.supervisor import Supervisor
 from jobmon.linux.daemon.systemd import Herald, Notifier, passed_sockets, watchdog_seconds
-from jobmon.linux.kernel.reactor import Reactor
-from jobmon.linux.kernel.timers import Timers
+from jobmon.linux.kernel.loop import Loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -213,10 +212,9 @@ class Stage:
         self.ear = ear
         self.supervisor = Supervisor([JobSpec(name, "true") for name in names])
         self.notifier = Notifier({"NOTIFY_SOCKET": ear.address})
-        self.timers = Timers()
         self.failures: list[Exception] = []
-        self.reactor = Reactor(lambda _fd, error: self.failures.append(error))
-        self.herald = Herald(self.notifier, self.supervisor, self.timers, self.reactor, watchdog)
+        self.loop = Loop(lambda _where, error: self.failures.append(error))
+        self.herald = Herald(self.notifier, self.supervisor, self.loop, watchdog)
 
     def change(self, name: str, state: State, patience: float | None = None) -> None:
         """Let a job be in a state, with so many seconds until its deadline."""
@@ -226,18 +224,13 @@ class Stage:
         self.herald.changed()
 
     def fire(self) -> None:
-        """Let all that is armed be due."""
-        while (due := self.timers.next_due(time.monotonic() + 1000)) is not None:
-            key: Any = due[0]
-            key(due[1])
-            if self.timers:
-                return  # one that comes again
+        """Let all that is set be due, but not what is set by it."""
+        self.loop.run_due(max((one.when for one in self.loop._heap if one.active), default=0.0))
 
     def close(self) -> None:
         """Everything is closed, and nothing failed."""
         self.herald.close()
-        self.timers.close()
-        self.reactor.close()
+        self.loop.close()
         assert self.failures == []
 
 
@@ -272,7 +265,7 @@ def test_a_start_without_a_deadline_is_extended_again_and_again(stage: Callable[
     one.change("b", State.STARTING, patience=1)
     one.herald.turn()
     assert one.ear.next()["EXTEND_TIMEOUT_USEC"]
-    assert len(one.timers) == 0  # whoever has a deadline is told of once
+    assert one.loop.deadlines == 0  # whoever has a deadline is told of once
 
     one.herald._told_at = 0.0
     one.change("a", State.STARTING)
@@ -292,7 +285,7 @@ def test_a_start_without_a_deadline_is_extended_again_and_again(stage: Callable[
     one.herald._told_at = 0.0
     one.fire()
     one.herald.turn()
-    assert len(one.timers) == 0
+    assert one.loop.deadlines == 0
     assert not kit.readable(one.ear.socket.fileno(), 0)
 
 
@@ -333,14 +326,14 @@ def test_what_is_not_urgent_is_told_twice_a_second_at_most(stage: Callable[..., 
             one.change("a", state)
             one.herald.turn()
     assert not kit.readable(one.ear.socket.fileno(), 0)
-    assert len(one.timers) == 1
+    assert one.loop.deadlines == 1
     one.herald._told_at -= 1
     one.fire()
     one.herald.turn()
 
     assert one.ear.next() == {"STATUS": "1 job: 1 backoff"}
     assert not kit.readable(one.ear.socket.fileno(), 0)
-    assert len(one.timers) == 0
+    assert one.loop.deadlines == 0
 
 
 def test_after_the_end_has_begun_it_is_never_ready(stage: Callable[..., Stage]) -> None:
@@ -375,14 +368,14 @@ def test_room_in_the_queue_wakes_the_loop_and_then_nothing_does(stage: Callable[
     others = one.ear.fill()
     one.herald.ready()
     assert one.notifier.unsent
-    one.reactor.turn(block=False)
+    one.loop.run_once(block=False)
     assert one.notifier.unsent
     for _ in range(others):
         one.ear.next()
-    one.reactor.turn(block=True)
+    one.loop.run_once(block=True)
 
     assert one.ear.next()["READY"] == "1"
-    assert one.reactor._handlers == {}
+    assert not kit.readable(one.loop._epoll.fileno(), 0)
 
 
 def test_names_cannot_forge_words_or_burst_the_datagram(stage: Callable[..., Stage]) -> None:

@@ -232,7 +232,7 @@ def test_the_installed_command_loses_nothing(bare: Path, builders: Path, wheel: 
 
     assert json.loads(run(command, "check", "--schema", cwd=tmp_path))["properties"]
     assert "bad.json:1:2: job: " in run(command, "check", "bad.json", cwd=tmp_path, status=1)
-    assert "no verb" in run(command, "frobnicate", cwd=tmp_path, status=2)
+    assert "unknown command" in run(command, "frobnicate", cwd=tmp_path, status=2)
     assert "no daemon answers" in run(*nobody, "list-jobs", cwd=tmp_path, status=69)
     assert "no daemon answers" in run(*nobody, "pid", "web", cwd=tmp_path, status=255)
     assert "cannot write the output" in run(

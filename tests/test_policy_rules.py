@@ -9,12 +9,12 @@ from test_supervisor import READY, Bench, spec_of
 
 from jobmon.core import conditions, events
 from jobmon.core.causes import Actor, Cause, Kind
-from jobmon.core.events import State
+from jobmon.core.events import Next, State
 from jobmon.core.plan import Change, Plan
 from jobmon.core.spec import Essential, JobSpec, JobType, Restart
 
 if TYPE_CHECKING:
-    from jobmon.core.events import Action
+    from jobmon.core.events import Action, Input
 
 
 def sent(bench: Bench, kind: type[Action]) -> list[str]:
@@ -98,7 +98,7 @@ def ordered_removal() -> Bench:
     """`db` is removed by a reload and waits for `web`, which requires it, to be gone."""
     bench = Bench(spec_of("db"), spec_of("web", requires=("db",))).up("db", "web")
     bench.supervisor.reload(Plan(removed=("db",)), "reload", 1.0)
-    assert type(bench.supervisor.going("db")) is events.Remove
+    assert bench.supervisor.turns.follows("db") is Next.REMOVE
     return bench
 
 
@@ -244,9 +244,10 @@ def chain(*extra: JobSpec) -> Bench:
     return bench.up("db", "web", "app")
 
 
-def queued(bench: Bench, name: str) -> object:
-    """How a job is to go, once its turn has come."""
-    return bench.supervisor.going(name)
+def queued(bench: Bench, name: str) -> Input | None:
+    """What a job is told, once its turn to go has come."""
+    pending = bench.supervisor.going(name)
+    return None if pending is None else pending.input()
 
 
 def test_what_comes_after_a_job_waits_for_a_restart_that_is_queued() -> None:

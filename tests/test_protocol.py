@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from jobmon import errors, protocol
 from jobmon.errors import LocalProtocolError, RemoteProtocolError
+from jobmon.lean import fastjson
 from jobmon.limits import MAX_SECONDS
 from jobmon.protocol import (
     CLIENT,
@@ -38,7 +39,6 @@ from jobmon.protocol import (
     Success,
     encode,
     failed,
-    wire,
 )
 from jobmon.protocol.framing import MAX_REPLY, MAX_REQUEST, frame
 
@@ -405,7 +405,7 @@ BAD_REQUESTS = [
 @pytest.mark.parametrize(("rest", "code"), BAD_REQUESTS, ids=str)
 def test_a_bad_request_is_answered_and_the_next_one_done(rest: dict[str, Any], code: str) -> None:
     """A request with an id that cannot be done gets a reply with that id; the connection goes on."""
-    bad = frame(wire.dumps({"type": "request", "id": 5, **rest}))
+    bad = frame(fastjson.encode({"type": "request", "id": 5, **rest}))
     good = Request(6, "info")
 
     first, second = received(CONTROL, bad + encode(good))
@@ -420,21 +420,21 @@ def test_an_argument_that_is_null_counts_as_left_out() -> None:
     """A client may spell out what it does not want."""
     body = {"type": "request", "id": 1, "command": "start", "jobs": ["web"], "timeout": None, "reason": None}
 
-    assert received(CONTROL, frame(wire.dumps(body))) == [Request(1, "start", ("web",))]
+    assert received(CONTROL, frame(fastjson.encode(body))) == [Request(1, "start", ("web",))]
 
 
 def test_a_name_given_twice_counts_once() -> None:
     """The jobs of a request are a set in the order given."""
     body = {"type": "request", "id": 1, "command": "start", "jobs": ["b", "a", "b"]}
 
-    assert received(CONTROL, frame(wire.dumps(body))) == [Request(1, "start", ("b", "a"))]
+    assert received(CONTROL, frame(fastjson.encode(body))) == [Request(1, "start", ("b", "a"))]
 
 
 def test_a_signal_may_be_a_number() -> None:
     """The number of a signal arrives as its digits."""
     body = {"type": "request", "id": 1, "command": "signal", "jobs": ["a"], "signal": 9}
 
-    assert received(CONTROL, frame(wire.dumps(body))) == [Request(1, "signal", ("a",), signal="9")]
+    assert received(CONTROL, frame(fastjson.encode(body))) == [Request(1, "signal", ("a",), signal="9")]
 
 
 def test_what_came_before_the_bad_message_is_not_lost() -> None:
@@ -523,8 +523,8 @@ def test_a_client_ignores_what_it_does_not_know() -> None:
         "more": 1,
     }
 
-    assert received(CLIENT, frame(wire.dumps({**event.body(), "new": {}}))) == [event]
-    assert received(CLIENT, frame(wire.dumps(snapshot))) == [Snapshot(1, (status,))]
+    assert received(CLIENT, frame(fastjson.encode({**event.body(), "new": {}}))) == [event]
+    assert received(CLIENT, frame(fastjson.encode(snapshot))) == [Snapshot(1, (status,))]
 
 
 def test_the_worst_code_counts() -> None:
@@ -561,7 +561,7 @@ def near_messages(draw: st.DrawFn) -> bytes:
     if draw(st.booleans()):
         body["command"] = draw(st.sampled_from(sorted(COMMANDS)) | st.integers(2, 8))
         body["id"] = draw(st.integers(0, 3))
-    return frame(wire.dumps(body))
+    return frame(fastjson.encode(body))
 
 
 @pytest.mark.parametrize("role", [CLIENT, CONTROL, EVENTS])

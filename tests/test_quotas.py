@@ -325,3 +325,44 @@ def test_answers_that_nobody_reads_are_bounded(daemon: Make) -> None:
     assert memory_of(one.pid) - before < 24 << 20
     for each in (*crowd, operator):
         each.destroy()
+
+
+def test_requests_that_wait_are_bounded_for_a_user_and_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The change of a job costs a look at each. Root and the daemon's user have room of their own."""
+    monkeypatch.setattr(quotas, "MAX_WAITING_PER_UID", 3)
+    monkeypatch.setattr(quotas, "MAX_WAITING", 5)
+    own, users = 1000, (1001, 1002)
+    kept = Quotas(own, 1)
+    for uid in (0, own, users[0]):
+        assert kept.too_many_wait(uid) == ""
+        kept.wait(uid, 3)
+        assert kept.too_many_wait(uid) == "3 requests of this user wait already"
+    assert kept.too_many_wait(users[1]) == ""
+    kept.wait(users[1], 2)
+    assert kept.too_many_wait(users[1]) == "5 requests of all users wait already"
+    kept.wait(0, -1)
+    assert kept.too_many_wait(0) == ""
+    kept.wait(users[0], -3)
+    assert kept.too_many_wait(users[0]) == kept.too_many_wait(users[1]) == ""
+
+
+def test_what_waits_is_counted_until_it_is_answered(daemon: Make) -> None:
+    """One user's connections share a bound; an answer makes room, and so does the end of a connection."""
+    one = daemon({"jobs": {"web": {"command": kit.FOR_EVER}}}, wrapper=smaller(MAX_WAITING_PER_UID=4))
+    clients = [Raw(one.control) for _ in range(3)]
+    wait = {"type": "request", "command": "wait", "jobs": ["web"], "for": "running", "since": 0}
+    for client in clients[:2]:
+        client.send(frame({**wait, "id": 1}) + frame({**wait, "id": 2}) + frame({**STATUS, "id": 3}))
+    assert [client.receive()["id"] for client in clients[:2]] == [3, 3]
+    clients[2].send(frame({**wait, "id": 1}))
+    assert clients[2].receive()["error"]["code"] == "busy"
+
+    clients[0].destroy()
+    while True:  # its end is seen in a turn of its own
+        clients[2].send(frame({**wait, "id": 2, "timeout": 0}))
+        told = clients[2].receive()["error"]["code"]
+        if told == "timeout":
+            break
+        assert told == "busy"
+    for client in clients[1:]:
+        client.destroy()

@@ -10,6 +10,7 @@ import array
 import contextlib
 import mmap
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -377,12 +378,13 @@ def test_a_death_waits_for_the_words_before_it(run: Any) -> None:
 def test_the_watchdog_waits_for_the_words_before_it(run: Any) -> None:
     """A sign of life that was sent in time counts, though it is read later."""
     say = "systemd-notify --no-block"
-    words = f"{say} --ready; sleep 0.3; {say} WATCHDOG=1; echo said > out"
+    words = f"{say} --ready; read line < go; {say} WATCHDOG=1; echo said > out"
     one, watch = run(shell(f"read line < go; {words}"), watchdog=1.5)
     out = one.fifo("out")
     go(one)
     watch.until("a", "running")
     os.kill(receiver_of(one), signal.SIGSTOP)
+    go(one)
     assert out.line() == "said"
     began = time.monotonic()
 
@@ -434,6 +436,22 @@ def test_many_words_cost_one_look(run: Any) -> None:
     go(one)
     watch.until("a", "running")
     assert cpu_seconds(one.pid) - before < 0.6
+
+
+@as_root
+def test_a_receiver_holds_no_connection(daemon: Make) -> None:
+    """Whatever the limit of descriptors is by now, the receiver has none of the daemon's connections."""
+    one = daemon({"jobs": {"a": {"command": READY, **NOTIFY}}})
+    os.mkfifo(one.path("go"))
+    clients = [one.pipe() for _ in range(60)]
+    for client in clients:
+        assert client.status("a")  # it is accepted
+    resource.prlimit(one.pid, resource.RLIMIT_NOFILE, (48, 48))
+    for client in clients[:20]:
+        client.destroy()
+    clients[-1].start("a", wait=False)
+    until_heard(kit.environ_of(clients[-1].get_pid("a") or 0)["NOTIFY_SOCKET"])
+    assert sum(what.startswith("socket:") for what in kit.fds_of(receiver_of(one)).values()) == 2
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["working", "stopped"])

@@ -17,10 +17,11 @@ from kit import Lines, settled
 
 from jobmon.cli import formatting, processtree
 from jobmon.client import CommandPipe
+from jobmon.lean import fastjson
 from jobmon.linux.control import replies
 from jobmon.linux.kernel import procfs
 from jobmon.linux.kernel.procfs import Stat
-from jobmon.protocol import CONTROL, BadRequest, Connection, JobStatus, Request, encode, job_status, wire
+from jobmon.protocol import CONTROL, BadRequest, Connection, JobStatus, Request, encode, job_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def test_the_wish_and_the_answer_travel() -> None:
     request, job = Request(1, "status", ("web",), tree=True), status(*FAMILY)
 
     assert Connection(CONTROL).receive(encode(request)) == [request]
-    assert job_status(wire.loads(wire.dumps(job.body()))) == job
+    assert job_status(fastjson.decode(fastjson.encode(job.body()))) == job
     assert "tree" not in request.replace(tree=False).body()
 
 

@@ -371,7 +371,7 @@ class Story(RuleBasedStateMachine):
         request = self.ask("reload", [], restart, None)
         apart = [job for job in jobs.values() if not restart and not self.is_entangled(job.spec.name, plan)]
         untouched = [(job, job.state, job.run, job.next, job.armed) for job in apart]
-        hurried = [other for other, what in leaving.items() if isinstance(what, events.Stop) and what.now]
+        hurried = [other for other, what in leaving.items() if what.next is Next.STOP and what.now]
         if not self.terminating:
             self.reconfigure(after)
         self.supervisor.reload(plan, request, self.kernel.now, restart=restart)
@@ -419,24 +419,23 @@ class Story(RuleBasedStateMachine):
 
         On its way is one, too, that waits for others to be gone first.
         """
-        queued = {Next.STOP: (events.Stop, events.Shutdown), Next.RESTART: (events.RestartJob,)}[following]
         if set(names) <= set(self.supervisor.jobs):
             for job in (self.supervisor.jobs[name] for name in set(names) - self.removing):
-                waits_for_turn = isinstance(self.supervisor.turns.leaving.get(job.spec.name), queued)
+                waits_for_turn = self.supervisor.turns.follows(job.spec.name) is following
                 assert job.state in states or job.next is following or waits_for_turn, (
                     "the last command counts"
                 )
 
     def has_what_it_requires(self, names: list[str]) -> None:
         """Right after a start neither it nor what it requires is down, or goes down to stay there."""
-        jobs, leaving = self.supervisor.jobs, self.supervisor.turns.leaving
+        jobs = self.supervisor.jobs
         if not set(names) <= set(jobs):
             return
         for name in set(names) - self.removing:
             needs = [jobs[other] for other in self.supervisor.order.needs(name) if other in jobs]
             for need in (*needs, jobs[name]):
                 assert self.is_ready(need) or need.state not in AT_REST, "what is required comes up"
-                stays_down = need.next is Next.STOP or isinstance(leaving.get(need.spec.name), events.Stop)
+                stays_down = Next.STOP in (need.next, self.supervisor.turns.follows(need.spec.name))
                 assert not stays_down, "what is required stays up, or comes back"
 
     def feed(self, name: str, what: Input) -> None:
@@ -676,7 +675,7 @@ class Story(RuleBasedStateMachine):
             assert job.pid == (process.pid if process is not None else None)
             assert (job.leader is not None) == (process is not None and process.leader_status is None)
             assert kernel.timers.get(name) == (None if job.armed is None else (job.token, job.armed))
-            leaves = isinstance(self.supervisor.turns.leaving.get(name), events.Remove)
+            leaves = self.supervisor.turns.follows(name) is Next.REMOVE
             assert (name in self.removing) == (leaves or job.next is Next.REMOVE), (
                 "removed, and nothing else, whatever comes"
             )
@@ -730,7 +729,7 @@ class Story(RuleBasedStateMachine):
     def is_settled(self, request: Request, name: str) -> bool:
         """Whether there is nothing left to wait for on this job."""
         job, run = self.supervisor.jobs.get(name), request.runs[name]
-        if isinstance(self.supervisor.going(name), events.RestartJob):
+        if self.supervisor.turns.follows(name) is Next.RESTART:
             return False
         if job is not None and request.until == waits.STABLE and self.is_ready(job):
             return False
@@ -877,7 +876,7 @@ def answers_at_once(job: machine.Job, _since: waits.Mark, _now: float) -> events
         (Turns, "_take_down", lambda *_: None),
         (Turns, "_refresh", lambda *_: None),
         (Turns, "_is_needed", lambda *_: False),
-        (Turns, "_reason_to_wait", lambda *_: ""),
+        (Turns, "_waits_for", lambda *_: ()),
         (Turns, "_with_requirements", lambda self, names, _: [(n, "") for n in self.order.sort(names)]),
         (Turns, "_stay", lambda *_: None),
         (Turns, "_let_go_first", lambda *_: None),

@@ -509,7 +509,7 @@ def test_time_is_kept_beside_a_command_where_pidfds_are_forbidden(daemon: Make, 
         finally:
             one.process.send_signal(signal.SIGCONT)
             os.write(fifo.fd, b"end\n")
-        assert process.stderr.readline() == f"jobmon: the command goes on, pid {pid}\n"
+        assert process.stderr.readline() == f"jobmon: the command is still running (pid {pid})\n"
         kit.wait_gone(pid)
 
     assert process.returncode == 124

@@ -7,7 +7,6 @@ with a function `run(verb, arguments) -> exit code`; it is loaded for that verb 
 from __future__ import annotations
 
 from jobmon.lean.records import Record
-from jobmon.suggest import distance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -391,6 +390,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean 'X'?)` if one of the known words is near, otherwise nothing."""
     if len(word) <= _FAR:
         return ""
+    from jobmon.suggest import distance
+
     near = [one for one in known if abs(len(one) - len(word)) <= _FAR]
     best = min(near, key=lambda one: distance(word, one), default="")
     return f" (did you mean '{best}'?)" if near and distance(word, best) <= _FAR else ""

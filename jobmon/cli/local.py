@@ -69,7 +69,7 @@ def take_utf_8() -> None:
     given = sys._xoptions.get("utf8")  # noqa: SLF001 - documented under this name
     if given == _OURS:
         if sys.stderr is not None:
-            from _locale import getencoding
+            from jobmon.lean.cpython import getencoding
 
             sys.stderr.reconfigure(encoding=getencoding(), errors="backslashreplace")  # type: ignore[union-attr]
     elif cli.is_program and sys.getfilesystemencoding() != "utf-8" and given is None:

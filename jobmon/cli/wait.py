@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import os
 import sys
 from time import monotonic
@@ -12,6 +11,7 @@ from jobmon.cli.formatting import condition, count, escape, seconds
 from jobmon.cli.output import FAILED, OK, complain, flush, say
 from jobmon.client import CommandPipe, ends_of
 from jobmon.errors import ConnectionLost, JobError, JobMonError
+from jobmon.lean.cpython import signal
 from jobmon.lean.fastjson import dumps
 from jobmon.limits import DIED
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Ends = dict[str, int | str | None]
 
-_PASSED_ON = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM)
+_PASSED_ON = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 class CommandFailed(JobError):
@@ -35,13 +35,13 @@ class ChildSignal:
 
     def __enter__(self) -> Self:
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._handler = _signal.signal(_signal.SIGCHLD, lambda *_: None)  # if ignored, there is no status
-        self._wakeup = _signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._handler = signal.signal(signal.SIGCHLD, lambda *_: None)  # if ignored, there is no status
+        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _signal.set_wakeup_fd(self._wakeup)
-        _signal.signal(_signal.SIGCHLD, self._handler)
+        signal.set_wakeup_fd(self._wakeup)
+        signal.signal(signal.SIGCHLD, self._handler)
         os.close(self._read)
         os.close(self._write)
 
@@ -117,12 +117,12 @@ def _beside(daemon: CommandPipe, number: int, command: list[str], output: int) -
     """Run the command until it has succeeded. Meanwhile the wait may fail, or a signal end both."""
     caught: list[int] = []
     with ChildSignal() as children:
-        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _PASSED_ON)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
         try:
             pid = _start(command, output, mask)
             handlers = _pass_on(pid, caught)
         finally:
-            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
             _watch(daemon, number, pid, children)
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # its pid is its own until it is reaped
@@ -130,12 +130,12 @@ def _beside(daemon: CommandPipe, number: int, command: list[str], output: int) -
             complain(f"the command is still running (pid {pid})")
             raise
         finally:
-            for signal, handler in handlers.items():
-                _signal.signal(signal, handler)
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     how = f"exit {code}" if code >= 0 else f"signal {-code}"
     if caught:
-        complain(f"{_signal.strsignal(caught[0]).lower()}: the command {escape(command[0])} ended ({how})")
+        complain(f"{_named(caught[0])}: the command {escape(command[0])} ended ({how})")
         raise Interrupted(caught[0])
     if code:
         raise CommandFailed(f"the command {command[0]} failed ({how})", "command-failed")
@@ -147,14 +147,18 @@ def _pass_on(pid: int, caught: list[int]) -> dict[int, Any]:
 
     def heed(number: int, _frame: object) -> None:
         caught.append(number)
-        if number != _signal.SIGINT or not _in_foreground():
+        if number != signal.SIGINT or not _in_foreground():
             os.kill(pid, number)
 
-    before = {number: _signal.getsignal(number) for number in _PASSED_ON}
-    handlers = {number: one for number, one in before.items() if one != _signal.SIG_IGN}
+    before = {number: signal.getsignal(number) for number in _PASSED_ON}
+    handlers: dict[int, Any] = {number: one for number, one in before.items() if one != signal.SIG_IGN}
     for number in handlers:
-        _signal.signal(number, heed)
+        signal.signal(number, heed)
     return handlers
+
+
+def _named(number: int) -> str:
+    return (signal.strsignal(number) or f"signal {number}").lower()
 
 
 def _in_foreground() -> bool:
@@ -175,7 +179,7 @@ def _start(command: list[str], output: int, mask: set[int]) -> int:
     """Start the command; what it prints goes to our descriptor `output`, 1 or 2."""
     flush()
     # Python ignores these two, and what we start would too.
-    default = (_signal.SIGPIPE, _signal.SIGXFSZ)
+    default = (signal.SIGPIPE, signal.SIGXFSZ)
     streams = () if output == 1 else ((os.POSIX_SPAWN_DUP2, sys.stderr.fileno(), 1),)
     try:
         return os.posix_spawnp(
@@ -234,5 +238,5 @@ def _like(ends: Ends) -> int:
         complain(f"{job}: exit status unknown")
         return FAILED
     base, _, more = end.partition("+")
-    number: int = getattr(_signal, base, 0)
+    number: int = getattr(signal, base, 0)
     return DIED + number + int(more or 0)

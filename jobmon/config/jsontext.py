@@ -27,7 +27,7 @@ _ENDS = frozenset(("", ",", "}", "]"))  # what follows a value
 _COMMENTS = {"//": "\n", "/*": "*/"}  # how they begin and end
 _REPLACED = "\ufffd"  # the decoder puts it in the place of a byte that is not UTF-8
 
-_ESCAPES = frozenset('"\\/bfnrt')
+_ESCAPES = (2, 6, 12)  # how long they are: \n, \u00e9, and two halves of a character
 _NAMED = {"\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 _WORDS = {"true": True, "false": False, "null": None}
 
@@ -101,10 +101,10 @@ class Document:
         self.sound = True
         self._root: Node | None = None
         self._scanner: Scanner | None = None
-        self._lines: list[int] = []  # where each begins, once somebody asks
         self._text = ""
         if self._decode(data):
             self._read()
+        self._lines = _Lines(self._text)
 
     def _decode(self, data: bytes) -> bool:
         try:
@@ -113,16 +113,12 @@ class Document:
         except UnicodeDecodeError as error:
             byte = f"the byte 0x{data[error.start]:02x} is not UTF-8: save the file as UTF-8"
             bad = TextProblem(len(data[: error.start].decode()), byte)
+        self._text = data.decode(errors="replace")
+        self.sound = False
         if b"\0" not in data:  # else it is UTF-16, or no text at all
-            self._text = data.decode(errors="replace")
-            self.sound = False
             self._scan()
         self.sound = False
-        others = (
-            problem
-            for problem in self.problems
-            if self._text[problem.offset : problem.offset + 1] != _REPLACED
-        )
+        others = (each for each in self.problems if not self._text.startswith(_REPLACED, each.offset))
         self.problems = tuple(sorted((bad, *others), key=lambda problem: problem.offset))
         return False
 
@@ -175,9 +171,7 @@ class Document:
 
     def line_column(self, offset: int) -> tuple[int, int]:
         """Line and column, both from 1, of what stands `offset` characters into the text."""
-        if not self._lines:
-            self._lines = _line_starts(self._text)
-        return _line_column(self._lines, offset)
+        return self._lines.place(offset)
 
 
 class _Pairs:
@@ -193,19 +187,24 @@ class _Pairs:
         return found
 
 
-def _line_starts(text: str) -> list[int]:
-    starts, at = [0], text.find("\n")
-    while at >= 0:
-        starts.append(at + 1)
-        at = text.find("\n", at + 1)
-    return starts
+class _Lines:
+    """Where the lines of a text begin, once somebody asks."""
 
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._starts: list[int] = []
 
-def _line_column(starts: list[int], offset: int) -> tuple[int, int]:
-    from _bisect import bisect_right
+    def place(self, offset: int) -> tuple[int, int]:
+        """Line and column, both from 1, of what stands `offset` characters into the text."""
+        from jobmon.lean.cpython import bisect_right
 
-    line = bisect_right(starts, offset)
-    return line, offset - starts[line - 1] + 1
+        if not self._starts:
+            at = -1
+            while at >= 0 or not self._starts:
+                self._starts.append(at + 1)
+                at = self._text.find("\n", at + 1)
+        line = bisect_right(self._starts, offset)
+        return line, offset - self._starts[line - 1] + 1
 
 
 class _Stop(Exception):
@@ -235,7 +234,7 @@ class Scanner:
         self._closings: list[str] = []  # of the objects and lists that are open
         self._root = Node(0)
         self._rest: Node | None = None  # for the text behind the end of the root
-        self._starts: list[int] = []  # of the lines, once a message needs them
+        self._lines = _Lines(text)
         self._quick = quick
         self._pairs = _Pairs()
         self._scan = make_scan(self._pairs)
@@ -254,7 +253,7 @@ class Scanner:
         """What is in a node: looked for when it is first asked for."""
         if node.kids is None and isinstance(node.value, (dict, list)):
             self.at, self._path, self._closings, value = node.offset, [], [], node.value
-            (self._object if isinstance(value, dict) else self._list)(node)
+            self._collection(node, type(value)())
             node.value = value
         return node.kids
 
@@ -354,10 +353,8 @@ class Scanner:
             return
         if char == '"':
             node.value = self._string(is_key=False)
-        elif char == "{":
-            self._object(node)
-        elif char == "[":
-            self._list(node)
+        elif char in ("{", "["):
+            self._collection(node, {} if char == "{" else [])
         elif char == "'":
             node.value = self._wrong_quotes()
         else:
@@ -380,21 +377,17 @@ class Scanner:
         node.value, self.at = value, end
         return True
 
-    def _nested(self, node: Node, kids: Any) -> None:
+    def _collection(self, node: Node, kids: Any) -> None:
+        """An object or a list, as its empty `kids` are."""
         if len(self._path) >= MAX_DEPTH:
             raise self._lost(self.at, f"nested too deeply: {MAX_DEPTH} levels are the limit")
-        self._closings.append("}" if isinstance(kids, dict) else "]")
+        is_object = isinstance(kids, dict)
+        closing = "}" if is_object else "]"
+        self._closings.append(closing)
         node.kids = kids
         node.value = type(kids)()
         self.at += 1
-
-    def _object(self, node: Node) -> None:
-        self._nested(node, {})
-        self._elements(node, "}", self._member)
-
-    def _list(self, node: Node) -> None:
-        self._nested(node, [])
-        self._elements(node, "]", self._item)
+        self._elements(node, closing, self._member if is_object else self._item)
 
     def _elements(self, node: Node, closing: str, read: Callable[[Node, Any], None]) -> None:
         """Everything up to the closing bracket. An element that cannot be read is left out."""
@@ -420,10 +413,8 @@ class Scanner:
                 raise _Stop
             first, replaced = kids[key]
             self.duplicates.append(Duplicate(tuple(self._path), first, start, replaced))
-        colon = self._colon(key)
         kid = Node(self.at)
-        if colon:
-            self._member_value(kid, key)
+        self._member_value(kid, key)
         kids[key] = (start, kid)
         node.value[key] = kid.value
         self._path.pop()
@@ -501,9 +492,7 @@ class Scanner:
             self.at += 1
 
     def _place(self, offset: int) -> str:
-        if not self._starts:
-            self._starts = _line_starts(self.text)
-        line, column = _line_column(self._starts, offset)
+        line, column = self._lines.place(offset)
         return f"{line}:{column}"
 
     def _no_comma(self, behind: int) -> None:
@@ -527,38 +516,28 @@ class Scanner:
         if not word:
             raise self._lost(start, f"a key in double quotes belongs here, not {escape(char)}")
         self.at += len(word)
-        if self._peek() == '"':
-            self._problem(start, f"the opening quote is missing: write {quote(word)}", guess=True)
-            self.at += 1
-        else:
-            self._problem(start, f"a key needs double quotes: write {quote(word)}")
-        return word
-
-    def _colon(self, key: str) -> bool:
-        """Goes behind the colon. False when no value can follow."""
-        behind = self.at
-        self._space()
-        char = self._peek()
-        if char == ":":
-            self.at += 1
-            self._space()
-        elif char and char not in ",}]":
-            self._problem(behind, f"a colon is missing after {quote(key)}")
-        elif char:
-            self._problem(behind, f"a colon and a value are missing after {quote(key)}", guess=True)
-        else:
-            raise self._stop(behind, f"the text ends after {quote(key)}: a colon and a value are missing")
-        return not char or char not in ",}]"
+        return self._unquoted(word, start, "a key", guess=False)
 
     def _member_value(self, kid: Node, key: str) -> None:
+        """Read the colon and the value; the place of a value that is missing is that of what stands there."""
+        behind = self.at
+        self._space()
+        has_colon = self._peek() == ":"
+        if has_colon:
+            self.at += 1
+            self._space()
+            behind = self.at
+        kid.offset = self.at
         char = self._peek()
-        if not char:
-            raise self._stop(self.at, f"the text ends here: the value of {quote(key)} is missing")
-        if char in ",}]":
-            kid.offset = self.at
-            self._problem(self.at, f"the value of {quote(key)} is missing", guess=True)
-        else:
+        if char and char not in ",}]":
+            if not has_colon:
+                self._problem(behind, f"a colon is missing after {quote(key)}")
             self._value(kid)
+            return
+        what = "the value of {} is missing" if has_colon else "a colon and a value are missing after {}"
+        if not char:
+            raise self._stop(behind, "the text ends here: " + what.format(quote(key)))
+        self._problem(behind, what.format(quote(key)), guess=True)
 
     # ---- strings ----
 
@@ -614,35 +593,22 @@ class Scanner:
         return meant
 
     def _unescape(self, raw: str, offset: int) -> str:
-        """What stands for `raw`, a string without its quotes; after a problem in it, as it is written."""
+        """What stands for `raw`, a string without its quotes; if something in it is wrong, just that."""
+        if _is_string(raw):
+            return str(loads(f'"{raw}"'))
         at = 0
         while at < len(raw):
             width = 1
             if raw[at] == "\\":
-                width = self._escape_width(raw, at, offset + at)
+                width = next((width for width in _ESCAPES if _is_string(raw[at : at + width])), 0)
             elif raw[at] < " ":
                 self._problem(offset + at, f"a raw control character in a string: write {_escaped(raw[at])}")
-            at += width
-        try:
-            return str(self._scan(f'"{raw}"', 0)[0])
-        except (ValueError, SystemError):
-            return raw
-
-    def _escape_width(self, raw: str, at: int, offset: int) -> int:
-        """How long the escape is that begins here; says so if it is none."""
-        if raw[at + 1] in _ESCAPES:
-            return 2
-        code = _code_unit(raw, at)
-        if code < 0:
-            advice = "a backslash itself is written \\\\, and \\u has four hexadecimal digits"
-            self._problem(offset, f"\\{escape(raw[at + 1])} is no escape of JSON: {advice}", guess=True)
-            return 2
-        if 0xD800 <= code < 0xDC00 <= _code_unit(raw, at + 6) < 0xE000:
-            return 12
-        if 0xD800 <= code < 0xE000:
-            lone = raw[at : at + 6]
-            self._problem(offset, f"{lone} is half a character (a lone surrogate): remove it", guess=True)
-        return 6
+            if not width:
+                shown = escape(raw[at + 1 : at + 6] if raw[at + 1] == "u" else raw[at + 1])
+                message = f"\\{shown} stands for no character: a backslash itself is written \\\\"
+                self._problem(offset + at, message, guess=True)
+            at += width or 2
+        return raw
 
     def _wrong_quotes(self) -> str:
         start = self.at
@@ -663,44 +629,40 @@ class Scanner:
         return text[self.at : at]
 
     def _bare(self, node: Node) -> None:
-        start = self.at
-        word = self._word()
+        """A number, or true, false or null; else something is wrong with it."""
+        start, word = self.at, self._word()
+        if not word:
+            raise self._lost(start, f"a value belongs here, not {escape(self._peek())}")
         self.at += len(word)
-        if word in _WORDS:
-            node.value = _WORDS[word]
-        elif word and (word[0].isdigit() or word[0] in "+-."):
-            node.value = self._number(word, start)
-        elif word:
-            node.value = self._plain_word(word, start)
-        else:
-            char = self._peek()
-            if not char:
-                raise self._stop(start, "a value belongs here, but the text ends")
-            raise self._lost(start, f"a value belongs here, not {escape(char)}")
+        try:
+            node.value = loads(word)
+        except ValueError:
+            node.value = self._no_value(word, start)
 
-    def _plain_word(self, word: str, start: int) -> Any:
+    def _no_value(self, word: str, start: int) -> Any:
         meant = word.lower()
         if meant in _WORDS:
             self._problem(start, f"{word} is no word of JSON: write {meant}")
             return _WORDS[meant]
+        if word[0].isdigit() or word[0] in "+-.":
+            self._problem(start, f"{escape(word[:40])} is not a valid number", guess=True)
+            return 0
+        return self._unquoted(word, start, "a string", guess=True)
+
+    def _unquoted(self, word: str, start: int, what: str, guess: bool) -> str:
+        """A word without both quotes, or without the opening one."""
         if self._peek() == '"':
             self._problem(start, f"the opening quote is missing: write {quote(word)}", guess=True)
             self.at += 1
         else:
-            self._problem(start, f"a string needs double quotes: write {quote(word)}", guess=True)
+            self._problem(start, f"{what} needs double quotes: write {quote(word)}", guess)
         return word
 
-    def _number(self, word: str, start: int) -> int | float:
-        try:
-            return loads(word)  # type: ignore[no-any-return]
-        except ValueError:
-            self._problem(start, f"{escape(word[:40])} is not a valid number", guess=True)
-            return 0
 
-
-def _code_unit(text: str, at: int) -> int:
-    """The number in the escape of four hexadecimal digits that stands there, or -1."""
-    digits = text[at + 2 : at + 6]
-    if text[at : at + 2] != "\\u" or len(digits) != 4 or digits.strip("0123456789abcdefABCDEF"):
-        return -1
-    return int(digits, 16)
+def _is_string(raw: str) -> bool:
+    """Whether this, in quotes, is a string of JSON."""
+    try:
+        loads(f'"{raw}"')
+    except ValueError:
+        return False
+    return True

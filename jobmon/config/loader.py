@@ -541,8 +541,9 @@ class _Loader:
             jobs = value if path == ("jobs",) else {path[1]: value} if _is_job_path(path) else None
             before = source.before(twice)
             for name, raw in jobs.items() if isinstance(jobs, dict) else ():
-                self._owners.setdefault(name, before)
-                self._settings(before, ("jobs", name), raw)
+                if not (source.unwrapped and _is_section(name, raw)):
+                    self._owners.setdefault(name, before)
+                    self._settings(before, ("jobs", name), raw)
 
     def _check_readiness(self, source: _Source, path: Path, fields: dict[str, Any]) -> None:
         """Ways to be ready that this job cannot go."""

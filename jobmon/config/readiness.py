@@ -7,10 +7,9 @@ localhost: to look a name up could make the daemon wait.
 
 from __future__ import annotations
 
-from _socket import AF_INET, AF_INET6, inet_pton
-
 from jobmon.config.values import TEXT, Command, Flag, Number, ValidationError, ValueType
 from jobmon.core import spec
+from jobmon.lean.cpython import AF_INET, AF_INET6, inet_pton
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

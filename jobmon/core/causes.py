@@ -1,22 +1,21 @@
-"""Why something happened to a job: a typed cause, its text for people, and its forms for wire and event log.
+"""Why something happened to a job: a typed cause, its text for people, its forms for wire and event log."""
 
-A cause begins with what happened: a client's command, a death, a timer. From there it goes unchanged
-through inputs, jobs, actions and the event log. Decisions look at `kind`; only `text` makes English of
-it, and nothing reads that English.
-
-| kind | subject | jobs | because |
-|---|---|---|---|
-| SIGNAL | the signal that was sent | | |
-| RELOAD, TERMINATE | the signal that the daemon got, where no client asked | | |
-| REQUIRED | | the job that requires this one | |
-| RESTART_OF | | the job that this one requires and is restarted with | |
-| REQUIREMENT | its state; empty: it will be stopped | the job that this one requires | the cause of that |
-| WAITING | | the jobs that must be ready before this one starts | the command to start it |
-| RELEASED | | | the command to start it |
-| EXITED | the exit code, the signal, or None: nobody can know | | |
-| SPAWN_FAILED | the stage that failed | | |
-| GAVE_UP | the number of penalised restarts | | the last end |
-"""
+# A cause begins with what happened: a client's command, a death, a timer. From there it goes unchanged
+# through inputs, jobs, actions and the event log. Decisions look at `kind`; only `text` makes English of
+# it, and nothing reads that English.
+#
+# | kind | subject | jobs | because |
+# |---|---|---|---|
+# | SIGNAL | the signal that was sent | | |
+# | RELOAD, TERMINATE | the signal that the daemon got, where no client asked | | |
+# | REQUIRED | | the job that requires this one | |
+# | RESTART_OF | | the job that this one requires and is restarted with | |
+# | REQUIREMENT | its state; empty: it will be stopped | the job that this one requires | the cause of that |
+# | WAITING | | the jobs that must be ready before this one starts | the command to start it |
+# | RELEASED | | | the command to start it |
+# | EXITED | the exit code, the signal, or None: nobody can know | | |
+# | SPAWN_FAILED | the stage that failed | | |
+# | GAVE_UP | the number of penalised restarts | | the last end |
 
 from __future__ import annotations
 

@@ -4,6 +4,53 @@ Decided in the daemon, in the turn in which the waiter comes and at every change
 so nothing can be missed and nobody polls.
 """
 
+# How conditions are decided:
+#
+# A condition is asked when a waiter comes and after each change of a job, so it sees states, and a state
+# alone does not say what happened between two looks: a job that is running was, perhaps, running before it
+# was restarted. So a Mark keeps the counters of the job at the *baseline*, the moment from which the
+# waiter counts, and a condition compares: more `launches` than then means a new run, more `deaths` an end.
+#
+# The counters (machine.py): `launches` counts processes that came to be, `deaths` runs of which nothing is
+# left, `losses` the deaths that nobody asked for, `endings` how often the job came to rest by itself
+# (exited, failed). A oneshot that succeeds dies, but is not lost: it is ready by its end.
+#
+#   losses <= deaths       the difference: stops and restarts by command, and successes of oneshots
+#   deaths <= launches     a difference of one while a process lives
+#
+# Where the baseline is:
+#
+# - of a command (`command` is set): the moment before it is carried out. Its own doing comes after the
+#   baseline.
+# - of a plain `wait`: now, and nothing was done before (`fresh`). A job that is down now is an answer.
+# - of a `wait` whose client will act, or acts already: now, but not `fresh`: that a job is down may be
+#   about to change.
+# - of a token: the event with that number. The counters of then are not kept. They are today's, less what
+#   the events since have counted (`before`): "launched" has counted a launch; "died" a death, and a
+#   loss if the state that followed was backoff, failed, or exited of a service; "died" and "state" an
+#   ending if they led to exited or failed. The number of the run then is not known; it becomes 0, because
+#   the launches distinguish the runs.
+#
+# With a start or restart two things must not be taken for its success or failure:
+#
+# - The run that is still up. `first_run` says from which run on a state counts: the one after the
+#   baseline's.
+# - The end of that run, which the command asks for. `pardoned` is the number of such ends, 0 or 1: 1 if a
+#   process was there when the command came. After a token, or with a client that acts, nobody knows what
+#   was asked for, so one is pardoned too.
+#
+# `stable` puts it together. Deaths since the baseline are of three kinds, and the middle one is found as
+# the rest:
+#
+#   deaths since  =  losses since  +  asked for  +  its own end, if it is a oneshot that is ready by that
+#
+# It fails if there is any loss, or more was asked for than is pardoned. The time counts from when the job
+# came into its state; if the baseline is that of a command or a token, not before the baseline either.
+#
+# Answers: a JobResult with an empty code (it holds), one with a code (it can hold no more), a time (it
+# will hold then if nothing happens), or None. A waiter asks again at every change of the job and at that
+# time.
+
 from __future__ import annotations
 
 from jobmon.core.events import AT_REST, LEAVING, JobResult, Next, State

@@ -5,8 +5,8 @@ Reads the supervisor and changes nothing; what only the engine knows is given as
 
 from __future__ import annotations
 
-from jobmon.core.causes import ENDS, REMOVED, RESTARTS, SHUTDOWN, VERBS, Cause, Kind, text, tried
-from jobmon.core.events import LEAVING, Next, Remove, Shutdown, State
+from jobmon.core.causes import ENDS, RESTARTS, VERBS, Cause, Kind, text, tried
+from jobmon.core.events import LEAVING, Next, State
 from jobmon.core.spec import JobType, Restart
 from jobmon.lean.records import Record
 
@@ -212,8 +212,8 @@ class _View:
 
     def _queued(self) -> Cause | None:
         """By what it is to be stopped, once it may."""
-        what = self._supervisor.going(self._job.spec.name)
-        return _NAMELESS.get(type(what)) or getattr(what, "by", None)
+        pending = self._supervisor.going(self._job.spec.name)
+        return None if pending is None else pending.by
 
     def _what_comes(self) -> Iterator[str]:
         """That it is to be stopped, where others have to be gone before it."""
@@ -291,7 +291,6 @@ _WORDS = {
     Kind.SHUTDOWN: "the shutdown of the daemon",
     Kind.REMOVED: "its removal from the configuration",
 }
-_NAMELESS: dict[type, Cause] = {Shutdown: SHUTDOWN, Remove: REMOVED}
 
 
 def _stop_at_the_end_of(events: Sequence[Event]) -> list[Event]:

@@ -4,6 +4,63 @@ No I/O, no clock, no chance: `now` is an argument, what is to be done comes back
 The table is data: the tests, the document and the diagram read the same TABLE.
 """
 
+# How a job works:
+#
+# `step` takes one input, looks up one cell of TABLE by the input's type and the job's state, and returns
+# the actions that the cell has collected. A cell is a function of a few lines; it changes the state by
+# `_enter` only. The job knows nothing of other jobs: the order of jobs reaches it as Hold, Release,
+# RequirementLost and commands.
+#
+# A *run* is one life of the job: from the Spawn action until nothing of it is left. `_spawn` gives it the
+# next number, `run`; a number never comes again, so an input of a run that is over is known by its number
+# and dropped. Likewise `token` numbers the armings of the job's one timer, and a Timer with an older token
+# is dropped.
+#
+# What is set when:
+#
+#   state     pid, leader   next   armed until       held      what it waits for
+#   stopped   -             -      -                 any       a command
+#   waiting   -             -      -                 not empty Release
+#   starting  from Launched -      start-timeout (*) any       Launched, Spawned, Ready
+#   running   set           -      -                 any       its end
+#   stopping  from Launched set    kill-timeout      any       Exited, SpawnFailed
+#   killing   from Launched set    the next SIGKILL  any       Exited, SpawnFailed
+#   backoff   -             -      its restart       any       Timer
+#   exited    -             -      -                 any       a command
+#   failed    -             -      -                 any       a command
+#
+# (*) If it is configured. "from Launched": the Spawn action is not carried out at once, and a stop may
+# come before it, so `alive` (the state says that a process may live) is true before there is a pid. In the
+# live states `held` may be out of date: ordering.py renews it before it counts.
+#
+# - `pid` is set while anything of the run lives, `leader` while its first process lives. They differ
+#   between LeaderDied and Exited. `_last` remembers run and pid for the event "died", which is told when
+#   both are gone and the next run may have begun.
+# - `spec` is the configuration in force, `ran` the one that the latest run was launched with. Readiness
+#   and type are those of the run (`ran`, `_reports_ready`); signal, kill-timeout, success-codes and
+#   restart policy are those in force.
+# - `next` says what follows once a leaving job is gone. The last command counts, but REMOVE stays until
+#   the job is configured again (SpecChanged). With DECIDE nobody has asked for the stop: `_kept` is the
+#   end that the policy judges then: the leader's own, or a timeout. `_enter` clears both when the job
+#   leaves STOPPING and KILLING.
+# - `held` names the jobs that must be ready before this one is launched. Only `_spawn` reads it: what is
+#   up stays up.
+# - `wanted` is the cause of the latest launch, or of the one that is queued (WAITING, or `next` is
+#   RESTART); `asked` says whether an operator waits for it. Both are set by the input that asks and not by
+#   the launch.
+# - `cause` is why the job came into its state. Two states have a better answer than the last input: in
+#   WAITING it follows `held`, and in STARTING after a stop it is `wanted`, not the end of the run before.
+# - `result` is how the last run ended, or why the job was given up. It stays while the next run lives.
+# - `spawn_error` is set from a SpawnFailed that nobody had asked for until the next launch.
+# - `past` is what the backoff arithmetic remembers of ends (backoff.py). A start or restart forgets its
+#   counts.
+# - `launches`, `deaths`, `losses` and `endings` only grow. Conditions compare them with a baseline
+#   (conditions.py).
+#
+# `_enter` makes two actions: Changed for the log, and Happened for listeners. Entering STARTING is not
+# told to listeners: "launched" is, when there is a process. A death is told once, as the kind of the
+# transition it leads to.
+
 from __future__ import annotations
 
 from jobmon.core.backoff import SHORTAGES, Death, Past, begin_anew, judge

@@ -4,9 +4,61 @@ One place knows what is to go and has to wait for that. What a job is itself kno
 is told to start, stop or hold like from anywhere else. No I/O, no answers.
 """
 
+# How the order is kept:
+#
+# Two relations make it (graph.py). If B comes *after* A, and A is on its way to be ready, B is launched
+# when A is. If B *requires* A, it comes after A in any case: A is started for it, and B is stopped when A
+# goes. Going up and going down are different problems.
+#
+# Going up has no queue here. A job that must not be launched yet is told Hold before it is told Start, and
+# waits by itself in WAITING. It is told Release when the last job that it waits for is ready. `_refresh`
+# compares what `held` should be (`_waits_for`) with what it is and tells the difference. It must have been
+# called for a job
+#
+# - before the job is told Start or RestartJob, because the answer decides between STARTING and WAITING
+#   (`start`, `_start_requirement`, `_let_leave`);
+# - after any change of a job that this one comes after (`_refresh_after`): of its state, of `leaving`, of
+#   the order;
+# - after a change of the job itself (`pass_on`), because only jobs that may be launched without a further
+#   command are kept up to date (UNASKED: waiting, in backoff, or leaving). All others are refreshed when
+#   they are started.
+#
+# A job in `leaving` is not refreshed: it is up, and is refreshed when its turn comes.
+#
+# Going down has two phases. First `_let_go` writes down all that must stop: the jobs named and, in front
+# of them, the jobs that require them and are up or would come up. Each gets an entry in `leaving`: a
+# PendingStop says what follows and why. Then `_let_leave` releases those that nothing living requires
+# (`_is_needed`), and is called again by `pass_on` for what a job that has gone required. In a shutdown
+# "requires" is replaced by "comes after".
+#
+# What stays in `leaving`: only a job that is up, or that is ready without a process (a oneshot that has
+# succeeded). Any other is released at once. The entry leaves the dictionary in the moment in which it is
+# told to stop; from then on the job's own `next` says what follows. So a job has at most one of the two,
+# and `follows` and `next` together answer every question about it.
+#
+# When a second command meets an entry:
+#
+#   entry     STOP          STOP of a     RESTART    RESTART of a   start
+#             by name       requirement   by name    requirement
+#   STOP      replaced      kept (*)      replaced   kept           deleted, or RESTART (**)
+#   RESTART   replaced (+)  replaced (+)  replaced   kept           kept
+#   REMOVE    kept          kept          kept       kept           kept: the start is refused
+#
+# (*) Replaced too if the stop is `now`. (**) RESTART if a job that it requires has an entry itself. (+) The
+# clients that wait for the restart are told that it has failed.
+#
+# `keep` deletes REMOVE when the job is configured again, `end` puts the stop of a shutdown in place of all
+# but REMOVE.
+#
+# A lost requirement (`_take_down`) is a stop of all that requires the job, with one exception: a job that
+# still waits for it, where it has ended by itself, has failed (RequirementLost) and is not stopped.
+#
+# `_feed` comes back into `pass_on`, through the supervisor's queue of changes. So loops here go over
+# copies, and look again whether a name is still a job.
+
 from __future__ import annotations
 
-from jobmon.core.causes import SHUTDOWN, Cause, Kind
+from jobmon.core.causes import REMOVED, SHUTDOWN, Cause, Kind
 from jobmon.core.conditions import ENDED
 from jobmon.core.events import (
     AT_REST,
@@ -23,6 +75,7 @@ from jobmon.core.events import (
     Stop,
 )
 from jobmon.core.graph import Order
+from jobmon.lean.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +96,22 @@ PENDING = frozenset((State.WAITING, State.BACKOFF))
 UNASKED = PENDING | LEAVING
 
 
+class PendingStop(Record):
+    """How a job stops once nothing that requires it lives: what follows (Next.STOP, RESTART or REMOVE), why,
+    with SIGKILL at once (`now`), and whether an operator waits for the run that follows (`asked`)."""
+
+    next: Next
+    by: Cause
+    now: bool = False
+    asked: bool = False
+
+    def input(self) -> Input:
+        """Return what the job is told when its turn comes."""
+        if self.next is Next.RESTART:
+            return RestartJob(self.by, self.asked)
+        return Remove(self.now) if self.next is Next.REMOVE else Stop(self.now, self.by)
+
+
 class Turns:
     """The order of `jobs`, which the supervisor keeps. `feed` tells a job something, `give_up` those who
     wait for what does not come any more."""
@@ -50,8 +119,7 @@ class Turns:
     def __init__(self, jobs: Mapping[str, Job], feed: Feed, give_up: GiveUp) -> None:
         self.order = Order(job.spec for job in jobs.values())
         self.ending = False
-        # What is to go once nothing that needs it lives, and how: Stop, RestartJob, Remove, Shutdown.
-        self.leaving: dict[str, Input] = {}
+        self.leaving: dict[str, PendingStop] = {}  # the stops that wait for what must go first
         self._jobs = jobs
         self._feed = feed
         self._give_up = give_up
@@ -70,7 +138,7 @@ class Turns:
 
     def restart(self, names: Iterable[str], by: Cause, now: float, *, asked: bool) -> None:
         """Give jobs a new run, and what requires them."""
-        names, what = tuple(names), RestartJob(by, asked)
+        names, what = tuple(names), PendingStop(Next.RESTART, by, asked=asked)
         self._let_go([name for name in names if self._jobs[name].alive], what, now)
         down: list[str] = []  # in one go as far as possible: each asks for all that requires it
         for name, restarted, by_need in self._with_requirements(names):
@@ -84,14 +152,14 @@ class Turns:
                 down.append(name)
         self._let_go(down, what, now)
 
-    def stop(self, names: Iterable[str], what: Stop | Remove, now: float) -> None:
-        """Stop jobs, after what requires them."""
-        self._let_go(names, what, now)
+    def stop(self, names: Iterable[str], by: Cause, now: float, *, at_once: bool = False) -> None:
+        """Stop jobs, after what requires them; `at_once`: with SIGKILL."""
+        self._let_go(names, PendingStop(Next.STOP, by, at_once), now)
 
     def rearrange(self, removed: Iterable[str], now: float) -> None:
         """There are other jobs, or another order. What is removed keeps its place until it is gone."""
         self.order = Order(job.spec for job in self._jobs.values())
-        self.stop(removed, Remove(), now)
+        self._let_go(removed, PendingStop(Next.REMOVE, REMOVED), now)
         for job in list(self._jobs.values()):
             self._refresh_unasked(job.spec.name, now)
             if job.state is State.WAITING:
@@ -102,18 +170,18 @@ class Turns:
 
     def keep(self, name: str) -> None:
         """It was to be removed, once it may, and is configured again."""
-        if type(self.leaving.get(name)) is Remove:
+        if self.follows(name) is Next.REMOVE:
             del self.leaving[name]
 
     def end(self, now: float) -> None:
         """Shut down: what comes after others goes before them, and nothing is launched any more."""
         self.ending = True
         up = [name for name, job in self._jobs.items() if _is_up(job)]
-        gone = {name: what for name, what in self.leaving.items() if type(what) is Remove}
-        self.leaving = {name: gone.get(name) or Shutdown() for name in up}
+        gone = {name: what for name, what in self.leaving.items() if what.next is Next.REMOVE}
+        self.leaving = {name: gone.get(name) or PendingStop(Next.STOP, SHUTDOWN) for name in up}
         for name in list(self._jobs):
             if name not in self.leaving:  # down, or going down: nothing of it is to come again
-                self._feed(name, gone.get(name) or Shutdown(), now)
+                self._feed(name, gone[name].input() if name in gone else Shutdown(), now)
         self._let_leave(up, now)
 
     def hurry(self, now: float) -> None:
@@ -121,8 +189,14 @@ class Turns:
         going, self.leaving = self.leaving, {}
         for name, job in list(self._jobs.items()):
             if job.alive:
-                removed = type(going.get(name)) is Remove
+                pending = going.get(name)
+                removed = pending is not None and pending.next is Next.REMOVE
                 self._feed(name, Remove(True) if removed else Stop(True, SHUTDOWN), now)
+
+    def follows(self, name: str) -> Next | None:
+        """Return what follows the stop that a job waits for; None where it waits for none."""
+        pending = self.leaving.get(name)
+        return None if pending is None else pending.next
 
     def stays(self, name: str) -> bool:
         """Whether a job is up, and nothing is to change that."""
@@ -190,10 +264,10 @@ class Turns:
 
     def _stay(self, name: str, restarted: str, now: float) -> None:
         """A stop that waits for its turn is called off: it is wanted up again."""
-        if type(self.leaving.get(name)) is not Stop:
+        if self.follows(name) is not Next.STOP:
             return
         if restarted:  # it has to go for that, and comes back with it
-            self.leaving[name] = RestartJob(_restart_of(restarted))
+            self.leaving[name] = PendingStop(Next.RESTART, _restart_of(restarted))
         else:
             del self.leaving[name]
         self._give_up(name, "failed", "was started meanwhile", lambda waiter: waiter.has_stopped(name))
@@ -232,7 +306,7 @@ class Turns:
 
     def _is_to_return(self, job: Job) -> bool:
         """Whether it goes, or will go, only to come again."""
-        to_restart = type(self.leaving.get(job.spec.name)) is RestartJob
+        to_restart = self.follows(job.spec.name) is Next.RESTART
         return to_restart or job.next in (Next.RESTART, Next.DECIDE)
 
     def _see_for_what(self, job: Job, now: float) -> None:
@@ -260,34 +334,33 @@ class Turns:
                 self._feed(name, RequirementLost(why), now)
             else:
                 others.append(name)
-        self._let_go(others, Stop(by=why), now)
+        self._let_go(others, PendingStop(Next.STOP, why), now)
 
-    def _let_go(self, names: Iterable[str], what: Input, now: float) -> None:
+    def _let_go(self, names: Iterable[str], what: PendingStop, now: float) -> None:
         """Let jobs go once nothing that requires them lives; those first. With a restart they come back."""
         going = self.order.with_dependents(names, self._is_wanted)
         for name, need in going.items():
             if need is not None:
                 self._let_go_first(name, need, what)
-            elif type(self.leaving.get(name)) is not Remove:
+            elif self.follows(name) is not Next.REMOVE or what.next is Next.REMOVE:
                 self._queue(name, what)
         self._refresh_after(going, now)
         self._let_leave(going, now)
 
-    def _let_go_first(self, name: str, need: str, what: Input) -> None:
+    def _let_go_first(self, name: str, need: str, what: PendingStop) -> None:
         """A job has to go before `need` does. How it is to go already counts more than how that goes."""
-        pending = type(self.leaving.get(name))
-        at_once = isinstance(what, (Stop, Remove)) and what.now
-        if pending is Remove:
-            self._queue(name, Remove(at_once))
-        elif isinstance(what, RestartJob):
-            if pending is type(None) and _is_up(self._jobs[name]):
-                self._queue(name, RestartJob(_restart_of(need), what.asked))
-        elif at_once or pending is not Stop:
-            self._queue(name, Stop(at_once, Cause(Kind.REQUIREMENT, jobs=(need,))))
+        pending = self.follows(name)
+        if pending is Next.REMOVE:
+            self._queue(name, PendingStop(Next.REMOVE, REMOVED, what.now))
+        elif what.next is Next.RESTART:
+            if pending is None and _is_up(self._jobs[name]):
+                self._queue(name, PendingStop(Next.RESTART, _restart_of(need), asked=what.asked))
+        elif what.now or pending is not Next.STOP:
+            self._queue(name, PendingStop(Next.STOP, Cause(Kind.REQUIREMENT, jobs=(need,)), what.now))
 
-    def _queue(self, name: str, what: Input) -> None:
+    def _queue(self, name: str, what: PendingStop) -> None:
         """A job is to go, once it may. A restart that has not had its turn by then will not have one."""
-        overtaken = type(self.leaving.get(name)) is RestartJob and not isinstance(what, RestartJob)
+        overtaken = self.follows(name) is Next.RESTART and what.next is not Next.RESTART
         self.leaving[name] = what
         if overtaken:
             self._give_up(name, "failed", "was stopped meanwhile", lambda waiter: waiter.has_started(name))
@@ -297,9 +370,10 @@ class Turns:
         for name in names:
             if name in self.leaving and not self._is_needed(name):
                 what = self.leaving.pop(name)
-                if isinstance(what, RestartJob):
+                if what.next is Next.RESTART:
                     self._refresh(name, now)
-                self._feed(name, what, now)
+                self._feed(name, what.input(), now)
+                self._refresh_unasked(name, now)
                 self._refresh_after((name,), now)
 
     def _is_needed(self, name: str) -> bool:
@@ -316,8 +390,7 @@ class Turns:
 
     def _is_to_stay_down(self, name: str) -> bool:
         """Whether it goes, or will, not to come again."""
-        follows, queued = self._jobs[name].next, self.leaving.get(name)
-        return follows in (Next.STOP, Next.REMOVE) or isinstance(queued, (Stop, Remove, Shutdown))
+        return any(then in (Next.STOP, Next.REMOVE) for then in (self._jobs[name].next, self.follows(name)))
 
 
 def _is_up(job: Job) -> bool:

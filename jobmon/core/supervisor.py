@@ -21,10 +21,8 @@ from jobmon.core.events import (
     JobResult,
     Next,
     Publish,
-    Remove,
     Removed,
     Reply,
-    RestartJob,
     SpecChanged,
     State,
     Stop,
@@ -44,6 +42,7 @@ if TYPE_CHECKING:
     from jobmon.core.conditions import Condition, Waiter
     from jobmon.core.events import Action, Input
     from jobmon.core.graph import Order
+    from jobmon.core.ordering import PendingStop
     from jobmon.core.plan import Plan
     from jobmon.core.spec import JobSpec
 
@@ -61,7 +60,7 @@ class Supervisor:
             self._know(spec, now)
         self.log = EventLog(self.jobs, begin)
         self.wall = wall
-        self.waiters = Waiters(self.jobs, self._do, lambda name: type(self.going(name)) is RestartJob)
+        self.waiters = Waiters(self.jobs, self._do, lambda name: self.turns.follows(name) is Next.RESTART)
         self.turns = Turns(self.jobs, self.feed, self.waiters.give_up)
         self._actions: list[Action] = []
         self._published = begin
@@ -85,7 +84,7 @@ class Supervisor:
         """Whether the end has begun."""
         return self.turns.ending
 
-    def going(self, name: str) -> Input | None:
+    def going(self, name: str) -> PendingStop | None:
         """How a job is to go once nothing that needs it lives; None where nothing waits for that."""
         return self.turns.leaving.get(name)
 
@@ -209,7 +208,7 @@ class Supervisor:
             if refused is None:
                 wanted.append(name)
         self.waiters.register(waiter, timeout, now)
-        self.turns.stop(wanted, Stop(at_once, by), now)
+        self.turns.stop(wanted, by, now, at_once=at_once)
         for name in waiter.results:
             self.feed(name, Stop(at_once, by), now)  # what has ended is stopped from now on
         self._see(waiter, now)
@@ -332,7 +331,7 @@ class Supervisor:
         essential = job.spec.essential
         failed = state is State.FAILED
         counts = essential is Essential.YES or (essential is Essential.ON_FAILURE and failed)
-        if counts and not self.terminating and type(self.going(job.spec.name)) is not Remove:
+        if counts and not self.terminating and self.turns.follows(job.spec.name) is not Next.REMOVE:
             self._exit_code = job.exit_code
             self.terminate(now)
 
@@ -393,7 +392,7 @@ class Supervisor:
     def _refuse_up(self, job: Job) -> JobResult | None:
         if self.terminating:
             return JobResult(job.spec.name, "terminating", "the supervisor is terminating")
-        if job.next is Next.REMOVE or type(self.going(job.spec.name)) is Remove:
+        if job.next is Next.REMOVE or self.turns.follows(job.spec.name) is Next.REMOVE:
             return JobResult(job.spec.name, "failed", "is being removed")
         return None
 

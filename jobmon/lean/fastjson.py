@@ -1,9 +1,11 @@
 """JSON by the C functions beneath `json`, without importing `json` and, with it, `re`.
 
+`decode` and `encode` are for messages: bytes, one object each. `loads` and `dumps` are for texts.
+
 Those two cost a client a third of its whole life. The C functions are private to CPython, so
 they are tried out when this module is imported; where they are missing or behave otherwise,
 `json` itself does the work. Strict in both cases: what is no JSON is a ValueError.
-May import nothing but `_json`, and `json` as the fallback.
+Imports `json` as the fallback only.
 """
 
 from __future__ import annotations
@@ -49,17 +51,17 @@ class _Settings:
 
 
 def _c_scanner(pairs: Pairs) -> Scan:
-    from _json import make_scanner
+    from jobmon.lean.cpython import make_scanner
 
     settings: Any = _Settings(pairs)
     return make_scanner(settings)
 
 
 def _c_encoder(ascii_only: bool, space: str = "") -> Encode:
-    import _json
+    from jobmon.lean.cpython import encode_basestring, encode_basestring_ascii, make_encoder
 
-    text = _json.encode_basestring_ascii if ascii_only else _json.encode_basestring
-    chunks = _json.make_encoder(None, _no_default, text, None, f":{space}", f",{space}", False, False, False)
+    text = encode_basestring_ascii if ascii_only else encode_basestring
+    chunks = make_encoder(None, _no_default, text, None, f":{space}", f",{space}", False, False, False)
     join = "".join
 
     def encode(value: object) -> str:
@@ -123,8 +125,40 @@ def dumps(value: object, *, spaced: bool = False) -> str:
         raise ValueError("nested too deeply") from None
 
 
-def _refuse_surrogates(value: object) -> None:
-    _unicode(value).encode()
+def _refuse_half_pairs(value: object) -> None:
+    try:
+        _unicode(value).encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair is not a character") from None
+
+
+def encode(body: dict[str, Any], *, spaced: bool = False) -> bytes:
+    """Return the JSON of an object as a peer may get it: `dumps`, but no half of a surrogate pair, which no
+    other language could read.
+
+    Raises:
+        ValueError: it holds what cannot be sent.
+    """
+    text = dumps(body, spaced=spaced)
+    if "\\ud" in text:
+        _refuse_half_pairs(body)
+    return text.encode("ascii")
+
+
+def decode(payload: bytes) -> dict[str, Any]:
+    """Return the JSON object that some bytes are.
+
+    Raises:
+        ValueError: they are not UTF-8, not JSON or not an object; the text says which.
+    """
+    try:
+        text = payload.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start + 1}") from None
+    value = loads(text)
+    if type(value) is not dict:
+        raise ValueError("not a JSON object")
+    return value
 
 
 def make_loads(pairs: Pairs = None) -> Callable[[str], Any]:
@@ -139,7 +173,7 @@ def make_loads(pairs: Pairs = None) -> Callable[[str], Any]:
         try:
             value, end = scan(text, len(text) - len(text.lstrip(SPACE)))
             if "\\ud" in text or "\\uD" in text:
-                _refuse_surrogates(value)
+                _refuse_half_pairs(value)
         except StopIteration as stop:
             raise ValueError(f"not JSON at character {stop.value}") from None
         except RecursionError:

@@ -28,7 +28,7 @@ class _RecordType(type):
         body["__slots__"] = own
         cls = super().__new__(mcs, name, bases, body)
         parents = [base for base in bases if isinstance(base, _RecordType)]
-        cls._fields = tuple(f for base in parents for f in base._fields) + own
+        cls._fields = tuple(dict.fromkeys((*(f for base in parents for f in base._fields), *own)))
         cls._defaults = {k: v for base in parents for k, v in base._defaults.items()} | defaults
         return cls
 

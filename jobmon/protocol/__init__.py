@@ -25,9 +25,9 @@ A `Subscribe` whose bytes came along with others says nothing about time: order 
 from __future__ import annotations
 
 from jobmon.errors import LocalProtocolError, RemoteProtocolError
+from jobmon.lean import fastjson
 from jobmon.lean.records import Record
 from jobmon.limits import MAX_SECONDS
-from jobmon.protocol import wire
 from jobmon.protocol.framing import MAX_REPLY, MAX_REQUEST, FrameReader, frame
 
 TYPE_CHECKING = False
@@ -379,7 +379,7 @@ def encode(message: Message, limit: int = MAX_REPLY) -> bytes:
         LocalProtocolError: it holds half a surrogate pair, NaN or Infinity, or is too long.
     """
     try:
-        payload = wire.dumps(message.body(), spaced=isinstance(message, Message07))
+        payload = fastjson.encode(message.body(), spaced=isinstance(message, Message07))
     except ValueError as error:
         raise LocalProtocolError(f"cannot be sent: {error}") from None
     return frame(payload, limit)
@@ -468,7 +468,7 @@ class Connection:
 
     def _decode(self, payload: bytes) -> Message | BadRequest:
         try:
-            body = wire.loads(payload)
+            body = fastjson.decode(payload)
         except ValueError as error:
             raise _Unreadable("bad-json", f"a message cannot be read: {error}") from None
         kind: Any = body.get("type")

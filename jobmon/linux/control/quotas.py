@@ -22,6 +22,9 @@ ROOTS_FDS = 24  # of the reserve root leaves so many
 MAX_KEPT_PER_CONNECTION = 8 << 20
 MAX_KEPT_PER_UID = 64 << 20
 MAX_KEPT = 128 << 20  # by all but root and the daemon's user
+# Requests that wait, of one user and of all but root and the daemon's user: the change of a job costs a look
+# at each that waits for it, all in one turn.
+MAX_WAITING_PER_UID, MAX_WAITING = 4096, 8192
 # What they cost, generously: a request that waits, and beside that each name in it; how one job is.
 WAIT_BYTES, NAME_BYTES, STATUS_BYTES = 1024, 320, 1024
 
@@ -29,7 +32,16 @@ WAIT_BYTES, NAME_BYTES, STATUS_BYTES = 1024, 320, 1024
 class Quotas:
     """Counts what each user has. `own` is the daemon's user."""
 
-    __slots__ = ("_connections", "_highest", "_kept", "_kept_by_others", "_own", "_room", "_total")
+    __slots__ = (
+        "_connections",
+        "_highest",
+        "_kept",
+        "_kept_by_others",
+        "_own",
+        "_room",
+        "_total",
+        "_waiting",
+    )
 
     def __init__(self, own: int, jobs: int) -> None:
         self._own = own
@@ -37,6 +49,7 @@ class Quotas:
         self._total = 0
         self._kept: dict[int, int] = {}
         self._kept_by_others = 0
+        self._waiting: dict[int, int] = {}
         self.make_room(jobs)
 
     def make_room(self, jobs: int) -> None:
@@ -102,4 +115,23 @@ class Quotas:
             return "too much is kept for this user: requests that wait, answers that are not read"
         if uid not in (0, self._own) and self._kept_by_others >= MAX_KEPT:
             return "too much is kept for all users: requests that wait, answers that are not read"
+        return ""
+
+    # ---- requests that wait ---------------------------------------------------------------
+
+    def wait(self, uid: int, change: int) -> None:
+        """So many requests more (or fewer) of a user wait for their answers."""
+        waiting = self._waiting.get(uid, 0) + change
+        if waiting:
+            self._waiting[uid] = waiting
+        else:
+            self._waiting.pop(uid, None)
+
+    def too_many_wait(self, uid: int) -> str:
+        """Why no further request of a user may wait, or nothing."""
+        if self._waiting.get(uid, 0) >= MAX_WAITING_PER_UID:
+            return f"{MAX_WAITING_PER_UID} requests of this user wait already"
+        others = sum(count for user, count in self._waiting.items() if user not in (0, self._own))
+        if uid not in (0, self._own) and others >= MAX_WAITING:
+            return f"{MAX_WAITING} requests of all users wait already"
         return ""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jobmon.core.machine import Job
     from jobmon.core.plan import Plan
     from jobmon.core.supervisor import Supervisor
+    from jobmon.linux.control.port import ReloadOutcome
     from jobmon.protocol import Message
 
     Tree = tuple[tuple[int, int, str], ...]
@@ -42,15 +43,17 @@ def answer07(job: str, reply: Reply) -> Message:
     return protocol.Failure(job, _REASONS_07.get(reply.code, protocol.ERR_NOT_STARTED))
 
 
-def reload(
-    request_id: int, code: str, problems: Sequence[str], body: Mapping[str, Any]
-) -> protocol.ReplyMessage:
-    """The answer to a reload that changes nothing: there are problems, or it was only to be shown."""
-    if not code:
-        return protocol.ReplyMessage(request_id, True, body)
-    message = problems[0] if len(problems) == 1 else f"{len(problems)} problems, the first: {problems[0]}"
-    error = {"code": code, "message": message}
-    return protocol.ReplyMessage(request_id, False, {"error": error, "problems": list(problems)})
+def reload(request_id: int, outcome: ReloadOutcome) -> protocol.ReplyMessage:
+    """The answer to a reload, whatever it came to."""
+    if outcome.code:
+        problems = outcome.problems
+        message = problems[0] if len(problems) == 1 else f"{len(problems)} problems, the first: {problems[0]}"
+        error = {"code": outcome.code, "message": message}
+        return protocol.ReplyMessage(request_id, False, {"error": error, "problems": list(problems)})
+    if outcome.reply is None:
+        return protocol.ReplyMessage(request_id, True, outcome.body)
+    told = answer(request_id, outcome.reply)
+    return told.replace(rest={**told.rest, **outcome.body})
 
 
 def plan(plan: Plan) -> dict[str, Any]:

@@ -3,9 +3,13 @@
 Translates between messages and the supervisor's methods; decides nothing about jobs. A session
 that misbehaves, or whose reader is too slow, ends alone.
 
-What clients ask for is done in slices of a few milliseconds. Sessions that have more to do wait in a
-queue, each for its next slice, while the loop goes on turning: no number of requests in one write, and no
-request about ten thousand jobs, holds up a death, a timer or another client.
+What clients ask for, their answers, and what they are sent of the events, is done in slices of a few
+milliseconds. Sessions that have more to do wait for their next slice while the loop goes on turning: no
+number of requests in one write, no question about ten thousand jobs and no number of listeners holds up a
+death, a timer or another client. The slices go to the users in turn, and of each user to the sessions in
+turn: a thousand connections get no more than one. Those who listen have turns of their own: they keep
+nobody's command waiting. What a job's change means to those who wait for it is decided at once, so their
+number is bounded.
 """
 
 from __future__ import annotations
@@ -20,20 +24,20 @@ from jobmon.errors import LocalProtocolError, StartupError
 from jobmon.linux import log as logfile
 from jobmon.linux.control import replies
 from jobmon.linux.control.quotas import NAME_BYTES, STATUS_BYTES, WAIT_BYTES, Quotas
-from jobmon.linux.kernel import reactor, signals
-from jobmon.linux.kernel.peers import UNIDENTIFIED
+from jobmon.linux.kernel import signals
+from jobmon.linux.kernel.loop import ACCEPT, COMMAND, HANGUP, READ, UNSET, WRITE
+from jobmon.linux.kernel.peers import UNIDENTIFIED, Peers
 from jobmon.linux.kernel.sockets import RECEIVE_BYTES, Refused
 from jobmon.linux.processes.children import NAMED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
     from typing import Any
 
     from jobmon.core.eventlog import Event
     from jobmon.core.events import JobResult, Reply
-    from jobmon.linux.daemon.engine import Engine
-    from jobmon.linux.daemon.reload import Outcome
+    from jobmon.linux.control.port import Daemon, ReloadOutcome
     from jobmon.linux.kernel.peers import Access, Peer
     from jobmon.linux.kernel.sockets import Listener, Stream
     from jobmon.protocol import Message
@@ -46,6 +50,7 @@ RETRY_ACCEPT_SECONDS = 0.5
 EVENT_BATCH_BYTES = 32_768
 SLICE_SECONDS = 0.002  # of one session before the others have their turn
 TURN_SECONDS = 0.005  # of all sessions in one turn of the loop: then deaths, signals and timers have theirs
+MAX_FRAMES = 1000  # of events, while they are being told
 MAX_REASON = 1000  # characters: what is kept 10,000 times is to be short
 MAX_UNANSWERED = 1000  # requests of one connection that wait: each costs memory, and a look at every change
 MAX_TREE = 2000  # processes of which one request is told what they run: some tens of milliseconds
@@ -57,10 +62,10 @@ class Ticket:
     """To whom an answer goes: the session and its request's id (None: a 0.7 command).
 
     `runs` are the first runs of jobs whose last words belong into the answer, `first` what a command
-    stops before what it names, `rest` what else the answer is to say, `bytes` what it costs to keep.
+    stops before what it names, `bytes` what it costs to keep, `key` what the supervisor knows it by.
     """
 
-    __slots__ = ("bytes", "first", "id", "job", "rest", "runs", "session")
+    __slots__ = ("bytes", "first", "id", "job", "key", "runs", "session")
 
     def __init__(self, session: Session, request_id: int | None, job: str = "", names: int = 1) -> None:
         self.session = session
@@ -69,23 +74,27 @@ class Ticket:
         self.bytes = WAIT_BYTES + NAME_BYTES * names
         self.runs: dict[str, int] = {}
         self.first: dict[str, list[str]] = {}
-        self.rest: Mapping[str, Any] = {}
+        self.key: Hashable = None  # itself
 
 
 class Sessions:
     """All connections, and the listeners that they come from."""
 
-    def __init__(self, engine: Engine, access: Access, jobs: int) -> None:
-        self.engine = engine
+    def __init__(self, daemon: Daemon, access: Access, jobs: int) -> None:
+        self.daemon = daemon
+        self.peers = Peers()
         self._access = access
         self.quotas = Quotas(access.own, jobs)
         self._listeners: dict[Listener, str] = {}
         self._is_open = False
         self._sessions: dict[int, Session] = {}  # by descriptor, those first that were silent for longest
-        self._queue: dict[Session, None] = {}  # who has more to do, in the order of their turns
-        self._turn = -1  # of the reactor, whose time for sessions ends at `_until`
+        # Sessions that have more to do, by user and role, in the order of their turns.
+        self._queue: dict[tuple[int, str], dict[Session, None]] = {}
+        self._next_round = UNSET
+        self._turn = -1  # of the loop, whose time for sessions ends at `_until`
         self._until = 0.0
         self.listening: set[Session] = set()
+        self._frames: dict[tuple[int, bool], bytes] = {}  # of the events that are being told
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -93,6 +102,13 @@ class Sessions:
     def listen(self, listener: Listener, role: str) -> None:
         """A listener to serve from `open` on: `role` is protocol.CONTROL or protocol.EVENTS."""
         self._listeners[listener] = role
+        self._warn_of(listener)
+
+    def _warn_of(self, listener: Listener) -> None:
+        """What somebody who is let in could do there, where the kernel cannot forbid it."""
+        if listener.may_be_given and self._access.is_shared:
+            text = "others may connect here and send descriptors, whose close may hang: Linux 6.16 forbids it"
+            self.daemon.log.write(logfile.WARNING, text, path=str(listener.address))
 
     def make_room(self, jobs: int) -> None:
         """Let nobody have so many connections that there would be no descriptors for so many jobs."""
@@ -108,22 +124,23 @@ class Sessions:
                 listener.share(access.is_shared)
             except OSError as error:
                 path, why = str(listener.address), error.strerror
-                self.engine.log.write(logfile.ERROR, "cannot change the mode", path=path, error=why)
-        self.engine.timers.arm(self._send_away, 0, time.monotonic())
+                self.daemon.log.write(logfile.ERROR, "cannot change the mode", path=path, error=why)
+            self._warn_of(listener)
+        self.daemon.loop.call_later(0, self._send_away)
 
     def renew(self) -> None:
         """Make the files of sockets anew that somebody has removed; connections are not disturbed."""
         for listener in [listener for listener in self._listeners if listener.lost]:
             if self._is_open:
-                self.engine.reactor.unregister(listener.fileno())
+                self.daemon.loop.remove_reader(listener.fileno())
                 while self._accept(listener):  # clients that came before it was removed
                     pass
             path = str(listener.address)
             try:
                 listener.renew(self._access.is_shared)
-                self.engine.log.write(logfile.WARNING, "the file of a socket was gone: made anew", path=path)
+                self.daemon.log.write(logfile.WARNING, "the file of a socket was gone: made anew", path=path)
             except StartupError as error:
-                self.engine.log.write(logfile.ERROR, "cannot make a socket anew", error=str(error))
+                self.daemon.log.write(logfile.ERROR, "cannot make a socket anew", error=str(error))
             if self._is_open:
                 self._open(listener)
 
@@ -138,13 +155,18 @@ class Sessions:
         """Hand the supervisor's answer to whoever asked."""
         ticket = reply.to
         if isinstance(ticket, Ticket):
-            ticket.session.guard(lambda: ticket.session.answer(ticket, reply))
+            ticket.session.owe(ticket, reply)
+            self.schedule(ticket.session)
 
     def serve(self, session: Session) -> None:
-        """Let a session work: at once, or after those who wait for their turn already."""
+        """Something has come for a session."""
         fd = session.fileno()
         if fd in self._sessions:
             self._sessions[fd] = self._sessions.pop(fd)  # the idlest come first
+        self.schedule(session)
+
+    def schedule(self, session: Session) -> None:
+        """Let a session work: at once, or after those that wait for their turn already."""
         if self._queue or not self._has_time():
             self._enqueue(session)
         else:
@@ -153,7 +175,24 @@ class Sessions:
     def publish(self) -> None:
         """There are new events: bring everybody who listens up to date."""
         for session in list(self.listening):
-            session.guard(session.push_events)
+            if session.has_work():
+                self.schedule(session)
+        self._let_frames_go()
+
+    def frame_of(self, event: Event, *, rich: bool) -> bytes:
+        """An event as it is sent, or (not `rich`) as JobMon 0.7 knows it. It is encoded once for all who are
+        told in one go; nothing is kept for those who take it later."""
+        key = (event[0], rich)
+        data = self._frames.get(key)
+        if data is None:
+            if len(self._frames) >= MAX_FRAMES:
+                self._frames.clear()
+            data = self._frames[key] = _encoded(event) if rich else _encoded07(event)
+        return data
+
+    def _let_frames_go(self) -> None:
+        if not self._queue:
+            self._frames.clear()
 
     def unsent(self) -> bool:
         """Whether any session still has something to send."""
@@ -162,7 +201,7 @@ class Sessions:
     def stop_listening(self) -> None:
         """Close the listeners and remove their files."""
         for listener in self._listeners:
-            self.engine.reactor.unregister(listener.fileno())
+            self.daemon.loop.remove_reader(listener.fileno())
             listener.close()
         self._listeners.clear()
 
@@ -171,12 +210,13 @@ class Sessions:
         self.stop_listening()
         for session in list(self._sessions.values()):
             session.close()
+        self.peers.close()
 
     def forget(self, session: Session, fd: int) -> None:
         """A session has ended."""
         del self._sessions[fd]
         self.listening.discard(session)
-        self._queue.pop(session, None)
+        self._leave_queue(session)
         self.quotas.disconnect(session.peer.uid)
 
     # ---- turns ----------------------------------------------------------------------------
@@ -184,8 +224,8 @@ class Sessions:
     def _has_time(self) -> bool:
         """Whether sessions may still work in this turn of the loop."""
         now = time.monotonic()
-        if self._turn != self.engine.reactor.turns:
-            self._turn, self._until = self.engine.reactor.turns, now + TURN_SECONDS
+        if self._turn != self.daemon.loop.turns:
+            self._turn, self._until = self.daemon.loop.turns, now + TURN_SECONDS
         return now < self._until
 
     def _give_slice(self, session: Session) -> None:
@@ -196,22 +236,37 @@ class Sessions:
 
     def _enqueue(self, session: Session) -> None:
         if not self._queue:
-            self.engine.timers.arm(self._go_round, 0, time.monotonic())  # for the next turn
-        self._queue.setdefault(session)
+            self._go_round_later()
+        self._queue.setdefault(session.party, {}).setdefault(session)
 
-    def _go_round(self, _token: int) -> None:
-        """A slice for each in the queue, as far as the time of this turn goes, and for one at least."""
-        queue, self._queue = self._queue, {}
-        while queue:
-            session = next(iter(queue))
-            del queue[session]
+    def _go_round_later(self) -> None:
+        """In the next turn of the loop."""
+        if not self._next_round.active:
+            self._next_round = self.daemon.loop.call_later(0, self._go_round)
+
+    def _leave_queue(self, session: Session) -> None:
+        sessions = self._queue.get(session.party)
+        if sessions is not None:
+            sessions.pop(session, None)
+            if not sessions:
+                del self._queue[session.party]
+
+    def _go_round(self) -> None:
+        """A slice for one session of each user after the other, as far as the time of this turn goes, and
+        one at least."""
+        while self._queue:
+            party = next(iter(self._queue))
+            sessions = self._queue.pop(party)
+            session = next(iter(sessions))
+            del sessions[session]
+            if sessions:
+                self._queue[party] = sessions  # now the last of all
             self._give_slice(session)
             if not self._has_time():
                 break
-        queue.update(self._queue)
-        self._queue = queue
-        if queue:
-            self.engine.timers.arm(self._go_round, 0, time.monotonic())
+        if self._queue:
+            self._go_round_later()
+        self._let_frames_go()
 
     # ---- accepting ------------------------------------------------------------------------
 
@@ -219,8 +274,8 @@ class Sessions:
         def accept(_events: int) -> None:
             self._accept(listener)
 
-        self.engine.reactor.unregister(listener.fileno())  # a pause may have ended meanwhile
-        self.engine.reactor.register(listener.fileno(), accept, reactor.ACCEPT)
+        self.daemon.loop.remove_reader(listener.fileno())  # a pause may have ended meanwhile
+        self.daemon.loop.add_reader(listener.fileno(), accept, ACCEPT)
 
     def _accept(self, listener: Listener) -> bool:
         """Accept waiting clients, some in a turn. Return True if there may be more."""
@@ -232,21 +287,21 @@ class Sessions:
                 if not taken.dropped:
                     self._pause(listener)
                     return False
-                self.engine.log.limited(logfile.WARNING, "no descriptor for a connection", errno=taken.errno)
+                self.daemon.log.limited(logfile.WARNING, "no descriptor for a connection", errno=taken.errno)
             else:
                 self._admit(listener, taken[0])
         return True
 
     def _pause(self, listener: Listener) -> None:
-        def resume(_token: int) -> None:
+        def resume() -> None:
             if not listener.closed:
                 self._open(listener)
 
-        self.engine.reactor.unregister(listener.fileno())
-        self.engine.timers.arm(resume, 0, time.monotonic() + RETRY_ACCEPT_SECONDS)
+        self.daemon.loop.remove_reader(listener.fileno())
+        self.daemon.loop.call_later(RETRY_ACCEPT_SECONDS, resume)
 
     def _admit(self, listener: Listener, stream: Stream) -> None:
-        peer = self.engine.peer_of(stream)
+        peer = self.peers.peer_of(stream)
         if peer is None and self._may_be_unidentified(listener):
             peer = UNIDENTIFIED
         why, farewell = self._objection(peer), _TURNED_AWAY
@@ -254,7 +309,7 @@ class Sessions:
             why, farewell = self._refusal(peer, stream), _BUSY
         if peer is None or why:
             uid, pid = (peer.uid, peer.pid) if peer is not None else (None, None)
-            self.engine.log.limited(logfile.WARNING, "refused a connection", why=why, uid=uid, pid=pid)
+            self.daemon.log.limited(logfile.WARNING, "refused a connection", why=why, uid=uid, pid=pid)
             stream.send(farewell)
             stream.close()
             return
@@ -279,7 +334,7 @@ class Sessions:
                 return ""
         return why
 
-    def _send_away(self, _token: int) -> None:
+    def _send_away(self) -> None:
         for session in list(self._sessions.values()):
             if not self._access.permits(session.peer):
                 session._drop("is not permitted any more")
@@ -294,22 +349,24 @@ class Session:
     """One connection. What it sends is produced as its reader takes it."""
 
     __slots__ = (
+        "_answers",
         "_connection",
         "_cursor",
+        "_daemon",
+        "_drain_due",
         "_ended",
         "_ending",
+        "_frame_due",
         "_gone",
         "_heard",
         "_interest",
         "_jobs",
         "_kept",
-        "_late",
         "_reserved",
         "_rich",
         "_role",
         "_sent",
         "_sessions",
-        "_stalled",
         "_stream",
         "_task",
         "_telling",
@@ -320,6 +377,7 @@ class Session:
 
     def __init__(self, sessions: Sessions, stream: Stream, peer: Peer, role: str) -> None:
         self._sessions = sessions
+        self._daemon = sessions.daemon
         self._stream = stream
         self._role = role
         self._connection = protocol.Connection(role)
@@ -327,9 +385,10 @@ class Session:
         self._telling = 0  # bytes that this is reckoned to cost
         self._reserved = 0  # bytes that its tickets and its task cost
         self._kept = 0  # bytes of it that its user's quota knows of
+        self._answers: list[tuple[Ticket, Reply]] = []  # that it has not been sent
         self._unread = False  # whether what has come may hold more messages
-        self._interest = reactor.READ
-        self._cursor = sessions.engine.supervisor.log.last
+        self._interest = READ
+        self._cursor = sessions.daemon.supervisor.log.last
         self._rich = False
         self._jobs: frozenset[str] | None = None
         self._ending = False  # it broke the protocol: only our last words go out
@@ -337,19 +396,29 @@ class Session:
         self._gone = False  # it has closed, and hears nothing any more
         self._heard = time.monotonic()
         self._sent = 0
-        self._late = False  # whether the timer for an unfinished frame runs
-        self._stalled = False  # whether the timer for unsent output runs
+        self._frame_due = UNSET  # set while a frame is unfinished
+        self._drain_due = UNSET  # set while output waits
         self.peer = peer
         self.tickets: set[Ticket] = set()
 
     @property
+    def party(self) -> tuple[int, str]:
+        """With whom it shares its turns: the sessions of its user on the same port."""
+        return self.peer.uid, self._role
+
+    @property
     def busy(self) -> bool:
         """Whether output waits, or is to be made of what has happened."""
-        return self._stream.pending > 0 or self._behind()
+        return self._stream.pending > 0 or bool(self._answers) or self._behind()
 
     def has_work(self) -> bool:
         """Whether there is something to do for it that waits for nothing but its turn."""
-        return (self._unread or self._task is not None) and not (self._stream.closed or self._stream.full)
+        return self._has_requests() or self._has_news()
+
+    def _has_requests(self) -> bool:
+        if self._stream.closed or self._stream.full:
+            return False
+        return bool(self._answers) or self._unread or self._task is not None
 
     def fileno(self) -> int:
         """The descriptor, -1 when closed."""
@@ -369,7 +438,7 @@ class Session:
 
     def begin(self) -> None:
         """Wait for what the client says; on the event port, also tell it what happens."""
-        self._sessions.engine.reactor.register(self._stream.fileno(), self._ready, reactor.COMMAND)
+        self._daemon.loop.add_reader(self._stream.fileno(), self._ready, COMMAND)
         if self._role == protocol.EVENTS:
             self._sessions.listening.add(self)
 
@@ -378,7 +447,7 @@ class Session:
         try:
             work()
         except Exception as error:  # noqa: BLE001 - this client's end is nobody else's
-            self._sessions.engine.bug("a connection", error)
+            self._daemon.bug("a connection", error)
             self.close()
 
     def close(self) -> None:
@@ -386,13 +455,14 @@ class Session:
         fd = self._stream.fileno()
         if fd < 0:
             return
-        engine = self._sessions.engine
-        engine.reactor.unregister(fd)
-        engine.timers.disarm(self._frame_late)
-        engine.timers.disarm(self._output_late)
+        self._daemon.loop.remove_reader(fd)
+        self._frame_due.cancel()
+        self._drain_due.cancel()
         for ticket in self.tickets:
-            engine.supervisor.drop(ticket)
+            self._daemon.supervisor.drop(ticket if ticket.key is None else ticket.key)
+        self._sessions.quotas.wait(self.peer.uid, -len(self.tickets))
         self.tickets.clear()
+        self._answers.clear()
         self._sessions.quotas.keep(self.peer.uid, -self._kept)
         self._kept = 0
         self._sessions.forget(self, fd)
@@ -405,10 +475,10 @@ class Session:
 
     def _serve(self, events: int) -> None:
         self._heard = time.monotonic()
-        self._gone = self._gone or bool(events & reactor.HANGUP)
-        if events & ~reactor.READ:
+        self._gone = self._gone or bool(events & HANGUP)
+        if events & ~READ:
             self._stream.flush()
-        if events & ~reactor.WRITE and not self._unread and self._task is None:
+        if events & ~WRITE and not self._unread and self._task is None:
             self._receive()
         self._sessions.serve(self)
 
@@ -428,13 +498,15 @@ class Session:
         of TCP only the kernel's table tells whether somebody still holds the other end."""
         if not (self.tickets or self._stream.pending or self._role == protocol.EVENTS):
             return True  # and nothing is left to be said
-        return self._stream.outlives_its_input() and self._sessions.engine.peer_of(self._stream) is not None
+        return self._stream.outlives_its_input() and self._sessions.peers.peer_of(self._stream) is not None
 
     def work(self, until: float) -> None:
         """Act on what came, as long as the answers are read and the time has not come."""
         acted = False
-        while self.has_work():
-            if self._task is not None:
+        while self._has_requests():
+            if self._answers:
+                self._answer(*self._answers.pop(0))
+            elif self._task is not None:
                 self._go_on(self._task)
             elif (message := self._connection.next()) is None:
                 self._unread = False
@@ -490,23 +562,25 @@ class Session:
             self.send(message.answer())
         else:
             self._ending = True
-            self._sessions.engine.log.limited(
+            self._daemon.log.limited(
                 logfile.INFO, "dropped a client", why=message.message, uid=self.peer.uid, pid=self.peer.pid
             )
             self._stream.send(protocol.encode(message.answer()))
 
     def _command07(self, message: protocol.Command07) -> None:
-        supervisor = self._sessions.engine.supervisor
+        supervisor = self._daemon.supervisor
         name = message.job or ""
         command = message.command
-        if command != protocol.CMD_QUIT and self._excess():
+        waits = command in (protocol.CMD_START, protocol.CMD_STOP)
+        too_many = waits and self._sessions.quotas.too_many_wait(self.peer.uid)
+        if command != protocol.CMD_QUIT and (too_many or self._excess()):
             self.send(protocol.Failure(name, protocol.ERR_BUSY))
         elif command == protocol.CMD_STATUS:
             self.send(replies.status07(name, supervisor.jobs.get(name)))
         elif command == protocol.CMD_JOB_LIST:
             self.send(protocol.JobList({n: job.pid is not None for n, job in supervisor.jobs.items()}))
         elif command == protocol.CMD_QUIT:
-            self._sessions.engine.terminate(self._by(Kind.TERMINATE))
+            self._daemon.terminate(self._by(Kind.TERMINATE))
         else:
             act = supervisor.start if command == protocol.CMD_START else supervisor.stop
             kind = Kind.START if command == protocol.CMD_START else Kind.STOP
@@ -519,18 +593,24 @@ class Session:
         elif len(self.tickets) >= MAX_UNANSWERED:
             why = f"{MAX_UNANSWERED} requests of this connection wait already"
             self.send(protocol.failed(request.id, "failed", why))
-        elif request.command not in _SMALL and (why := self._excess()):
+        elif why := self._is_too_much(request):
             self.send(protocol.failed(request.id, "busy", why))
         else:
-            jobs = self._sessions.engine.supervisor.jobs
+            jobs = self._daemon.supervisor.jobs
             names = request.jobs
             if names is not None:  # theirs are kept already
                 names = tuple(jobs[name].spec.name if name in jobs else name for name in names)
                 request = request.replace(jobs=names)
             self._begin_task(act(self, request), len(jobs if names is None else names))
 
+    def _is_too_much(self, request: protocol.Request) -> str:
+        """Why its user has to do without it for now, or nothing."""
+        if request.command in _LATE and (why := self._sessions.quotas.too_many_wait(self.peer.uid)):
+            return why
+        return "" if request.command in _SMALL else self._excess()
+
     def _start(self, request: protocol.Request) -> None:
-        supervisor = self._sessions.engine.supervisor
+        supervisor = self._daemon.supervisor
         act = supervisor.start if request.command == "start" else supervisor.restart
         act(
             request.jobs or (),
@@ -543,7 +623,7 @@ class Session:
         )
 
     def _stop(self, request: protocol.Request) -> None:
-        self._sessions.engine.supervisor.stop(
+        self._daemon.supervisor.stop(
             request.jobs or (),
             self._order_ticket(request),
             time.monotonic(),
@@ -555,7 +635,7 @@ class Session:
         )
 
     def _wait(self, request: protocol.Request) -> None:
-        self._sessions.engine.supervisor.wait(
+        self._daemon.supervisor.wait(
             request.jobs or (),
             self._ticket(request.id, names=len(request.jobs or ())),
             time.monotonic(),
@@ -572,7 +652,7 @@ class Session:
         except ValueError as error:
             self.send(protocol.failed(request.id, "bad-request", str(error)))
             return
-        self._sessions.engine.supervisor.signal(
+        self._daemon.supervisor.signal(
             request.jobs or (),
             name,
             self._ticket(request.id),
@@ -582,7 +662,7 @@ class Session:
         )
 
     def _show(self, request: protocol.Request) -> Iterator[None]:
-        supervisor = self._sessions.engine.supervisor
+        supervisor = self._daemon.supervisor
         room = MAX_TREE
 
         def look(name: str) -> protocol.JobStatus:
@@ -595,13 +675,13 @@ class Session:
             found = yield from self._statuses(request.jobs, look)
             rest: dict[str, Any] = {"jobs": [one.body() for one in found], "token": supervisor.log.last}
             if request.jobs is None:
-                rest["strays"] = self._sessions.engine.strays()
+                rest["strays"] = self._daemon.unattributed()
             if self._knows_all(request):
                 self.send(protocol.ReplyMessage(request.id, True, rest))
 
     def _knows_all(self, request: protocol.Request) -> bool:
         """Whether there are all jobs that a request names; else that is its answer."""
-        jobs = self._sessions.engine.supervisor.jobs
+        jobs = self._daemon.supervisor.jobs
         unknown = next((name for name in request.jobs or () if name not in jobs), None)
         if unknown is not None:
             self.send(protocol.failed(request.id, "no-such-job", "no such job", job=unknown))
@@ -612,7 +692,7 @@ class Session:
     ) -> Generator[None, None, list[protocol.JobStatus]]:
         """How jobs (None: all) are, job by job, and yet all at the moment in which it ends: those to which
         something has happened meanwhile are looked at again."""
-        supervisor = self._sessions.engine.supervisor
+        supervisor = self._daemon.supervisor
         log, jobs = supervisor.log, supervisor.jobs
         found: dict[str, protocol.JobStatus] = {}
         todo = list(jobs if names is None else names)
@@ -630,35 +710,31 @@ class Session:
 
     def _shown(self, name: str) -> int | None:
         """What does not die of SIGKILL is named without being asked for."""
-        engine = self._sessions.engine
-        return NAMED if engine.supervisor.jobs[name].state is State.KILLING else None
+        return NAMED if self._daemon.supervisor.jobs[name].state is State.KILLING else None
 
     def _list(self, request: protocol.Request) -> None:
-        jobs = self._sessions.engine.supervisor.jobs
+        jobs = self._daemon.supervisor.jobs
         rest = {"jobs": {name: job.pid is not None for name, job in jobs.items()}}
         self.send(protocol.ReplyMessage(request.id, True, rest))
 
     def _terminate(self, request: protocol.Request) -> None:
-        engine = self._sessions.engine
-        self.send(protocol.ReplyMessage(request.id, True, {"pid": engine.pid}))
-        engine.terminate(self._by(Kind.TERMINATE, request.reason))
+        self.send(protocol.ReplyMessage(request.id, True, {"pid": self._daemon.info()["pid"]}))
+        self._daemon.terminate(self._by(Kind.TERMINATE, request.reason))
 
     def _reload(self, request: protocol.Request) -> None:
-        ticket, by, dry_run = self._ticket(request.id), self._by(Kind.RELOAD), request.dry_run
+        ticket, by = self._ticket(request.id), self._by(Kind.RELOAD)
 
-        def done(outcome: Outcome) -> None:
-            ticket.rest = outcome.body
-            if outcome.code or dry_run:
-                self._discard(ticket)
-                self._late_answer(replies.reload(request.id, outcome.code, outcome.problems, outcome.body))
+        def done(outcome: ReloadOutcome) -> None:
+            self._discard(ticket)
+            self._late_answer(replies.reload(request.id, outcome))
 
-        self._sessions.engine.reload(ticket, by, done, restart=request.restart, dry_run=dry_run)
+        ticket.key = self._daemon.reload(by, done, restart=request.restart, dry_run=request.dry_run)
 
     def _info(self, request: protocol.Request) -> None:
-        self.send(protocol.ReplyMessage(request.id, True, self._sessions.engine.info()))
+        self.send(protocol.ReplyMessage(request.id, True, self._daemon.info()))
 
     def _graph(self, request: protocol.Request) -> Iterator[None]:
-        supervisor = self._sessions.engine.supervisor
+        supervisor = self._daemon.supervisor
         token = supervisor.log.last
         told = {}
         for name, job in list(supervisor.jobs.items()):
@@ -667,13 +743,16 @@ class Session:
         self.send(protocol.ReplyMessage(request.id, True, {"jobs": told, "token": token}))
 
     def _why(self, request: protocol.Request) -> Iterator[None]:
-        engine = self._sessions.engine
-        token = engine.supervisor.log.last
+        daemon = self._daemon
+        token = daemon.supervisor.log.last
         told = []
         for name in request.jobs or ():
             if not self._knows_all(request.replace(jobs=(name,))):
                 return
-            told.append(replies.why(engine.supervisor, name, time.monotonic(), engine.attendants.why_not))
+            now = time.monotonic()
+            told.append(
+                replies.why(daemon.supervisor, name, now, lambda job: daemon.facts(job).why_not_ready())
+            )
             yield
         self.send(protocol.ReplyMessage(request.id, True, {"jobs": told, "token": token}))
 
@@ -681,11 +760,11 @@ class Session:
         if why := self._excess():
             self._act(self._connection.end("busy", why))
         else:
-            jobs = self._sessions.engine.supervisor.jobs if message.jobs is None else message.jobs
+            jobs = self._daemon.supervisor.jobs if message.jobs is None else message.jobs
             self._begin_task(self._subscribe(message), len(jobs))
 
     def _subscribe(self, message: protocol.Subscribe) -> Iterator[None]:
-        supervisor = self._sessions.engine.supervisor
+        supervisor = self._daemon.supervisor
         log = supervisor.log
         if message.since is not None and log.holds(message.since):
             self._cursor = max(message.since, log.first - 1)  # 0 is from the first on
@@ -701,9 +780,8 @@ class Session:
 
     def _job_status(self, name: str, shown: int | None = None) -> protocol.JobStatus:
         """How a job is; `shown` is how many of its processes are to be told apart."""
-        engine = self._sessions.engine
-        job, pids = engine.supervisor.jobs[name], engine.children.pids(name)
-        says, wall = engine.attendants.text(name), engine.supervisor.wall
+        job, facts = self._daemon.supervisor.jobs[name], self._daemon.facts(name)
+        pids, says, wall = facts.pids(), facts.says(), self._daemon.supervisor.wall
         if shown is None:
             return replies.status(job, wall, len(pids), says)
         tree, gone = replies.tree(pids, job.leader, shown)
@@ -713,17 +791,19 @@ class Session:
         ticket = Ticket(self, request_id, job, names)
         self.tickets.add(ticket)
         self._reserved += ticket.bytes
+        self._sessions.quotas.wait(self.peer.uid, 1)
         return ticket
 
     def _discard(self, ticket: Ticket) -> None:
         if ticket in self.tickets:
             self.tickets.remove(ticket)
             self._reserved -= ticket.bytes
+            self._sessions.quotas.wait(self.peer.uid, -1)
 
     def _order_ticket(self, request: protocol.Request) -> Ticket:
         """For a command whose answer tells more than how each job fared."""
         ticket = self._ticket(request.id, names=len(request.jobs or ()))
-        supervisor = self._sessions.engine.supervisor
+        supervisor = self._daemon.supervisor
         names = [name for name in request.jobs or () if name in supervisor.jobs]
         for name in names:
             ticket.runs[name] = supervisor.jobs[name].run + (request.command != "stop")
@@ -750,36 +830,39 @@ class Session:
             data = encode(protocol.failed(message.id, "failed", str(error)))
         self._stream.send(data)
 
-    def answer(self, ticket: Ticket, reply: Reply) -> None:
-        """The supervisor has answered one of this session's commands."""
+    def owe(self, ticket: Ticket, reply: Reply) -> None:
+        """The supervisor has answered one of this session's commands: it is sent when it is its turn."""
+        if not self._stream.closed:
+            self._answers.append((ticket, reply))
+
+    def _answer(self, ticket: Ticket, reply: Reply) -> None:
         self._discard(ticket)
-        if self._stream.closed or self._connection.broken:
+        if self._connection.broken:
             return
         if ticket.id is None:
-            self.guard(lambda: self._send_and_settle(replies.answer07(ticket.job, reply)))
+            self.send(replies.answer07(ticket.job, reply))
         else:
-            request_id = ticket.id
-            self.guard(lambda: self._send_and_settle(self._answer(request_id, ticket, reply)))
+            self.send(self._reply_message(ticket.id, ticket, reply))
 
     def _late_answer(self, message: Message) -> None:
         """Answer a client that may have left."""
         if not (self._stream.closed or self._connection.broken):
             self.guard(lambda: self._send_and_settle(message))
 
-    def _answer(self, request_id: int, ticket: Ticket, reply: Reply) -> protocol.ReplyMessage:
+    def _reply_message(self, request_id: int, ticket: Ticket, reply: Reply) -> protocol.ReplyMessage:
         message = replies.answer(request_id, self._explained(reply))
         for told in message.rest.get("results", ()):
             self._tell_more(told, ticket)
-        return message.replace(rest={**message.rest, **ticket.rest}) if ticket.rest else message
+        return message
 
     def _tell_more(self, told: dict[str, Any], ticket: Ticket) -> None:
         name = told["job"]
         if ticket.first.get(name):
             told["first"] = ticket.first[name]
-        job = self._sessions.engine.supervisor.jobs.get(name)
+        job = self._daemon.supervisor.jobs.get(name)
         if told["ok"] or job is None or job.run < ticket.runs.get(name, job.run + 1):
             return
-        lines = self._sessions.engine.last_words.of(job.ran)
+        lines = self._daemon.facts(name).stderr_tail()
         if lines:
             told["stderr"] = lines
 
@@ -792,37 +875,39 @@ class Session:
         return reply.replace(results=results, message=message)
 
     def _with_what_is_left(self, result: JobResult) -> JobResult:
-        engine = self._sessions.engine
-        job = engine.supervisor.jobs.get(result.job)
+        job = self._daemon.supervisor.jobs.get(result.job)
         if result.code != "timeout" or job is None or job.state not in LEAVING:
             return result
-        left = engine.children.left(result.job)
+        left = self._daemon.facts(result.job).left()
         return result.replace(message=f"timed out: it is still {job.state.value}: {left}") if left else result
 
     def _send_and_settle(self, message: Message) -> None:
         self.send(message)
         self._settle()
 
-    def push_events(self) -> None:
+    def _push(self) -> None:
         """Send a batch of the events that the reader has not seen, if it takes them now; the next when it
         takes more."""
-        self._push()
-        self._settle()
-
-    def _push(self) -> None:
         if not self._behind():
             return
-        log = self._sessions.engine.supervisor.log
+        log = self._daemon.supervisor.log
         if not log.holds(self._cursor):
             self._drop("has fallen too many events behind")
         elif not self._stream.pending:
             self._stream.send(b"".join(self._batch(log.after(self._cursor))))
 
+    def _has_news(self) -> bool:
+        """Whether there is something to do about the events: a batch to send, or to part with a reader that
+        has fallen too far behind."""
+        if not self._behind():
+            return False
+        return not self._stream.pending or not self._daemon.supervisor.log.holds(self._cursor)
+
     def _behind(self) -> bool:
         """Whether there are events for it. (While it is told how things stand, the events are not due.)"""
         if self._role != protocol.EVENTS or self._ending or self._stream.closed or self._task is not None:
             return False
-        return self._cursor < self._sessions.engine.supervisor.log.last
+        return self._cursor < self._daemon.supervisor.log.last
 
     def _batch(self, events: Iterator[Event]) -> Iterator[bytes]:
         size = 0
@@ -836,14 +921,10 @@ class Session:
                 return
 
     def _event(self, event: Event) -> bytes:
-        seq, when, job, kind, state, run, pid, cause = event
-        if not self._rich:
-            code = _CODES_07.get(kind)
-            return b"" if code is None else protocol.encode(protocol.Event07(job, code))
-        if self._jobs is not None and job not in self._jobs and job:
+        job = event[2]
+        if self._rich and self._jobs is not None and job not in self._jobs and job:
             return b""
-        told = (seq, when, job, kind, state.value, run, pid, str(cause), causes.body(cause))
-        return protocol.encode(protocol.EventMessage(*told))
+        return self._sessions.frame_of(event, rich=self._rich)
 
     def _settle(self, *, anew: bool = False) -> None:
         """After any work: wait for the right events, let the right timers run. `anew`: messages were
@@ -856,11 +937,11 @@ class Session:
             self.close()
             return
         busy = stream.full or self._unread or self._task is not None
-        interest = 0 if busy or self._ended else reactor.READ  # at its end it would be ready for ever
+        interest = 0 if busy or self._ended else READ  # at its end it would be ready for ever
         if stream.pending or self._behind():
-            interest |= reactor.WRITE
+            interest |= WRITE
         if interest != self._interest:
-            self._sessions.engine.reactor.modify(stream.fileno(), interest)
+            self._daemon.loop.modify_reader(stream.fileno(), interest)
             self._interest = interest
         self._mind_frame(anew=anew)
         self._mind_output()
@@ -877,43 +958,51 @@ class Session:
     def _mind_frame(self, *, anew: bool) -> None:
         """The clock for a frame runs from its first byte to its last, however many come between, and
         only while we read."""
-        reads = self._interest & reactor.READ and not self._connection.broken
+        reads = self._interest & READ and not self._connection.broken
         unfinished = bool(reads and self._connection.unfinished)
-        if unfinished == self._late and not (unfinished and anew):
+        if unfinished == self._frame_due.active and not (unfinished and anew):
             return
-        self._late = unfinished
-        timers = self._sessions.engine.timers
+        self._frame_due.cancel()
         if unfinished:
-            timers.arm(self._frame_late, 0, time.monotonic() + FRAME_SECONDS)
-        else:
-            timers.disarm(self._frame_late)
+            self._frame_due = self._daemon.loop.call_later(FRAME_SECONDS, self._frame_late)
 
     def _mind_output(self) -> None:
         waiting = self._stream.pending > 0
-        if waiting == self._stalled and (not waiting or self._sent == self._stream.sent):
+        if waiting == self._drain_due.active and (not waiting or self._sent == self._stream.sent):
             return
-        self._stalled, self._sent = waiting, self._stream.sent
-        timers = self._sessions.engine.timers
+        self._sent = self._stream.sent
+        self._drain_due.cancel()
         if waiting:
-            timers.arm(self._output_late, 0, time.monotonic() + DRAIN_SECONDS)
-        else:
-            timers.disarm(self._output_late)
+            self._drain_due = self._daemon.loop.call_later(DRAIN_SECONDS, self._output_late)
 
-    def _frame_late(self, _token: int) -> None:
+    def _frame_late(self) -> None:
         self._drop("began a frame and did not finish it")
 
-    def _output_late(self, _token: int) -> None:
+    def _output_late(self) -> None:
         self._drop("does not read what it is sent")
 
     def _drop(self, why: str) -> None:
-        self._sessions.engine.log.limited(
+        self._daemon.log.limited(
             logfile.WARNING, "dropped a client", why=why, uid=self.peer.uid, pid=self.peer.pid
         )
         self.close()
 
 
+def _encoded(event: Event) -> bytes:
+    seq, when, job, kind, state, run, pid, cause = event
+    told = (seq, when, job, kind, state.value, run, pid, str(cause), causes.body(cause))
+    return protocol.encode(protocol.EventMessage(*told))
+
+
+def _encoded07(event: Event) -> bytes:
+    code = _CODES_07.get(event[3])
+    return b"" if code is None else protocol.encode(protocol.Event07(event[2], code))
+
+
 # Answered at once, and shortly: however much is kept for somebody, he may.
 _SMALL = frozenset(("terminate", "reload", "info", "signal"))
+# These may be answered late.
+_LATE = frozenset(("start", "restart", "stop", "wait"))
 # Those that tell of many jobs do it step by step.
 _VERBS: dict[str, Callable[[Session, protocol.Request], Iterator[None] | None]] = {
     "start": Session._start,

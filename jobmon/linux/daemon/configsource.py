@@ -12,10 +12,9 @@ import marshal
 import os
 import stat
 import sys
-from _frozen_importlib import ModuleSpec
-from _frozen_importlib_external import PathFinder
 
 from jobmon.errors import StartupError
+from jobmon.lean.cpython import ModuleSpec, PathFinder
 from jobmon.linux.kernel import globs
 from jobmon.linux.kernel.syscalls import trim
 

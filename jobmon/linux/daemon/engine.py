@@ -20,12 +20,11 @@ from jobmon.lean.cpython import signal
 from jobmon.limits import DIED
 from jobmon.linux import log as logfile
 from jobmon.linux.control.server import Sessions
-from jobmon.linux.daemon.reload import Wish
+from jobmon.linux.daemon.reload import Reloads, Request
+from jobmon.linux.daemon.runfacts import RunFacts
 from jobmon.linux.daemon.systemd import Herald
-from jobmon.linux.kernel import peers, procfs, reactor, signals
-from jobmon.linux.kernel.reactor import Reactor
-from jobmon.linux.kernel.timers import Timers
-from jobmon.linux.monitor.probes import Tools
+from jobmon.linux.kernel import procfs, signals
+from jobmon.linux.kernel.loop import SIGNAL, UNSET, Loop
 from jobmon.linux.monitor.runmonitor import Attendants
 from jobmon.linux.processes import spawn
 from jobmon.linux.processes.children import Children, spawn_failed
@@ -41,12 +40,13 @@ if TYPE_CHECKING:
 
     from jobmon.core.spec import JobSpec
     from jobmon.core.supervisor import Supervisor
-    from jobmon.linux.daemon.reload import Outcome, Reloader
+    from jobmon.linux.control.port import ReloadOutcome
+    from jobmon.linux.daemon.reload import Reloader
     from jobmon.linux.daemon.systemd import Notifier
     from jobmon.linux.kernel.cgroup import Cgroup, Hierarchy
-    from jobmon.linux.kernel.peers import Access, Peer
+    from jobmon.linux.kernel.loop import Handle
+    from jobmon.linux.kernel.peers import Access
     from jobmon.linux.kernel.signals import Terminal
-    from jobmon.linux.kernel.sockets import Stream
     from jobmon.linux.log import Log
     from jobmon.linux.processes.maincommand import Companion
     from jobmon.linux.processes.spawn import Spawner
@@ -90,29 +90,30 @@ class Engine:
     ) -> None:
         self.supervisor = supervisor
         self.log = log
-        self.pid = os.getpid()
         procfs.pin()
-        self.reactor = Reactor(self._source_failed)
-        self.timers = Timers()
+        self.loop = Loop(self.bug, self._act)
+        self._deadlines: dict[Hashable, Handle] = {}  # of the supervisor, by the keys that it gave them
         self.sessions = Sessions(self, access, len(supervisor.jobs))
         log.call_later = self._tell_left_out_later
-        self._reloader = reloader
+        self._next_summary = UNSET
         self._spawner = spawner
         self._announce = announce
         self._about = about
-        self._herald = Herald(notifier, supervisor, self.timers, self.reactor, watchdog) if notifier else None
+        self._herald = Herald(notifier, supervisor, self.loop, watchdog) if notifier else None
         self._terminal = terminal
         self._companion = companion
         self._signals = signals.SignalSource(companion.signals if companion is not None else SIGNALS)
-        self._peers = peers.Peers()
         self._hierarchy = hierarchy
         self._state = state
-        self.children = Children(self.reactor, self._feed, self._look_later, tree)
+        self.children = Children(self.loop, self._feed, tree)
         self._membership = tree if hierarchy is None else self.children.migrants
-        tools = Tools(self.reactor, self.timers, self.children, spawner, log)
-        self.attendants = Attendants(tools, self._feed)
+        self.attendants = Attendants(self.loop, self.children, spawner, log, self._feed)
         self.last_words = LastWords(spawner.may_hang)
+        self._reloads = Reloads(
+            reloader, self, self.children, self.sessions, self._reload_begun, self._reload_ended
+        )
         self._births = Births()
+        self._opening = UNSET
         self._exit_code = 0
         self._ordered = False  # whether somebody asked for the shutdown
         self._withheld: events.Finish | None = None  # until the companion has ended
@@ -123,13 +124,13 @@ class Engine:
             events.SendSignal: self._stop,
             events.Kill: self._kill,
             events.Deliver: self._deliver,
-            events.Arm: lambda action: self.timers.arm(action.key, action.token, action.at),
-            events.Disarm: lambda action: self.timers.disarm(action.key),
+            events.Arm: self._arm,
+            events.Disarm: self._disarm,
             events.Changed: self._log_change,
             events.Impossible: self._log_impossible,
             events.Warn: self._log_warning,
             events.Publish: lambda _: self.sessions.publish(),
-            events.Reply: self.sessions.reply,
+            events.Reply: self._reply,
             events.Announce: self._up,
             events.AllReady: self._all_ready,
             events.Finish: self._finish,
@@ -137,14 +138,13 @@ class Engine:
 
     def run(self) -> int:
         """Work until everything is down; returns the daemon's exit code."""
-        self.reactor.register(self._signals.fileno(), self._on_signal, reactor.SIGNAL)
-        self.reactor.register(self.timers.fileno(), self._on_timer, reactor.TIMER)
+        self.loop.add_reader(self._signals.fileno(), self._on_signal, SIGNAL)
         self._set_wall()
         if self._herald is not None:
             self._herald.begin()
         now = time.monotonic()
         # Who connects to a socket of systemd's, or while we begin, is not told that all is down.
-        self.timers.arm(self._open, 0, now + OPENING_SECONDS)
+        self._opening = self.loop.call_at(now + OPENING_SECONDS, self.sessions.open)
         self.supervisor.begin(now)
         self._act()
         failing = 0
@@ -162,9 +162,8 @@ class Engine:
 
     def _turn(self) -> None:
         self._give_birth()
-        self.timers.program()
         self.children.tree.forget()
-        self.reactor.turn(block=not self._births)
+        self.loop.run_once(block=not self._births)
         self._act()
         self._tell_strays()
         if self._herald is not None:
@@ -180,14 +179,11 @@ class Engine:
         """Let go of everything."""
         self.sessions.close()
         self.attendants.close()
-        for fd in (self._signals.fileno(), self.timers.fileno()):
-            self.reactor.unregister(fd)
+        self.loop.remove_reader(self._signals.fileno())
         if self._herald is not None:
             self._herald.close()
         self._signals.close()
-        self._peers.close()
-        self.timers.close()
-        self.reactor.close()
+        self.loop.close()
         self.children.close()
         if self._hierarchy is not None:
             self._hierarchy.close()
@@ -200,44 +196,36 @@ class Engine:
 
     def reload(
         self,
-        to: Hashable,
         by: Cause,
-        done: Callable[[Outcome], None] = lambda _outcome: None,
+        done: Callable[[ReloadOutcome], None] = lambda _outcome: None,
         *,
         restart: bool = False,
         dry_run: bool = False,
-    ) -> None:
+        is_signal: bool = False,
+    ) -> Hashable:
         """Read the configuration again and apply it, or (`dry_run`) find out what that would change.
-        `done` is told the outcome; where it was applied the supervisor answers `to`."""
+        `done` is told what it came to; the request that is returned is what the supervisor answers to."""
         if not dry_run:
             self.sessions.renew()
             self._state.renew(self.children.runs())
-        self._reloader.reload(self, Wish(to, by, done, restart, dry_run))
+        request = Request(by, done, restart=restart, dry_run=dry_run, is_signal=is_signal)
+        self._reloads.add(request)
+        return request
 
-    def reloading(self, *, dry_run: bool) -> None:
-        """A reload begins."""
-        if self._herald is not None and not dry_run:
-            self._herald.reloading()
-
-    def reloaded(self, problems: tuple[str, ...], *, dry_run: bool) -> None:
-        """One has ended."""
-        if self._herald is not None and not dry_run:
-            self._herald.reloaded(problems)
-        self.last_words.keep(self.supervisor.jobs)
-        self.attendants.keep(self.supervisor.jobs)
+    def facts(self, job: str) -> RunFacts:
+        """What is known of the run of a job."""
+        known = self.supervisor.jobs.get(job)
+        ran = None if known is None else known.ran
+        return RunFacts(job, ran, self.children, self.attendants, self.last_words)
 
     def info(self) -> dict[str, Any]:
         """What a client may know of this daemon."""
         about = {**self._about, "config": spawn.told(self._about["config"])}
-        return {"pid": self.pid, "version": __version__, **about}
+        return {"pid": os.getpid(), "version": __version__, **about}
 
-    def strays(self) -> list[int]:
-        """Who lives below us and cannot be told whose it is."""
+    def unattributed(self) -> list[int]:
+        """The processes below the daemon that no job owns, as far as can be known."""
         return [fact.pid for fact in self._membership.strays()] if self.children.tree.orphaned() else []
-
-    def peer_of(self, stream: Stream) -> Peer | None:
-        """Who is at the other end of a connection; None when the kernel does not say."""
-        return self._peers.peer_of(stream)
 
     def bug(self, where: str, error: Exception) -> None:
         """Something failed that must not: say so with its place, and live on."""
@@ -277,7 +265,7 @@ class Engine:
         elif number == signal.SIGUSR1:
             self.log.reopen()
         elif number == signal.SIGHUP:
-            self.reload(None, Cause(Kind.RELOAD, "SIGHUP", actor=Actor(pid=sender)))
+            self.reload(Cause(Kind.RELOAD, "SIGHUP", actor=Actor(pid=sender)), is_signal=True)
         elif number in HARMLESS:
             name = signals.name_of(number)
             self.log.limited(logfile.WARNING, "a signal that means nothing", signal=name, sender=sender)
@@ -291,34 +279,12 @@ class Engine:
         elif not self.supervisor.terminating:  # a second time would kill the jobs that are stopping
             self.terminate(Cause(Kind.TERMINATE, reason="the end of its terminal"))
 
-    def _on_timer(self, _events: int) -> None:
-        self.timers.drain()
-        now = time.monotonic()
-        while (due := self.timers.next_due(now)) is not None:
-            key, token = due
-            try:
-                if callable(key):
-                    key(token)
-                else:
-                    self.supervisor.timer(key, token, now)
-            except Exception as error:  # noqa: BLE001 - or no timer would ever fire again
-                self.bug("a timer", error)
-            self._act()
-
-    def _source_failed(self, fd: int, error: Exception) -> None:
-        self.bug(f"descriptor {fd}", error)
-
     def _tell_left_out_later(self, seconds: float) -> None:
-        self.timers.arm(self._tell_left_out, 0, time.monotonic() + seconds)
+        self._next_summary.cancel()
+        self._next_summary = self.loop.call_later(seconds, self._tell_left_out)
 
-    def _tell_left_out(self, _token: int) -> None:
+    def _tell_left_out(self) -> None:
         self.log.tell_left_out(now=time.monotonic())
-
-    def _look_later(self, delay: float) -> None:
-        self.timers.arm(self._look, 0, time.monotonic() + delay)
-
-    def _look(self, _token: int) -> None:
-        self.children.sweep()
 
     # ---- what the supervisor wants --------------------------------------------------------
 
@@ -337,13 +303,42 @@ class Engine:
             if self.supervisor.terminating and self._herald is not None:
                 self._herald.stopping()
 
+    def _arm(self, action: events.Arm) -> None:
+        self._disarm(action)
+        self._deadlines[action.key] = self.loop.call_at(action.at, self._due, action.key, action.token)
+
+    def _disarm(self, action: events.Arm | events.Disarm) -> None:
+        deadline = self._deadlines.pop(action.key, None)
+        if deadline is not None:
+            deadline.cancel()
+
+    def _due(self, key: Hashable, token: int) -> None:
+        del self._deadlines[key]
+        self.supervisor.timer(key, token, time.monotonic())
+
+    def _reply(self, reply: events.Reply) -> None:
+        if isinstance(reply.to, Request):
+            reply.to.answered(reply)
+        else:
+            self.sessions.reply(reply)
+
+    def _reload_begun(self) -> None:
+        if self._herald is not None:
+            self._herald.reloading()
+
+    def _reload_ended(self, problems: tuple[str, ...]) -> None:
+        if self._herald is not None:
+            self._herald.reloaded(problems)
+        self.last_words.keep(self.supervisor.jobs)
+        self.attendants.keep(self.supervisor.jobs)
+
     def _set_wall(self) -> None:
         wall = time.time() - time.monotonic()
         if abs(wall - self.supervisor.wall) > WALL_SLACK:
             self.supervisor.wall = wall
 
     def _up(self, _action: events.Announce) -> None:
-        self.timers.disarm(self._open)
+        self._opening.cancel()
         self.sessions.open()
         self._announce()
 
@@ -371,9 +366,6 @@ class Engine:
         self.children.add_guest(pid, ended)
         self.log.write(logfile.INFO, "the command is started", pid=pid)
 
-    def _open(self, _token: int) -> None:
-        self.sessions.open()
-
     def _give_birth(self) -> None:
         until = time.monotonic() + BIRTH_SECONDS
         while self._births and time.monotonic() < until:
@@ -383,6 +375,7 @@ class Engine:
     def _spawn(self, action: events.Spawn) -> None:
         spec, its = action.spec, self._cgroup_for(action.spec)
         try:
+            self._state.expect(spec, action.run)
             birth = self._launch(spec, action.run, its)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's failure alone
             if its is not None:
@@ -401,8 +394,7 @@ class Engine:
             self.bug(f"a start of {spec.name}", error)
             self.children.kill(spec.name, action.run)
         if birth.far:
-            shown = time.monotonic() + SHOWN_SECONDS
-            self.timers.arm(lambda _: self.children.show(spec.name, action.run), 0, shown)
+            self.loop.call_later(SHOWN_SECONDS, self.children.show, spec.name, action.run)
 
     def _launch(self, spec: JobSpec, run: int, its: Cgroup | None) -> spawn.Birth:
         place = -1
@@ -451,11 +443,11 @@ class Engine:
             self._withheld = action
             return
         self._exit_code = self._code(action.code)
-        self._reloader.stop()
+        self._reloads.stop()
         self.attendants.close()
         self.sessions.publish()
         self.sessions.stop_listening()
-        self.timers.arm(self._leave, 0, time.monotonic() + FAREWELL_SECONDS)
+        self.loop.call_later(FAREWELL_SECONDS, self._leave)
         self._remnants = Remnants(self.children.tree, self.log)
 
     def _code(self, code: int | str) -> int:
@@ -464,21 +456,20 @@ class Engine:
             return self._companion.exit_code()
         return DIED + signals.number_of(code) if isinstance(code, str) else code
 
-    def _leave(self, _token: int) -> None:
+    def _leave(self) -> None:
         """Whoever has not taken the last event by now has had his time; what lives on is killed."""
         remnants = self._remnants
         if remnants is None or remnants.gone() or remnants.give_up():
             self._over = True
         else:
-            moment = FAREWELL_SECONDS if remnants.kill() else 0.0
-            self.timers.arm(self._leave, 0, time.monotonic() + moment)
+            self.loop.call_later(FAREWELL_SECONDS if remnants.kill() else 0.0, self._leave)
 
     def _may_leave(self) -> bool:
         if self._remnants is None or self.sessions.unsent() or self.children.guests:
             return False
         if self._remnants.gone():
             return True
-        self._look_later(REMNANTS_LOOK_SECONDS)
+        self.children.look_within(REMNANTS_LOOK_SECONDS)
         return False
 
     # ---- the log --------------------------------------------------------------------------
@@ -500,7 +491,7 @@ class Engine:
             pid=change.pid,
             **{"from": change.before.value, "to": change.after.value},
             cause=str(change.cause),
-            readiness=self.attendants.why_not(change.job) or None if late else None,
+            readiness=self.facts(change.job).why_not_ready() or None if late else None,
         )
 
     def _waits(self, name: str) -> bool:
@@ -518,7 +509,7 @@ class Engine:
         )
 
     def _log_warning(self, action: events.Warn) -> None:
-        left = self.children.left(action.job)
+        left = self.facts(action.job).left()
         self.log.write(logfile.WARNING, action.text, job=action.job, run=action.run, left=left)
 
     def _tell_strays(self) -> None:

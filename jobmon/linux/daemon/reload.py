@@ -1,8 +1,8 @@
 """The configuration is read again while the daemon runs, and applied.
 
-All is read, checked and prepared before anything is changed, and that by a child: the loop goes on, whatever
-the size of the files and whatever file system they are on. The supervisor decides about the jobs; changes of
-the daemon itself are made here.
+All is read, checked and prepared before anything is changed, and that by a child (`Reloader`): the loop goes
+on, whatever the size of the files and whatever file system they are on. What was prepared is then applied
+(`Reloads`): the supervisor decides about the jobs, changes of the daemon itself are made here.
 """
 
 from __future__ import annotations
@@ -19,43 +19,63 @@ from jobmon.lean.cpython import deque
 from jobmon.lean.records import Record
 from jobmon.linux import log as logfile
 from jobmon.linux.control import replies
+from jobmon.linux.control.port import ReloadOutcome
 from jobmon.linux.kernel.peers import Access
 from jobmon.linux.log import ERROR, INFO, WARNING, open_log
 from jobmon.linux.processes.worker import Errand, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from jobmon.config.loader import KeyProblem
     from jobmon.core.causes import Cause
+    from jobmon.core.events import Reply
+    from jobmon.linux.control.port import Daemon
+    from jobmon.linux.control.server import Sessions
     from jobmon.linux.daemon.configsource import Source
-    from jobmon.linux.daemon.engine import Engine
+    from jobmon.linux.kernel.loop import Loop
     from jobmon.linux.log import Log
+    from jobmon.linux.processes.children import Children
 
 READ_SECONDS = 60.0  # how long a reading may take: a file system that does not answer never ends it
 MAX_WAITING = 100  # reloads that wait for one that is under way
 
 
-class Outcome(Record):
-    """What a reload came to: `body` is what it changes, in the words of the wire. With a `code`, and the
-    `problems` that are behind it, nothing was changed."""
+class Request:
+    """A reload that was asked for; the supervisor answers to it. `done` is told the outcome, once. With
+    `dry_run` nothing is applied; `is_signal` says that nobody hears the answer, so the log must give it."""
 
-    code: str = ""
-    problems: tuple[str, ...] = ()
-    body: Mapping[str, Any] = {}
+    __slots__ = ("_applied", "_done", "by", "dry_run", "is_signal", "restart")
 
+    def __init__(
+        self,
+        by: Cause,
+        done: Callable[[ReloadOutcome], None],
+        *,
+        restart: bool = False,
+        dry_run: bool = False,
+        is_signal: bool = False,
+    ) -> None:
+        self.by = by
+        self.restart = restart
+        self.dry_run = dry_run
+        self.is_signal = is_signal
+        self._done = done
+        self._applied = ReloadOutcome()
 
-class Wish(Record):
-    """A reload that somebody asked for. `done` is told the outcome; once it is applied the supervisor answers
-    `to`. With `dry_run` nothing is applied."""
+    def ended(self, outcome: ReloadOutcome) -> None:
+        """All is done but what the supervisor was asked for: if it was, `answered` follows, since actions are
+        carried out only after it has returned."""
+        if outcome.code or self.dry_run:
+            self._done(outcome)
+        else:
+            self._applied = outcome
 
-    to: Hashable
-    by: Cause
-    done: Callable[[Outcome], None]
-    restart: bool = False
-    dry_run: bool = False
+    def answered(self, reply: Reply) -> None:
+        """The supervisor has answered."""
+        self._done(self._applied.replace(reply=reply))
 
 
 class Draft(Record):
@@ -123,86 +143,51 @@ def _why_no_log(path: str) -> str:
 
 
 class Reloader:
-    """Reads `source` again, one reload after another. `log_path` is for a configuration without log-file
-    (None: standard error), `unused` are keys that do not count because systemd has given the sockets."""
+    """Reads `source` again. `log_path` is for a configuration without log-file (None: standard error),
+    `unused` are keys that do not count because systemd has given the sockets."""
 
     def __init__(self, source: Source, log_path: str | None, unused: frozenset[str] = frozenset()) -> None:
         self._source = source
         self._log_path = log_path
         self._unused = unused
-        self._waiting: deque[Wish] = deque()
         self._errand: Errand | None = None
 
-    def reload(self, engine: Engine, wish: Wish) -> None:
-        """Do it, or say why not, once those are done that were asked for before."""
-        if wish.to is None and any(other.to is None for other in self._waiting):
-            return  # one that has not begun reads what this one would
-        if len(self._waiting) >= MAX_WAITING:
-            wish.done(Outcome("failed", (f"{MAX_WAITING} reloads wait already",)))
-            return
-        self._waiting.append(wish)
-        self._next(engine)
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is preparing a draft."""
+        return self._errand is not None
+
+    def prepare(self, loop: Loop, children: Children, done: Callable[[Result], None]) -> None:
+        """Read, check and compare in a child; `done` gets what `_read` gives. Raises OSError."""
+
+        def arrived(result: Result) -> None:
+            self._errand = None
+            done(result)
+
+        self._errand = Errand(loop, children, self._read, arrived, kinds=_KINDS, seconds=READ_SECONDS)
 
     def stop(self) -> None:
         """End the reading: the daemon is about to end."""
         if self._errand is not None:
             self._errand.stop()
 
-    def _next(self, engine: Engine) -> None:
-        while self._waiting and self._errand is None:
-            wish = self._waiting.popleft()
-            if engine.supervisor.terminating:
-                self._end(engine, wish, Outcome("terminating", ("the supervisor is terminating",)))
-                continue
-            engine.reloading(dry_run=wish.dry_run)
-            try:
-                self._begin(engine, wish)
-            except OSError as error:
-                why = f"the configuration cannot be read: no process for it: {error.strerror}"
-                self._end(engine, wish, Outcome("failed", (why,)))
+    def change_log(self, log: Log, draft: Draft) -> None:
+        """The only change that may fail, so the first one. Raises OSError."""
+        new = draft.supervisor
+        if "log-file" in draft.plan.daemon.hot:
+            path = new.log_file or self._log_path
+            log.go_on(path, open_log(path))
+        log.keep_to(new.log_level)
 
-    def _begin(self, engine: Engine, wish: Wish) -> None:
-        self._errand = Errand(
-            engine.reactor,
-            engine.timers,
-            engine.children,
-            self._read,
-            lambda result: self._arrived(engine, wish, result),
-            kinds=_KINDS,
-            seconds=READ_SECONDS,
-        )
-
-    def _arrived(self, engine: Engine, wish: Wish, result: Result) -> None:
-        self._errand = None
-        if result.place:
-            text = "a bug in jobmon"
-            engine.log.write(logfile.CRITICAL, text, where="reload", error=result.trouble, place=result.place)
-        outcome = Outcome("failed", ("reload: a bug in jobmon: the daemon's log has its place",))
-        try:
-            outcome = self._outcome(engine, wish, result)
-        except Exception as error:  # noqa: BLE001 - the client is answered, and the next one gets its turn
-            engine.bug("a reload", error)
-        self._end(engine, wish, outcome)
-        self._next(engine)
-
-    def _outcome(self, engine: Engine, wish: Wish, result: Result) -> Outcome:
-        if engine.supervisor.terminating:
-            return Outcome("terminating", ("the supervisor is terminating",))
-        if result.trouble:
-            why = "a bug in jobmon: the daemon's log has its place" if result.place else result.trouble
-            return Outcome("failed", (f"the configuration cannot be read: {why}",))
-        code, *told = result.pieces
-        return Outcome(code, tuple(told)) if code else self._go_by(engine, wish, _together(*told))
-
-    def _end(self, engine: Engine, wish: Wish, outcome: Outcome) -> None:
-        if outcome.code and not wish.dry_run:
-            # A client that asked by a request has them in its answer, and may ask for ever.
-            write = engine.log.write if wish.to is None else engine.log.limited
-            for problem in outcome.problems:
-                write(ERROR, "reload: a mistake", at=problem)
-            write(ERROR, "reload: nothing was changed", by=str(wish.by), problems=len(outcome.problems))
-        engine.reloaded(outcome.problems, dry_run=wish.dry_run)
-        wish.done(outcome)
+    def keep(self, draft: Draft) -> None:
+        """Compare the next one with this; but the daemon's own settings with those that it goes by."""
+        old, changes = self._source.config, draft.plan
+        others = {job.name: job for job in (*changes.added, *(change.spec for change in changes.changed))}
+        jobs = {name: others[name] if name in others else old.jobs[name] for name in draft.names}
+        fields = [key.replace("-", "_") for key in changes.daemon.restart]
+        ours = {field: getattr(old.supervisor, field) for field in fields}
+        supervisor = draft.supervisor.replace(**ours)
+        self._source.config = old.replace(jobs=jobs, supervisor=supervisor, included=draft.included)
 
     # ---- in the child ---------------------------------------------------------------------------
 
@@ -232,51 +217,120 @@ class Reloader:
         changes = changes.replace(daemon=used)
         return Draft(tuple(new.jobs), new.supervisor, new.included, warnings, changes, check.access)
 
-    # ---- in the daemon --------------------------------------------------------------------------
 
-    def _go_by(self, engine: Engine, wish: Wish, draft: Draft) -> Outcome:
-        body = {"plan": replies.plan(draft.plan), "warnings": list(draft.warnings)}
-        if wish.dry_run:
-            return Outcome(body=body)
+class Reloads:
+    """Carries out one reload after another. `begun()` and `ended(problems)` are called around each that is
+    to change something."""
+
+    def __init__(
+        self,
+        reloader: Reloader,
+        daemon: Daemon,
+        children: Children,
+        sessions: Sessions,
+        begun: Callable[[], None],
+        ended: Callable[[tuple[str, ...]], None],
+    ) -> None:
+        self._reloader = reloader
+        self._daemon = daemon
+        self._log = daemon.log
+        self._children = children
+        self._sessions = sessions
+        self._begun = begun
+        self._ended = ended
+        self._waiting: deque[Request] = deque()
+
+    def add(self, request: Request) -> None:
+        """Do it, or say why not, once those are done that were asked for before."""
+        if request.is_signal and any(other.is_signal for other in self._waiting):
+            return  # one that has not begun reads what this one would
+        if len(self._waiting) >= MAX_WAITING:
+            request.ended(ReloadOutcome("failed", (f"{MAX_WAITING} reloads wait already",)))
+            return
+        self._waiting.append(request)
+        self._next()
+
+    def stop(self) -> None:
+        """The daemon is about to end."""
+        self._reloader.stop()
+
+    def _next(self) -> None:
+        while self._waiting and not self._reloader.is_busy:
+            self._begin(self._waiting.popleft())
+
+    def _begin(self, request: Request) -> None:
+        if self._daemon.supervisor.terminating:
+            self._end(request, _TERMINATING)
+            return
+        if not request.dry_run:
+            self._begun()
         try:
-            self._change_log(engine.log, draft)
+            self._reloader.prepare(
+                self._daemon.loop, self._children, lambda result: self._prepared(request, result)
+            )
+        except OSError as error:
+            why = f"the configuration cannot be read: no process for it: {error.strerror}"
+            self._end(request, ReloadOutcome("failed", (why,)))
+
+    def _prepared(self, request: Request, result: Result) -> None:
+        if result.place:
+            text = "a bug in jobmon"
+            self._log.write(logfile.CRITICAL, text, where="reload", error=result.trouble, place=result.place)
+        outcome = ReloadOutcome("failed", ("reload: a bug in jobmon: the daemon's log has its place",))
+        try:
+            outcome = self._outcome(request, result)
+        except Exception as error:  # noqa: BLE001 - the client is answered, and the next one gets its turn
+            self._daemon.bug("a reload", error)
+        self._end(request, outcome)
+        self._next()
+
+    def _outcome(self, request: Request, result: Result) -> ReloadOutcome:
+        if self._daemon.supervisor.terminating:
+            return _TERMINATING
+        if result.trouble:
+            why = "a bug in jobmon: the daemon's log has its place" if result.place else result.trouble
+            return ReloadOutcome("failed", (f"the configuration cannot be read: {why}",))
+        code, *told = result.pieces
+        return ReloadOutcome(code, tuple(told)) if code else self._apply(request, _together(*told))
+
+    def _apply(self, request: Request, draft: Draft) -> ReloadOutcome:
+        body = {"plan": replies.plan(draft.plan), "warnings": list(draft.warnings)}
+        if request.dry_run:
+            return ReloadOutcome(body=body)
+        try:
+            self._reloader.change_log(self._log, draft)
         except OSError as error:  # it could be opened a moment ago
-            return Outcome("invalid", (f"log-file {error.filename}: {error.strerror}",))
-        token = engine.supervisor.log.last
-        # Who has sent a signal sees no reply: the log answers, at the level that it has by default.
-        level = WARNING if wish.to is None else INFO
-        _log(engine.log, draft, level, wish.by)
-        self._change_daemon(engine, draft)
-        now = time.monotonic()
-        engine.supervisor.reload(draft.plan, wish.to, now, restart=wish.restart, by=wish.by)
-        stale = [] if wish.restart else engine.supervisor.stale()
-        if stale:
-            engine.log.write(level, "reload: run on as they were started", jobs=", ".join(stale))
-        return Outcome(body={**body, "stale": stale, "token": token})
-
-    def _change_log(self, log: Log, draft: Draft) -> None:
-        """The only change that may fail, so the first one. Raises OSError."""
-        new = draft.supervisor
-        if "log-file" in draft.plan.daemon.hot:
-            path = new.log_file or self._log_path
-            log.go_on(path, open_log(path))
-        log.keep_to(new.log_level)
-
-    def _change_daemon(self, engine: Engine, draft: Draft) -> None:
+            return ReloadOutcome("invalid", (f"log-file {error.filename}: {error.strerror}",))
+        supervisor = self._daemon.supervisor
+        token = supervisor.log.last
+        # A sender of a signal sees no reply: the log answers, at the level that it has by default.
+        level = WARNING if request.is_signal else INFO
+        _log(self._log, draft, level, request.by)
         if draft.access is not None:
-            engine.sessions.permit(draft.access)
-        engine.sessions.make_room(len(draft.names))
-        self._keep(draft)
+            self._sessions.permit(draft.access)
+        self._sessions.make_room(len(draft.names))
+        self._reloader.keep(draft)
+        now = time.monotonic()
+        supervisor.reload(draft.plan, request, now, restart=request.restart, by=request.by)
+        stale = [] if request.restart else supervisor.stale()
+        if stale:
+            self._log.write(level, "reload: run on as they were started", jobs=", ".join(stale))
+        return ReloadOutcome(body={**body, "stale": stale, "token": token})
 
-    def _keep(self, draft: Draft) -> None:
-        """Compare the next one with this; but the daemon's own settings with those that it goes by."""
-        old, changes = self._source.config, draft.plan
-        others = {job.name: job for job in (*changes.added, *(change.spec for change in changes.changed))}
-        jobs = {name: others[name] if name in others else old.jobs[name] for name in draft.names}
-        fields = [key.replace("-", "_") for key in changes.daemon.restart]
-        ours = {field: getattr(old.supervisor, field) for field in fields}
-        supervisor = draft.supervisor.replace(**ours)
-        self._source.config = old.replace(jobs=jobs, supervisor=supervisor, included=draft.included)
+    def _end(self, request: Request, outcome: ReloadOutcome) -> None:
+        if not request.dry_run:
+            if outcome.code:
+                # A client that asked by a request has them in its answer, and may ask for ever.
+                write = self._log.write if request.is_signal else self._log.limited
+                for problem in outcome.problems:
+                    write(ERROR, "reload: a mistake", at=problem)
+                by, count = str(request.by), len(outcome.problems)
+                write(ERROR, "reload: nothing was changed", by=by, problems=count)
+            self._ended(outcome.problems)
+        request.ended(outcome)
+
+
+_TERMINATING = ReloadOutcome("terminating", ("the supervisor is terminating",))
 
 
 def _together(draft: Draft, *parts: spec.JobSpec | Change) -> Draft:

@@ -10,10 +10,17 @@ from __future__ import annotations
 
 import errno
 import time
-from _socket import AF_UNIX, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, socket
 
 from jobmon.core.events import State
-from jobmon.linux.kernel import reactor
+from jobmon.lean.cpython import (
+    AF_UNIX,
+    MSG_NOSIGNAL,
+    SOCK_CLOEXEC,
+    SOCK_DGRAM,
+    SOCK_NONBLOCK,
+    socket,
+)
+from jobmon.linux.kernel.loop import COMMAND, UNSET, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +28,7 @@ if TYPE_CHECKING:
 
     from jobmon.core.machine import Job
     from jobmon.core.supervisor import Supervisor
-    from jobmon.linux.kernel.reactor import Reactor
-    from jobmon.linux.kernel.timers import Timers
+    from jobmon.linux.kernel.loop import Loop
 
 FIRST_PASSED_FD = 3
 SHOWN_NAMES = 3
@@ -128,13 +134,10 @@ _GONE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN)
 class Herald:
     """Keeps the service manager informed of one daemon: ready, status, stopping, alive."""
 
-    def __init__(
-        self, notifier: Notifier, supervisor: Supervisor, timers: Timers, reactor: Reactor, watchdog: float
-    ) -> None:
+    def __init__(self, notifier: Notifier, supervisor: Supervisor, loop: Loop, watchdog: float) -> None:
         self._notifier = notifier
         self._supervisor = supervisor
-        self._timers = timers
-        self._reactor = reactor
+        self._loop = loop
         self._half = watchdog / 2
         self._is_ready = False
         self._is_stopping = False
@@ -143,11 +146,12 @@ class Herald:
         self._told_at = 0.0
         self._told = ""
         self._watched = False
+        self._next_status = UNSET
 
     def begin(self) -> None:
         """The loop begins to turn."""
         if self._half:
-            self._timers.arm(self._pet, 0, time.monotonic() + self._half)
+            self._loop.call_later(self._half, self._pet)
 
     def ready(self) -> None:
         """The autostart jobs are up. Too late when the end has begun: STOPPING=1 was the last word."""
@@ -190,16 +194,19 @@ class Herald:
             now = time.monotonic()
             if now - self._told_at < STATUS_SECONDS:
                 self._dirty = False
-                self._timers.arm(self._later, 0, self._told_at + STATUS_SECONDS)
+                self._tell_at(self._told_at + STATUS_SECONDS)
             else:
                 self._tell(now)
 
-    def _later(self, _token: int) -> None:
-        self._dirty = True
+    def _tell_at(self, when: float) -> None:
+        """Let the status be told at `when`, or before: a time that is sooner stays."""
+        if not self._next_status.active or when < self._next_status.when:
+            self._next_status.cancel()
+            self._next_status = self._loop.call_at(when, self.changed)
 
-    def _pet(self, _token: int) -> None:
+    def _pet(self) -> None:
         self._pet_due = True
-        self._timers.arm(self._pet, 0, time.monotonic() + self._half)
+        self._loop.call_later(self._half, self._pet)
 
     def _tell(self, now: float, **words: object) -> None:
         self._dirty = False
@@ -224,9 +231,9 @@ class Herald:
             return
         self._watched = self._notifier.unsent
         if self._watched:
-            self._reactor.register(self._notifier.fileno(), self._room, reactor.COMMAND, reactor.WRITE)
+            self._loop.add_reader(self._notifier.fileno(), self._room, COMMAND, WRITE)
         else:
-            self._reactor.unregister(self._notifier.fileno())
+            self._loop.remove_reader(self._notifier.fileno())
 
     def _room(self, _events: int) -> None:
         self._notifier.flush()
@@ -249,14 +256,14 @@ class Herald:
         may take any time: for that one systemd is told again, before it has waited in vain.
         """
         if any(job.state is State.STARTING and job.armed is None for job in moving):
-            self._timers.arm(self._later, 0, now + SLACK_SECONDS / 2)
+            self._tell_at(now + SLACK_SECONDS / 2)
         deadlines = [job.armed for job in moving if job.armed is not None]
         return int((max(deadlines, default=now) - now + SLACK_SECONDS) * 1_000_000)
 
     def close(self) -> None:
         """Nobody is told anything more."""
         if self._watched:
-            self._reactor.unregister(self._notifier.fileno())
+            self._loop.remove_reader(self._notifier.fileno())
         self._notifier.close()
 
 

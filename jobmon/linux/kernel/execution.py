@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 KEEP_LOOKING = (ENOENT, ENOTDIR, EACCES)
 
 
-def keep_only(*fds: int) -> None:
-    """Close all descriptors but these, also those above today's RLIMIT_NOFILE.
+def keep_only(*fds: int, listing: int | str = "/proc/self/fd") -> None:
+    """Close all descriptors but these, also those above today's RLIMIT_NOFILE. `listing`: the directory that
+    shows them, as a descriptor where /proc may be covered by now.
 
     Raises:
         OSError: there is no /proc.
     """
-    for name in os.listdir("/proc/self/fd"):
+    for name in os.listdir(listing):
         if int(name) not in fds:
             close(int(name))
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import select
 import stat
+import sys
+from struct import Struct, error
 
 from jobmon.linux.kernel import procfs
 
@@ -23,7 +25,12 @@ LOCAL = frozenset(
 LINKS = 40  # as many as the kernel follows, path_resolution(7)
 _MOUNTS = "/proc/self/mountinfo"
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_HEAD = 256  # bytes in which the interpreter of a script is named, execve(2)
+_HEAD = 4096  # bytes in which the interpreter of a program is named, execve(2)
+_IS_64 = sys.maxsize > 1 << 32
+_ELF = b"\x7fELF\x02" if _IS_64 else b"\x7fELF\x01"  # a program of our own class, elf(5)
+_TABLE = Struct("=32xQ14xHH" if _IS_64 else "=28xI10xHH")  # of its parts: where, how long each is, how many
+_PART = Struct("=I4xQ16xQ" if _IS_64 else "=II8xI")  # what it is, where, how long
+_PT_INTERP = 3
 
 
 class Mounts:
@@ -47,11 +54,14 @@ class Mounts:
         return self._any and self._leads_there(path)
 
     def program_may_hang(self, place: str) -> bool:
-        """The same for a program that is to be executed, and for the interpreter that it names."""
+        """The same for a program that is to be executed, and for the interpreter that it names. What others
+        execute (binfmt_misc) is theirs to know, so that may."""
         for _ in range(LINKS):
             if self.may_hang(place):
                 return True
             interpreter = _interpreter(place) if self._any else ""
+            if interpreter is None:
+                return True
             if not interpreter.startswith("/"):
                 return False
             place = interpreter
@@ -91,8 +101,9 @@ class Mounts:
         self._any = any(self._points.values())
 
 
-def _interpreter(program: str) -> str:
-    """The path that a script names in its first line, where it is one."""
+def _interpreter(program: str) -> str | None:
+    """The path that a program names: a script in its first line, others for their loader. "" where it names
+    none, or is none; None where that is not ours to know."""
     try:
         if not stat.S_ISREG(os.stat(program).st_mode):
             return ""
@@ -103,5 +114,20 @@ def _interpreter(program: str) -> str:
             os.close(fd)
     except OSError:
         return ""
-    words = head.partition(b"\n")[0][2:].split() if head.startswith(b"#!") else []
-    return os.fsdecode(words[0]) if words else ""
+    if head.startswith(b"#!"):
+        words = head.partition(b"\n")[0][2:].split()
+        return os.fsdecode(words[0]) if words else ""
+    return _loader(head) if head.startswith(_ELF) else None
+
+
+def _loader(head: bytes) -> str | None:
+    """The path of the dynamic loader; None where it is named elsewhere."""
+    try:
+        begin, size, count = _TABLE.unpack_from(head)
+        for index in range(count):
+            kind, at, length = _PART.unpack_from(head, begin + index * size)
+            if kind == _PT_INTERP:
+                return os.fsdecode(head[at : at + length].rstrip(b"\0")) if at + length <= len(head) else None
+    except error:
+        return None
+    return ""

@@ -11,7 +11,11 @@ made it. It is asked for through sock_diag(7), or in /proc/net/tcp and tcp6 wher
 from __future__ import annotations
 
 import os
-from _socket import (
+from errno import EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOENT, ENOMEM
+from struct import Struct, unpack
+
+from jobmon.errors import StartupError
+from jobmon.lean.cpython import (
     AF_INET,
     AF_INET6,
     AF_NETLINK,
@@ -25,10 +29,6 @@ from _socket import (
     inet_pton,
     socket,
 )
-from errno import EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOENT, ENOMEM
-from struct import Struct, unpack
-
-from jobmon.errors import StartupError
 from jobmon.lean.records import Record
 from jobmon.linux.kernel import procfs
 

@@ -271,6 +271,11 @@ def _fd_inodes(pid: int) -> Iterator[tuple[int, int]]:
         yield int(fd), int(target[target.index("[") + 1 : -1]) if is_one else 0
 
 
+def own_fds() -> int:
+    """A descriptor of the directory that shows those of this process. Raises OSError."""
+    return open_file("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
+
+
 def _link(path: str) -> str:
     return os.readlink(path if _root is None else path[len("/proc/") :], dir_fd=_root)
 

@@ -1,6 +1,6 @@
 """Listeners and streams: nonblocking, close-on-exec, bounded.
 
-Nothing in here waits, logs, watches (that is the reactor's) or knows a message. Who is at the other end
+Nothing in here waits, logs, watches (that is the loop's) or knows a message. Who is at the other end
 is asked in `peers`. It uses `_socket`, of which `socket` is a wrapper that would cost selectors, enum tables
 and half a megabyte.
 
@@ -13,25 +13,6 @@ it locked is still the one at that path, and begins again if it is not.
 from __future__ import annotations
 
 import os
-from _socket import (
-    AF_INET,
-    AF_INET6,
-    AF_UNIX,
-    IPPROTO_TCP,
-    MSG_NOSIGNAL,
-    SO_ACCEPTCONN,
-    SO_KEEPALIVE,
-    SO_PEERCRED,
-    SO_REUSEADDR,
-    SO_TYPE,
-    SOCK_STREAM,
-    SOL_SOCKET,
-    TCP_KEEPCNT,
-    TCP_KEEPIDLE,
-    TCP_KEEPINTVL,
-    TCP_NODELAY,
-    socket,
-)
 from errno import (
     EACCES,
     EADDRINUSE,
@@ -58,6 +39,25 @@ from stat import S_ISREG, S_ISSOCK
 from struct import unpack
 
 from jobmon.errors import StartupError
+from jobmon.lean.cpython import (
+    AF_INET,
+    AF_INET6,
+    AF_UNIX,
+    IPPROTO_TCP,
+    MSG_NOSIGNAL,
+    SO_ACCEPTCONN,
+    SO_KEEPALIVE,
+    SO_PEERCRED,
+    SO_REUSEADDR,
+    SO_TYPE,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    TCP_KEEPCNT,
+    TCP_KEEPIDLE,
+    TCP_KEEPINTVL,
+    TCP_NODELAY,
+    socket,
+)
 from jobmon.lean.records import Record
 from jobmon.limits import SOCKET_PATH_BYTES
 from jobmon.linux.kernel import procfs
@@ -173,7 +173,7 @@ class Stream:
         return taken
 
     def close(self) -> None:
-        """Closes it, with whatever waits. The reactor must have let go of the descriptor before."""
+        """Closes it, with whatever waits. The loop must have let go of the descriptor before."""
         self._output = None
         _close(self._socket)
 
@@ -190,9 +190,12 @@ class Refused(Record):
 
 
 class Listener:
-    """A listening socket. `address` is a port on 127.0.0.1 or an absolute path, `kind` "tcp" or "unix"."""
+    """A listening socket. `address` is a port on 127.0.0.1 or an absolute path, `kind` "tcp" or "unix".
 
-    __slots__ = ("_identity", "_lock", "_protocol", "_reserve", "_socket", "address", "kind")
+    `may_be_given`: the kernel cannot keep clients from sending descriptors (before Linux 6.16).
+    """
+
+    __slots__ = ("_identity", "_lock", "_protocol", "_reserve", "_socket", "address", "kind", "may_be_given")
 
     def __init__(
         self,
@@ -206,7 +209,7 @@ class Listener:
         self._protocol = (listening.family, SOCK_STREAM, listening.proto)
         self.address = address
         self.kind = "unix" if listening.family == AF_UNIX else "tcp"
-        _take_no_descriptors(listening)
+        self.may_be_given = not _take_no_descriptors(listening)
         self._lock = lock
         self._identity = identity  # (dev, ino) of the socket file that is ours to remove
         self._reserve = _reserve()
@@ -332,14 +335,15 @@ class Listener:
             self._lock = None
 
 
-def _take_no_descriptors(one: socket) -> None:
-    """Whoever sends descriptors there gets EPERM, where the kernel can do that. Nobody reads them, but to
-    close them may take as long as their sender likes."""
+def _take_no_descriptors(one: socket) -> bool:
+    """Whoever sends descriptors there gets EPERM. Nobody reads them, but to close them may take as long as
+    their sender likes. False: the kernel cannot do that."""
     if one.family == AF_UNIX:
         try:
             one.setsockopt(SOL_SOCKET, SO_PASSRIGHTS, 0)
         except OSError:
-            pass  # ENOPROTOOPT: an older kernel
+            return False  # ENOPROTOOPT: an older kernel
+    return True
 
 
 # --- opening -------------------------------------------------------------------------------------

@@ -42,7 +42,9 @@ import gc
 import os
 import select
 import time
-from _socket import (
+from struct import Struct
+
+from jobmon.lean.cpython import (
     AF_UNIX,
     CMSG_SPACE,
     MSG_CTRUNC,
@@ -54,11 +56,9 @@ from _socket import (
     SHUT_RD,
     SOCK_DGRAM,
     SOL_SOCKET,
+    signal,
     socket,
 )
-from struct import Struct
-
-from jobmon.lean.cpython import signal
 from jobmon.linux.kernel import procfs, syscalls
 from jobmon.linux.kernel.execution import keep_only
 
@@ -102,7 +102,8 @@ def be_the_receiver(daemon: int, link: socket, runs: Iterable[tuple[int, socket,
         syscalls.die_with(daemon)
         gc.disable()  # it would touch, and so copy, what is shared with the daemon
         runs = list(runs)
-        keep_only(link.fileno(), *procfs.pinned(), *(own.fileno() for _, own, _ in runs))
+        kept = (link.fileno(), *procfs.pinned(), *(own.fileno() for _, own, _ in runs))
+        keep_only(*kept, listing=procfs.own_fds())  # who hangs must hold nothing of the daemon's
         _rename()
         link.setblocking(True)
         one = _Receiver(link)
@@ -486,7 +487,7 @@ def _queue_length() -> int:
 
 def _be_the_disposer(own: socket, writer: int) -> NoReturn:
     try:
-        keep_only(own.fileno(), writer)
+        keep_only(own.fileno(), writer, listing=procfs.own_fds())
         os.write(writer, b".")
         own.recv(1)
     finally:

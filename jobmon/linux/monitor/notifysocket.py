@@ -11,7 +11,9 @@ import os
 import select
 import sys
 import time
-from _socket import (
+
+from jobmon.errors import SpawnError
+from jobmon.lean.cpython import (
     AF_UNIX,
     MSG_NOSIGNAL,
     SCM_RIGHTS,
@@ -21,22 +23,20 @@ from _socket import (
     SOCK_NONBLOCK,
     SOCK_STREAM,
     SOL_SOCKET,
+    signal,
     socket,
     socketpair,
 )
-
-from jobmon.errors import SpawnError
-from jobmon.lean.cpython import signal
 from jobmon.linux import log as logfile
-from jobmon.linux.kernel import procfs, reactor
+from jobmon.linux.kernel import procfs
+from jobmon.linux.kernel.loop import COMMAND, EXEC, READ, UNSET, WRITE
 from jobmon.linux.monitor import notifyreceiver as wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jobmon.linux.kernel.reactor import Reactor
-    from jobmon.linux.kernel.timers import Timers
+    from jobmon.linux.kernel.loop import Loop
     from jobmon.linux.log import Log
     from jobmon.linux.processes.children import Children
 
@@ -53,9 +53,9 @@ class Receiver:
     """The daemon's end of the notify receiver: starts it when it is needed, replaces it when it has died or
     does not answer."""
 
-    def __init__(self, watch: Reactor, timers: Timers, children: Children, log: Log) -> None:
-        self._reactor = watch
-        self._timers = timers
+    def __init__(self, loop: Loop, children: Children, log: Log) -> None:
+        self._loop = loop
+        self._answer_due = self._retirement = self._next_start = UNSET
         self.children = children
         self._log = log
         self._runs: dict[int, RunSocket] = {}
@@ -78,7 +78,7 @@ class Receiver:
                 self._start()
             except OSError as error:
                 raise SpawnError("fork", error.errno or 0, "the notify receiver") from None
-        self._timers.disarm(self._retire)
+        self._retirement.cancel()
         self._last += 1
         self._runs[self._last] = run
         self._send(wire.ADD, self._last, own=run.socket)
@@ -107,7 +107,7 @@ class Receiver:
         for run in self._runs.values():
             self._close(run)
         self._runs.clear()
-        self._retire(0)
+        self._retire()
 
     # ---- the process -----------------------------------------------------------------------
 
@@ -118,10 +118,10 @@ class Receiver:
         mine, its = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
         try:
             mine.setblocking(False)
-            self._reactor.register(mine.fileno(), self._on_link, reactor.EXEC)
+            self._loop.add_reader(mine.fileno(), self._on_link, EXEC)
             daemon, pid = os.getpid(), os.fork()
         except OSError:
-            self._reactor.unregister(mine.fileno())
+            self._loop.remove_reader(mine.fileno())
             mine.close()
             its.close()
             raise
@@ -155,8 +155,8 @@ class Receiver:
             os.kill(self._pid, signal.SIGKILL)  # not reaped yet, so the number is its own
             self._dying.add(self._pid)
             self._pid = 0
-        self._timers.disarm(self._late)
-        self._reactor.unregister(link.fileno())
+        self._answer_due.cancel()
+        self._loop.remove_reader(link.fileno())
         try:
             while data := link.recv(LINK_BYTES):
                 self._inbox += data
@@ -170,9 +170,10 @@ class Receiver:
 
     def _start_later(self, at: float) -> None:
         if self._runs:
-            self._timers.arm(self._start_again, 0, at)
+            self._next_start.cancel()
+            self._next_start = self._loop.call_at(at, self._start_again)
 
-    def _start_again(self, _token: int) -> None:
+    def _start_again(self) -> None:
         if self._link is not None or not self._runs:
             return
         try:
@@ -181,14 +182,14 @@ class Receiver:
             self._log.write(logfile.WARNING, "cannot start the notify receiver", error=error.strerror)
             self._start_later(time.monotonic() + BREATH_SECONDS)
 
-    def _retire(self, _token: int) -> None:
+    def _retire(self) -> None:
         """There is no run for it: let it exit."""
         link = self._link
         if link is None or self._runs:
             return
-        self._timers.disarm(self._late)
-        self._timers.disarm(self._retire)
-        self._reactor.unregister(link.fileno())
+        self._answer_due.cancel()
+        self._retirement.cancel()
+        self._loop.remove_reader(link.fileno())
         link.close()
         if self._pid:
             os.kill(self._pid, signal.SIGKILL)  # not reaped yet, so the number is its own
@@ -214,44 +215,48 @@ class Receiver:
         except OSError:
             pass  # EAGAIN: later. EPIPE: its end is read soon
         del self._outbox[:sent]
-        self._reactor.modify(link.fileno(), reactor.READ | (reactor.WRITE if self._outbox else 0))
+        self._loop.modify_reader(link.fileno(), READ | (WRITE if self._outbox else 0))
 
     def _ask(self) -> None:
         """It must show that it works."""
         self._asked += 1
         self._send(wire.PING, self._asked)
         if self._asked == self._answered + 1:
-            self._timers.arm(self._late, 0, time.monotonic() + ANSWER_SECONDS)
+            self._expect_answer()
+
+    def _expect_answer(self) -> None:
+        self._answer_due.cancel()
+        self._answer_due = self._loop.call_later(ANSWER_SECONDS, self._late)
 
     def _watch(self, run: RunSocket) -> None:
         """Somebody must notice that a receiver which was stopped leaves words where they are."""
-        self._reactor.register(run.socket.fileno(), lambda _events: self._stir(run), reactor.COMMAND)
+        self._loop.add_reader(run.socket.fileno(), lambda _events: self._stir(run), COMMAND)
 
     def _stir(self, run: RunSocket) -> None:
-        self._reactor.unregister(run.socket.fileno())
+        self._loop.remove_reader(run.socket.fileno())
         self._stirred.append(run)
         if self._asked == self._answered:
             self._ask()
         if len(self._stirred) == 1:
-            self._timers.arm(self._calm_down, 0, time.monotonic() + CALM_SECONDS)
+            self._loop.call_later(CALM_SECONDS, self._calm_down)
 
-    def _calm_down(self, _token: int) -> None:
+    def _calm_down(self) -> None:
         stirred, self._stirred = self._stirred, []
         for run in stirred:
             if run.socket.fileno() >= 0:
                 self._watch(run)
 
     def _close(self, run: RunSocket) -> None:
-        self._reactor.unregister(run.socket.fileno())
+        self._loop.remove_reader(run.socket.fileno())
         run.socket.close()
 
-    def _late(self, _token: int) -> None:
+    def _late(self) -> None:
         self._lose("the notify receiver does not answer: it is replaced")
 
     def _on_link(self, events: int) -> None:
         link = self._link
         assert link is not None
-        if events & reactor.WRITE:
+        if events & WRITE:
             self._write(link)
         try:
             data = link.recv(LINK_BYTES)
@@ -298,14 +303,15 @@ class Receiver:
             del self._runs[number]
             self._close(run)  # it is empty, so this is for nothing
             if not self._runs:
-                self._timers.arm(self._retire, 0, time.monotonic() + IDLE_SECONDS)
+                self._retirement.cancel()
+                self._retirement = self._loop.call_later(IDLE_SECONDS, self._retire)
 
     def _pong(self, number: int) -> None:
         self._answered = number
         if self._answered == self._asked:
-            self._timers.disarm(self._late)
+            self._answer_due.cancel()
         else:
-            self._timers.arm(self._late, 0, time.monotonic() + ANSWER_SECONDS)
+            self._expect_answer()
 
     def _tell_stuck(self, run: RunSocket, pid: int, uid: int) -> None:
         now = time.monotonic()

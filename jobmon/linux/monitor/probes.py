@@ -11,17 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from _socket import (
-    AF_INET,
-    AF_INET6,
-    SO_ERROR,
-    SOCK_CLOEXEC,
-    SOCK_NONBLOCK,
-    SOCK_STREAM,
-    SOL_SOCKET,
-    inet_pton,
-    socket,
-)
 from marshal import dumps, loads
 
 from jobmon.core.spec import (
@@ -34,10 +23,21 @@ from jobmon.core.spec import (
     TcpReadiness,
 )
 from jobmon.errors import SpawnError
-from jobmon.lean.cpython import signal
-from jobmon.linux.kernel import procfs, reactor, signals
+from jobmon.lean.cpython import (
+    AF_INET,
+    AF_INET6,
+    SO_ERROR,
+    SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    inet_pton,
+    signal,
+    socket,
+)
+from jobmon.linux.kernel import procfs, signals
+from jobmon.linux.kernel.loop import COMMAND, EXEC, UNSET, WRITE
 from jobmon.linux.monitor.logmatch import Finder, Output
-from jobmon.linux.monitor.notifysocket import Receiver
 from jobmon.linux.processes.members import GroupCrowd, Leader
 from jobmon.linux.processes.spawn import Gift, read_report, why
 
@@ -46,9 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from jobmon.core.spec import Readiness
-    from jobmon.linux.kernel.reactor import Reactor
-    from jobmon.linux.kernel.timers import Timers
-    from jobmon.linux.log import Log
+    from jobmon.linux.kernel.loop import Loop
     from jobmon.linux.processes.children import Children
     from jobmon.linux.processes.spawn import Birth, Spawner
 
@@ -56,23 +54,6 @@ ANSWER_BYTES = 16384  # of the heads of an answer: interim ones may come first
 SEARCH_SECONDS = 0.01  # that one turn of the loop may look at descriptors
 PIPE_BYTES = 65536  # all that a pipe holds, pipe(7)
 NOBODYS = Gift({b"JOBMON_RUN": b""})  # for whom no run answers
-
-
-class Tools:
-    """What probes need of the engine."""
-
-    def __init__(
-        self, watch: Reactor, timers: Timers, children: Children, spawner: Spawner, log: Log
-    ) -> None:
-        self.reactor = watch
-        self.timers = timers
-        self.children = children
-        self.spawner = spawner
-        self.receiver = Receiver(watch, timers, children, log)
-
-    def after(self, delay: float, then: Callable[[int], None]) -> None:
-        """Call `then` after a delay in seconds."""
-        self.timers.arm(then, 0, time.monotonic() + delay)
 
 
 class Probe:
@@ -84,9 +65,18 @@ class Probe:
     trouble = ""
 
     def __init__(
-        self, tools: Tools, spec: JobSpec, run: int, how: Readiness, ready: Callable[[], None]
+        self,
+        loop: Loop,
+        children: Children,
+        spawner: Spawner,
+        spec: JobSpec,
+        run: int,
+        how: Readiness,
+        ready: Callable[[], None],
     ) -> None:
-        self.tools = tools
+        self.loop = loop
+        self.children = children
+        self.spawner = spawner
         self.spec = spec
         self.run = run
         self.how = how
@@ -118,7 +108,7 @@ class FdProbe(Probe):
     def begin(self) -> None:
         os.close(self._writer)
         self._writer = -1
-        self.tools.reactor.register(self._reader, self._read, reactor.EXEC)
+        self.loop.add_reader(self._reader, self._read, EXEC)
 
     def _read(self, _events: int) -> None:
         try:
@@ -132,7 +122,7 @@ class FdProbe(Probe):
 
     def _close_reader(self) -> None:
         if self._reader >= 0:
-            self.tools.reactor.unregister(self._reader)
+            self.loop.remove_reader(self._reader)
             os.close(self._reader)
             self._reader = -1
 
@@ -150,12 +140,13 @@ class Poll(Probe):
 
     how: ExecReadiness | TcpReadiness | HttpReadiness | LogReadiness
     _failures = 0
+    _next_try = _deadline = UNSET
 
     def begin(self) -> None:
-        self._try(0)
+        self._try()
 
-    def _try(self, _token: int) -> None:
-        self.tools.after(self.how.timeout, self._late)
+    def _try(self) -> None:
+        self._deadline = self.loop.call_later(self.how.timeout, self._late)
         try:
             self.attempt()
         except OSError as error:  # no descriptor left, perhaps: the next try may have one
@@ -170,24 +161,25 @@ class Poll(Probe):
 
     def passed(self) -> None:
         """It is ready."""
-        self.tools.timers.disarm(self._late)
+        self._deadline.cancel()
         self.abandon()
         self.ready()
 
     def failed(self, why: str) -> None:
         """Not yet."""
-        self.tools.timers.disarm(self._late)
+        self._deadline.cancel()
         self.abandon()
         self._failures += 1
         self.trouble = f"{why} ({self._failures} {'try' if self._failures == 1 else 'tries'})"
-        self.tools.after(self.how.interval, self._try)
+        self._next_try.cancel()
+        self._next_try = self.loop.call_later(self.how.interval, self._try)
 
-    def _late(self, _token: int) -> None:
+    def _late(self) -> None:
         self.failed(f"nothing within {self.how.timeout:g} s")
 
     def close(self) -> None:
-        self.tools.timers.disarm(self._late)
-        self.tools.timers.disarm(self._try)
+        self._deadline.cancel()
+        self._next_try.cancel()
         self.abandon()
 
 
@@ -196,17 +188,18 @@ class TcpProbe(Poll):
 
     how: TcpReadiness | HttpReadiness
     _socket: socket | None = None
+    _next_search = UNSET
 
     def attempt(self) -> None:
         self._places = list(self.how.addresses)  # the first that accepts counts
         self._refusal = 0
         if isinstance(self.how, TcpReadiness) and self.how.owned:
             self._search = self._owned()
-            self._search_on(0)
+            self._search_on()
         else:
             self._connect()
 
-    def _search_on(self, _token: int) -> None:
+    def _search_on(self) -> None:
         """Look for a process of the job that listens, a little in each turn of the loop."""
         until = time.monotonic() + SEARCH_SECONDS
         try:
@@ -216,7 +209,7 @@ class TcpProbe(Poll):
                     self._connect()
                     return
                 if time.monotonic() > until:
-                    self.tools.after(0.0, self._search_on)
+                    self._next_search = self.loop.call_later(0, self._search_on)
                     return
             self.failed(f"no process of the job listens on port {self._places[0][1]}")
         except OSError as error:
@@ -228,7 +221,7 @@ class TcpProbe(Poll):
         for host, port in self._places:
             for inode in procfs.listeners(inet_pton(_family(host), host), port):
                 at.setdefault(inode, []).append((host, port))
-        for pid in self.tools.children.kin(self.spec.name) if at else ():
+        for pid in self.children.kin(self.spec.name) if at else ():
             for inode in procfs.inodes(pid):
                 yield at.get(inode, [])
 
@@ -242,7 +235,7 @@ class TcpProbe(Poll):
             code = error.errno or 0
         if self._socket is not None and code in (0, errno.EINPROGRESS):
             fd = self._socket.fileno()
-            self.tools.reactor.register(fd, self._connected, reactor.COMMAND, reactor.WRITE)
+            self.loop.add_reader(fd, self._connected, COMMAND, WRITE)
         else:
             self._refused(code)
 
@@ -270,12 +263,12 @@ class TcpProbe(Poll):
         self.passed()
 
     def abandon(self) -> None:
-        self.tools.timers.disarm(self._search_on)
+        self._next_search.cancel()
         self._close()
 
     def _close(self) -> None:
         if self._socket is not None:
-            self.tools.reactor.unregister(self._socket.fileno())
+            self.loop.remove_reader(self._socket.fileno())
             self._socket.close()
             self._socket = None
 
@@ -310,8 +303,8 @@ class HttpProbe(TcpProbe):
         except OSError as error:
             self.failed(error.strerror or "")
             return
-        self.tools.reactor.unregister(connected.fileno())
-        self.tools.reactor.register(connected.fileno(), self._read, reactor.COMMAND)
+        self.loop.remove_reader(connected.fileno())
+        self.loop.add_reader(connected.fileno(), self._read, COMMAND)
 
     def _read(self, _events: int) -> None:
         assert self._socket is not None
@@ -355,8 +348,8 @@ class ExecProbe(Poll):
         except SpawnError as error:
             self.failed(f"{error.what or error.stage}: {why(error)}")
             return
-        self._asked = asked = _Asked(birth, self._asks(), self.tools.children)
-        self.tools.children.add_guest(birth.pid, lambda info: self._ended(asked, info), self.spec.name)
+        self._asked = asked = _Asked(birth, self._asks(), self.children)
+        self.children.add_guest(birth.pid, lambda info: self._ended(asked, info), self.spec.name)
 
     def _asks(self) -> JobSpec:
         command = self.how.command
@@ -365,9 +358,9 @@ class ExecProbe(Poll):
     def _spawn(self) -> Birth:
         spec = self._asks()
         whole = spec.kill_scope is KillScope.JOB
-        place = self.tools.children.cgroup(spec.name)
+        place = self.children.cgroup(spec.name)
         try:
-            return self.tools.spawner.spawn(spec, self.run, place, None if whole else NOBODYS)
+            return self.spawner.spawn(spec, self.run, place, None if whole else NOBODYS)
         finally:
             if place >= 0:
                 os.close(place)
@@ -440,17 +433,18 @@ class LogProbe(Poll):
     _outputs: tuple[Output, ...] = ()
     _far: tuple[Output, ...] = ()  # of them, those on file systems that may not answer
     _reader: _Reader | None = None
+    _next_look = UNSET
 
     def gift(self) -> Gift:
         self._finder = Finder(self.how.pattern)
         paths = dict.fromkeys((self.spec.stdout, self.spec.stderr))
-        may_hang = self.tools.spawner.may_hang
+        may_hang = self.spawner.may_hang
         files = [path for path in paths if path not in ("inherit", os.devnull)]
         self._outputs = tuple(Output(path, 0 if may_hang(path) else None) for path in files)
         return Gift()
 
     def begin(self) -> None:
-        marks = self.tools.children.marks(self.spec.name)
+        marks = self.children.marks(self.spec.name)
         for output in self._outputs:
             for stream in ("stderr", "stdout"):
                 if stream in marks and getattr(self.spec, stream) == output.path:
@@ -461,12 +455,12 @@ class LogProbe(Poll):
         if self._reader is not None:
             self.failed("the last look does not die of SIGKILL")
             return
-        may_hang = self.tools.spawner.may_hang
+        may_hang = self.spawner.may_hang
         self._far = tuple(one for one in self._outputs if not one.is_open and may_hang(one.path))
         if self._far:
-            self._reader = _Reader(self.tools, lambda: _look_at(self._far), self._heard)
+            self._reader = _Reader(self, lambda: _look_at(self._far), self._heard)
         else:
-            self._go_on(0)
+            self._go_on()
 
     def _heard(self, told: bytes) -> None:
         """The child that looks at what is far has ended: killed, because it was too late, or with a word."""
@@ -478,9 +472,9 @@ class LogProbe(Poll):
             return
         for output, look in zip(self._far, loads(told), strict=True):  # noqa: S302 - a child of ours said it
             self._finder.add(output.take(look))
-        self._go_on(0)
+        self._go_on()
 
-    def _go_on(self, _token: int) -> None:
+    def _go_on(self) -> None:
         """Look at a little in each turn of the loop until all was looked at."""
         try:
             self._look()
@@ -495,14 +489,14 @@ class LogProbe(Poll):
         if self._finder.found():
             self.passed()
         elif self._finder.behind or any(output.behind for output in near):
-            self.tools.after(0.0, self._go_on)
+            self._next_look = self.loop.call_later(0, self._go_on)
         elif any(output.behind for output in self._far):
             self.attempt()
         else:
             self.failed(self._finder.trouble or "no line matches")
 
     def abandon(self) -> None:
-        self.tools.timers.disarm(self._go_on)
+        self._next_look.cancel()
         if self._reader is not None:
             self._reader.kill()
 
@@ -519,14 +513,14 @@ def _look_at(outputs: Iterable[Output]) -> bytes:
 class _Reader:
     """A child that does what may take long. `done` is told what it says, once it has been reaped."""
 
-    def __init__(self, tools: Tools, work: Callable[[], bytes], done: Callable[[bytes], None]) -> None:
+    def __init__(self, probe: Probe, work: Callable[[], bytes], done: Callable[[bytes], None]) -> None:
         self.killed = False
-        self._tools = tools
+        self._loop = probe.loop
         self._done = done
         self._told = b""
-        self._pid, self._fd = tools.spawner.helper(work)
-        tools.children.add_guest(self._pid, self._ended)
-        tools.reactor.register(self._fd, self._read, reactor.EXEC)
+        self._pid, self._fd = probe.spawner.helper(work)
+        probe.children.add_guest(self._pid, self._ended)
+        self._loop.add_reader(self._fd, self._read, EXEC)
 
     def kill(self) -> None:
         """End it now."""
@@ -539,11 +533,11 @@ class _Reader:
                 self._told += data
         except BlockingIOError:
             return
-        self._tools.reactor.unregister(self._fd)
+        self._loop.remove_reader(self._fd)
 
     def _ended(self, _info: os.waitid_result) -> None:
         self._read(0)
-        self._tools.reactor.unregister(self._fd)
+        self._loop.remove_reader(self._fd)
         os.close(self._fd)
         self._done(self._told)
 

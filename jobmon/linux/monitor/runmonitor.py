@@ -8,7 +8,8 @@ from __future__ import annotations
 from jobmon.core.events import Exited, LeaderDied, Ready, Spawned, SpawnFailed, WatchdogExpired
 from jobmon.core.spec import NotifyReadiness
 from jobmon.errors import SpawnError
-from jobmon.linux.monitor.notifysocket import RunSocket
+from jobmon.linux.kernel.loop import UNSET
+from jobmon.linux.monitor.notifysocket import Receiver, RunSocket
 from jobmon.linux.monitor.probes import PROBES, Probe
 from jobmon.linux.processes.spawn import Gift
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
     from jobmon.core.events import ProcessInput
     from jobmon.core.spec import JobSpec
-    from jobmon.linux.monitor.probes import Tools
+    from jobmon.linux.kernel.loop import Loop
+    from jobmon.linux.log import Log
+    from jobmon.linux.processes.children import Children
+    from jobmon.linux.processes.spawn import Spawner
 
 SHOWN_STATUS = 200  # characters of a STATUS= that are kept
 HOLD_SECONDS = 3.0  # that a death, or the watchdog's verdict, waits for what was said before, at most
@@ -27,8 +31,10 @@ HOLD_SECONDS = 3.0  # that a death, or the watchdog's verdict, waits for what wa
 class Attendant:
     """One run that is told or asked about."""
 
-    def __init__(self, tools: Tools, spec: JobSpec, run: int, feed: Callable[[ProcessInput], None]) -> None:
-        self._tools = tools
+    def __init__(
+        self, owner: Attendants, spec: JobSpec, run: int, feed: Callable[[ProcessInput], None]
+    ) -> None:
+        self._loop = owner.loop
         self._spec = spec
         self.run = run
         self._feed = feed
@@ -43,11 +49,13 @@ class Attendant:
         self._held: list[ProcessInput] = []
         self._let_pass: ProcessInput | None = None
         self._is_doubtful = False  # the watchdog's time is over, and something may have been said in it
+        self._hold_until = self._watchdog = self._verdict = UNSET
         how = spec.ready
         if spec.watchdog is not None or isinstance(how, NotifyReadiness):
-            self._notify = RunSocket(tools.receiver, spec.name, self._heard)
+            self._notify = RunSocket(owner.receiver, spec.name, self._heard)
         if how is not None and type(how) in PROBES:
-            self._probe = PROBES[type(how)](tools, spec, run, how, self._ready)
+            tools = owner.loop, owner.children, owner.spawner
+            self._probe = PROBES[type(how)](*tools, spec, run, how, self._ready)
 
     @property
     def text(self) -> str:
@@ -90,13 +98,13 @@ class Attendant:
         if not self._held:
             if self._notify.has_heard_all():
                 return False
-            self._notify.flush(lambda: self._release(0))
-            self._tools.after(HOLD_SECONDS, self._release)
+            self._notify.flush(self._release)
+            self._hold_until = self._loop.call_later(HOLD_SECONDS, self._release)
         self._held.append(death)
         return True
 
-    def _release(self, _token: int) -> None:
-        self._tools.timers.disarm(self._release)
+    def _release(self) -> None:
+        self._hold_until.cancel()
         held, self._held = self._held, []
         for self._let_pass in held:
             self._feed(self._let_pass)
@@ -104,13 +112,13 @@ class Attendant:
     def leaving(self) -> None:
         """It is being stopped: nobody asks whether it is ready any more, nor waits for its words."""
         self.end_probe()
-        self._tools.timers.disarm(self._silent)
-        self._tools.timers.disarm(self._judge)
+        self._watchdog.cancel()
+        self._verdict.cancel()
 
     def close(self) -> None:
         """The run is over."""
         self._over = True
-        self._tools.timers.disarm(self._release)
+        self._hold_until.cancel()
         self.leaving()
         if self._notify is not None:
             self._notify.close()
@@ -149,19 +157,21 @@ class Attendant:
         """The watchdog's time begins anew. It counts for a job that is up."""
         self._is_doubtful = False
         if self._spec.watchdog is not None and self._up and not self._over:
-            self._tools.after(self._spec.watchdog, self._silent)
+            self._watchdog.cancel()
+            self._watchdog = self._loop.call_later(self._spec.watchdog, self._silent)
 
-    def _silent(self, _token: int) -> None:
+    def _silent(self) -> None:
         """Nothing was heard in time. What was said in time counts."""
         self._is_doubtful = True
         if self._notify is None or self._notify.has_heard_all():
-            self._judge(0)
+            self._judge()
         else:
-            self._notify.flush(lambda: self._judge(0))
-            self._tools.after(HOLD_SECONDS, self._judge)
+            self._notify.flush(self._judge)
+            self._verdict.cancel()
+            self._verdict = self._loop.call_later(HOLD_SECONDS, self._judge)
 
-    def _judge(self, _token: int) -> None:
-        self._tools.timers.disarm(self._judge)
+    def _judge(self) -> None:
+        self._verdict.cancel()
         if self._is_doubtful:
             self._is_doubtful = False
             self._fail()
@@ -174,8 +184,18 @@ class Attendant:
 class Attendants:
     """All of them, by job: a job has one run."""
 
-    def __init__(self, tools: Tools, feed: Callable[[str, ProcessInput], None]) -> None:
-        self._tools = tools
+    def __init__(
+        self,
+        loop: Loop,
+        children: Children,
+        spawner: Spawner,
+        log: Log,
+        feed: Callable[[str, ProcessInput], None],
+    ) -> None:
+        self.loop = loop
+        self.children = children
+        self.spawner = spawner
+        self.receiver = Receiver(loop, children, log)
         self._feed = feed
         self._by_job: dict[str, Attendant] = {}
         self._late: dict[str, str] = {}  # the trouble of runs that were given up for it
@@ -186,7 +206,7 @@ class Attendants:
             return None
         self._late.pop(spec.name, None)
         try:
-            attendant = Attendant(self._tools, spec, run, lambda what: self._feed(spec.name, what))
+            attendant = Attendant(self, spec, run, lambda what: self._feed(spec.name, what))
             self._by_job[spec.name] = attendant
             return attendant.gift()
         except OSError as error:
@@ -245,4 +265,4 @@ class Attendants:
         """Attend nobody any more."""
         for job in list(self._by_job):
             self.dismiss(job)
-        self._tools.receiver.close()
+        self.receiver.close()

@@ -1,12 +1,35 @@
 """The processes of the jobs: known from their birth until nothing of the run is left.
 
-A pidfd per child where the kernel has them (pidfd_open(2), Linux 5.3; some containers forbid
-it), else SIGCHLD and waitid alone. Orphans of jobs come to the daemon, which is their subreaper,
-and are reaped. Turns kernel events into process inputs; decides nothing.
+Turns kernel events into process inputs; decides nothing. A run has a leader, its first process, and a crowd
+(see `members`), which answers for all processes of the run and never trusts a number alone.
 
-A leader is reaped as soon as it is dead: a zombie that is kept would be reported by
-waitid(P_ALL) again and again and hide the orphans behind it. What it left is asked for and
-signalled by its crowd, which never trusts a number alone.
+Of each run the policy is told, in this order:
+
+    Launched      it is forked: told with the next input, or earlier if its exec may take long
+    Spawned       its program is being executed: the exec has closed the report pipe
+    LeaderDied    the leader is dead and others of the run live; not told if nobody else does
+    Exited        nothing of the run is left; SpawnFailed instead if the report said why there was no exec
+
+Why the kernel's events cannot change that order:
+
+- Report before death. A report and a death that are ready in the same turn are dispatched in this order, by
+  priority. They may also be seen in different turns, or the death by SIGCHLD alone; so every way to a death
+  leads through `_leader_dead`, which reads the report to its end before it tells anything.
+- Death before the next look. The leader is reaped as soon as it is dead, whatever it has left: a zombie that
+  is kept would be reported by waitid(P_ALL) again and again, and hide the orphans behind it. Both its pidfd
+  (pidfd_open(2), Linux 5.3; some containers forbid it) and SIGCHLD tell of a death. The first one reaps; the
+  second one finds nothing, as `_bury` removes the pidfd from the loop. From then on the leader's number may
+  be given to somebody else.
+- Survivors before the end. The daemon is the subreaper of the jobs: the children of a process belong to the
+  daemon before the death of the process can be seen, so a look after the death can find them. Zombies may
+  count as members of a group or a cgroup; therefore the dead orphans are reaped and the question is asked
+  again. A look that cannot be made, for want of a descriptor, counts as if somebody lived: the opposite would
+  start the next run beside this one.
+
+The end of the survivors is told by `cgroup.events` where the run has a cgroup. Elsewhere only looking tells:
+at each SIGCHLD, and after 10 ms, 20 ms, and so on up to every second. After such a look the daemon rests for
+three times as long as the look took, so that a storm of deaths cannot occupy it. If the run was sent SIGKILL,
+the look sends it again to what is left.
 """
 
 from __future__ import annotations
@@ -20,7 +43,8 @@ import time
 from jobmon.core.events import Exited, Launched, LeaderDied, Spawned, SpawnFailed
 from jobmon.core.spec import KillScope
 from jobmon.lean.cpython import signal
-from jobmon.linux.kernel import procfs, reactor, syscalls
+from jobmon.linux.kernel import procfs, syscalls
+from jobmon.linux.kernel.loop import CHILD, EXEC, UNSET
 from jobmon.linux.kernel.signals import name_of
 from jobmon.linux.processes import spawn
 from jobmon.linux.processes.members import CgroupCrowd, Crowd, GroupCrowd, Leader, TreeCrowd
@@ -34,7 +58,7 @@ if TYPE_CHECKING:
     from jobmon.core.spec import JobSpec
     from jobmon.errors import SpawnError
     from jobmon.linux.kernel.cgroup import Cgroup
-    from jobmon.linux.kernel.reactor import Reactor
+    from jobmon.linux.kernel.loop import Loop
     from jobmon.linux.processes.tracker import Tree
 
     Feed = Callable[[str, ProcessInput], None]
@@ -103,15 +127,12 @@ class Child(Leader):
 
 
 class Children:
-    """All processes of all jobs. What happens to them is fed to `feed(job, input)`.
+    """All processes of all jobs. What happens to them is fed to `feed(job, input)`."""
 
-    `look_later(seconds)` must lead to a call of `sweep` after that time.
-    """
-
-    def __init__(self, watch: Reactor, feed: Feed, look_later: Callable[[float], None], tree: Tree) -> None:
-        self._reactor = watch
+    def __init__(self, loop: Loop, feed: Feed, tree: Tree) -> None:
+        self._loop = loop
         self._feed = feed
-        self._look_later = look_later
+        self._next_look = UNSET
         self._by_job: dict[str, Child] = {}
         self._by_pid: dict[int, Child] = {}
         self._draining: dict[str, Child] = {}
@@ -144,7 +165,7 @@ class Children:
             self._executed(child)
             return
         child.report = birth.report
-        self._reactor.register(birth.report, child.on_report, reactor.EXEC)
+        self._loop.add_reader(birth.report, child.on_report, EXEC)
 
     def show(self, job: str, run: int) -> None:
         """The exec of a run takes long: from now on its process is known to all."""
@@ -168,7 +189,12 @@ class Children:
     def pids(self, job: str) -> list[int]:
         """All living processes of a job's run, as far as they can be known."""
         child = self._by_job.get(job)
-        return [] if child is None else child.crowd.pids()
+        if child is None:
+            return []
+        try:
+            return child.crowd.pids()
+        except OSError:  # no descriptor is left to look with
+            return [] if child.dead else [child.pid]
 
     def kin(self, job: str) -> list[int]:
         """All living processes that a job's run has started, whomever a stop of it reaches. Not those of
@@ -207,9 +233,9 @@ class Children:
         child = self._find(job, run)
         if child is None:
             return
-        child.crowd.signal(number)
+        self._signal(child, number)
         if number not in (signal.SIGSTOP, signal.SIGTSTP):
-            child.crowd.signal(signal.SIGCONT)
+            self._signal(child, signal.SIGCONT)
         self._signal_rest(child)
 
     def kill(self, job: str, run: int) -> None:
@@ -221,20 +247,35 @@ class Children:
         self._hunt(child)
         if child.dead:
             self._interval = FIRST_LOOK
-            self._look_later(FIRST_LOOK)
+            self.look_within(FIRST_LOOK)
 
     def deliver(self, job: str, run: int, number: int, *, every: bool) -> None:
         """Send a signal to the leader of a run, or to every process of it."""
         child = self._find(job, run)
         if child is not None and every:
-            child.crowd.signal(number)
+            self._signal(child, number)
             self._signal_rest(child)
         elif child is not None:
+            child.send(number)
+
+    def look_within(self, seconds: float) -> None:
+        """Let `sweep` be called after so many seconds, or before: a look that is due sooner stays."""
+        when = time.monotonic() + seconds
+        if not self._next_look.active or when < self._next_look.when:
+            self._next_look.cancel()
+            self._next_look = self._loop.call_at(when, self.sweep)
+
+    def _signal(self, child: Child, number: int) -> None:
+        """To every process of a run; where nobody can be looked for (no descriptor left), to the first."""
+        try:
+            child.crowd.signal(number)
+        except OSError:
             child.send(number)
 
     def sweep(self) -> None:
         """Reap whatever is dead: one SIGCHLD may stand for many deaths (signal(7)). Then look at
         the runs whose leader has gone before the rest."""
+        self._next_look.cancel()  # this is that look; it says when the next one is due
         dead: list[Child] = []
         for _ in range(REAPS_PER_SWEEP):
             info = _reap_any()
@@ -252,7 +293,7 @@ class Children:
             else:
                 self._orphan_dead(info.si_pid)
         else:
-            self._look_later(0.0)
+            self.look_within(0.0)
         if dead:
             self.tree.list_anew()  # once for all of them: their children have come to us
         for child in dead:
@@ -302,7 +343,7 @@ class Children:
         try:
             child.pidfd = os.pidfd_open(child.pid)
             if child.pidfd < self._fds:
-                self._reactor.register(child.pidfd, child.on_death, reactor.CHILD)
+                self._loop.add_reader(child.pidfd, child.on_death, CHILD)
                 return
         except OSError:
             pass
@@ -325,7 +366,7 @@ class Children:
     def _bury(self, child: Child, status: Status) -> None:
         """The leader is reaped: its number means it no more."""
         if child.pidfd >= 0:
-            self._reactor.unregister(child.pidfd)
+            self._loop.remove_reader(child.pidfd)
         del self._by_pid[child.pid]
         self.tree.remove_leader(child.pid)
         child.dead = True
@@ -358,7 +399,7 @@ class Children:
         try:
             return child.crowd.others()
         except OSError:
-            self._look_later(LAST_LOOK)
+            self.look_within(LAST_LOOK)
             return True
 
     def _reap_orphans(self) -> None:
@@ -377,15 +418,15 @@ class Children:
             os.close(child.watch)
             child.watch = -1
         if child.watch >= 0:
-            self._look_later(0.0)  # it may have ended between the last look and now
+            self.look_within(0.0)  # it may have ended between the last look and now
         else:
-            self._look_later(FIRST_LOOK)
+            self.look_within(FIRST_LOOK)
 
     def _watch_rest(self, child: Child) -> bool:
         # By edges: the file stays ready until it is read, which `others` does through another descriptor.
         edges = select.EPOLLPRI | select.EPOLLET
         try:
-            self._reactor.register(child.watch, lambda _events: self._look_at(child), reactor.CHILD, edges)
+            self._loop.add_reader(child.watch, lambda _events: self._look_at(child), CHILD, edges)
         except OSError:
             return False  # no watch is left: only looking tells
         return True
@@ -395,20 +436,20 @@ class Children:
             done = child.crowd.kill()
         except OSError:  # nobody could be looked for: not the moment to go on at once
             child.send(signal.SIGKILL)  # its death brings the next look
-            self._look_later(LAST_LOOK)
+            self.look_within(LAST_LOOK)
             done = True
         if done:
             self._hunting.pop(child.job, None)
         else:
             self._hunting[child.job] = child
-            self._look_later(0.0)
+            self.look_within(0.0)
 
     def _signal_rest(self, child: Child) -> None:
         if child.crowd.signal_rest():
             self._owing.pop(child.job, None)
         else:
             self._owing[child.job] = child
-            self._look_later(NEXT_LOOK)
+            self.look_within(NEXT_LOOK)
 
     def _look(self) -> None:
         for child in list(self._owing.values()):
@@ -418,18 +459,18 @@ class Children:
         begin = time.monotonic()
         polled = self._polled()
         if polled and begin < self._rest_until and not self._hunting and not self._owing:
-            self._look_later(self._rest_until - begin)
+            self.look_within(self._rest_until - begin)
             return
         for child in list(self._draining.values()):
             self._look_at(child)
         end = time.monotonic()
         self._rest_until = end + REST * (end - begin)
         if self._hunting:
-            self._look_later(0.0)
+            self.look_within(0.0)
         elif self._owing:
-            self._look_later(NEXT_LOOK)
+            self.look_within(NEXT_LOOK)
         elif self._polled():
-            self._look_later(FIRST_LOOK if self.tree.is_looking else self._interval)
+            self.look_within(FIRST_LOOK if self.tree.is_looking else self._interval)
             self._interval = min(self._interval * 2, LAST_LOOK)
 
     def _polled(self) -> bool:
@@ -440,7 +481,7 @@ class Children:
             self._gone(child)
             return
         if child.crowd.polls:
-            self._look_later(self._interval)
+            self.look_within(self._interval)
         if child.hunted and (child.crowd.polls or child.watch < 0 or child.job in self._hunting):
             self._hunt(child)
 
@@ -451,7 +492,7 @@ class Children:
         del self._by_job[child.job]
         self._reap_orphans()  # no zombie of it either
         if child.watch >= 0:
-            self._reactor.unregister(child.watch)
+            self._loop.remove_reader(child.watch)
             os.close(child.watch)
         self._close_pidfd(child)
         if child.spec.kill_scope is not KillScope.JOB:
@@ -465,7 +506,7 @@ class Children:
 
     def _close_pidfd(self, child: Child) -> None:
         if child.pidfd >= 0:
-            self._reactor.unregister(child.pidfd)
+            self._loop.remove_reader(child.pidfd)
             os.close(child.pidfd)
             child.pidfd = -1
 
@@ -478,7 +519,7 @@ class Children:
         except BlockingIOError:
             if not final:
                 return
-        self._reactor.unregister(child.report)
+        self._loop.remove_reader(child.report)
         os.close(child.report)
         child.report = -1
         if child.failure is None:

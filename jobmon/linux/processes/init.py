@@ -4,8 +4,8 @@ CMD runs in our session, in a process group of its own, in the foreground of the
 was ours. Every signal that can be caught goes to CMD, none has a meaning here; whatever is
 orphaned comes to us and is reaped; the exit code is CMD's. Nothing listens, nothing polls.
 
-Imports next to nothing, because it is there before CMD is: `_signal` is the C part of `signal`,
-which would bring `enum` along and take longer than all of this.
+Imports next to nothing, because it is there before CMD is: the C part of `signal` is enough:
+`signal` itself would bring `enum` along and take longer than all of this.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ from __future__ import annotations
 import errno
 import os
 
+from jobmon.lean.cpython import signal
 from jobmon.lean.records import Record
 from jobmon.limits import DIED, NOT_EXECUTABLE, exec_failed
 from jobmon.linux.kernel.execution import keep_only, try_places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal as _signal
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from jobmon.linux.processes.tracker import Tree
-else:
-    import _signal
 
 MOMENT = 2.0  # seconds that what CMD left in an own PID namespace has between SIGTERM and SIGKILL
 
@@ -32,9 +30,9 @@ LOOK = 0.02  # seconds between two rounds of SIGKILL
 
 SHELL = "/bin/sh"
 
-CAUGHT = frozenset(_signal.valid_signals()) - {_signal.SIGKILL, _signal.SIGSTOP}
+CAUGHT = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
 # Stops that come from a terminal, or from a shell in its place.
-STOPS = frozenset((_signal.SIGTSTP, _signal.SIGTTIN, _signal.SIGTTOU))
+STOPS = frozenset((signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
 
 
 class Manner(Record):
@@ -66,15 +64,15 @@ class Inherited(Record):
     @staticmethod
     def now() -> Inherited:
         """Ask the kernel. Call it before anything is changed."""
-        suspects = (_signal.SIGINT, _signal.SIGCHLD)
-        ignored = frozenset(n for n in suspects if _signal.getsignal(n) == _signal.SIG_IGN)
-        return Inherited(ignored, frozenset(_signal.pthread_sigmask(_signal.SIG_BLOCK, ())))
+        suspects = (signal.SIGINT, signal.SIGCHLD)
+        ignored = frozenset(n for n in suspects if signal.getsignal(n) == signal.SIG_IGN)
+        return Inherited(ignored, frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
 
     def restore(self) -> None:
         """Set them again, in the child."""
-        for number in (_signal.SIGINT, _signal.SIGCHLD, _signal.SIGPIPE, _signal.SIGXFSZ):
-            _signal.signal(number, _signal.SIG_IGN if number in self.ignored else _signal.SIG_DFL)
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)
+        for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_IGN if number in self.ignored else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
 
 
 def main(argv: Sequence[str], manner: Manner) -> int:
@@ -87,8 +85,8 @@ def main(argv: Sequence[str], manner: Manner) -> int:
     if not first:  # the first of a PID namespace gets the orphans without asking
         _adopt_orphans()
     inherited = Inherited.now()
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored, it would take the exit codes away: wait(2)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, CAUGHT)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would take the exit codes away: wait(2)
+    signal.pthread_sigmask(signal.SIG_SETMASK, CAUGHT)
     command = Command(argv, manner, inherited)
     _let_go(command)
     code = _watch(command)
@@ -131,12 +129,12 @@ def _watch(command: Command) -> int:
     """Forward and reap until the command has ended."""
     code = None
     while code is None:
-        info = _signal.sigwaitinfo(CAUGHT)
+        info = signal.sigwaitinfo(CAUGHT)
         assert info is not None
         # From 0 downward it is a process's word and not the kernel's: sigaction(2), si_code.
-        if info.si_signo != _signal.SIGCHLD or info.si_code <= 0:
+        if info.si_signo != signal.SIGCHLD or info.si_code <= 0:
             command.forward(info.si_signo)
-        if info.si_signo == _signal.SIGCHLD:
+        if info.si_signo == signal.SIGCHLD:
             for pid, status in _reap():
                 if pid == command.pid and os.WIFSTOPPED(status):
                     command.stopped(os.WSTOPSIG(status))
@@ -195,12 +193,12 @@ class Command:
         number = self.rewritten(came)
         if not number:
             return
-        if number == _signal.SIGCONT:
+        if number == signal.SIGCONT:
             self._stop_forwarded = False
             self._lend()  # `fg` has just put our group into the foreground
         elif number in STOPS:
             self._stop_forwarded = True
-        everybody = self._manner.group or number in STOPS or number == _signal.SIGCONT
+        everybody = self._manner.group or number in STOPS or number == signal.SIGCONT
         try:
             os.kill(-self.pid if everybody else self.pid, number)
         except ProcessLookupError:
@@ -218,14 +216,14 @@ class Command:
         """It was stopped. If that was the terminal's doing, the shell that started us must see it in us."""
         if number not in STOPS or self.terminal_fd < 0:
             return
-        if number != _signal.SIGTSTP and self._lend():  # it wanted a terminal that `fg` had given to us
-            os.kill(-self.pid, _signal.SIGCONT)
+        if number != signal.SIGTSTP and self._lend():  # it wanted a terminal that `fg` had given to us
+            os.kill(-self.pid, signal.SIGCONT)
             return
-        if _stop_too(number) or number != _signal.SIGTSTP or self._stop_forwarded:
+        if _stop_too(number) or number != signal.SIGTSTP or self._stop_forwarded:
             return
         if os.getpgrp():  # group 0 is one of another PID namespace, where somebody may say `fg`
             # Ctrl-Z where nobody ever can: no terminal is to hang because of it.
-            os.kill(-self.pid, _signal.SIGCONT)
+            os.kill(-self.pid, signal.SIGCONT)
 
     # ---- the child's side of the fork
 
@@ -241,8 +239,8 @@ class Command:
         except OSError:
             pass  # the terminal was hung up
         try:
-            if self._manner.parent_death == _signal.SIGKILL:  # we could not pass that one on
-                follow_parent(_signal.SIGKILL, parent)
+            if self._manner.parent_death == signal.SIGKILL:  # we could not pass that one on
+                follow_parent(signal.SIGKILL, parent)
             if prepare is not None:
                 prepare()
             self._inherited.restore()
@@ -288,9 +286,9 @@ def _stop_too(number: int) -> bool:
     not the first process of a PID namespace.
     """
     os.kill(0, number)
-    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (number,))  # here we stop, until SIGCONT
-    _signal.pthread_sigmask(_signal.SIG_BLOCK, (number,))
-    return _signal.SIGCONT in _signal.sigpending()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))  # here we stop, until SIGCONT
+    signal.pthread_sigmask(signal.SIG_BLOCK, (number,))
+    return signal.SIGCONT in signal.sigpending()
 
 
 def _group_lives(group: int, ended: int) -> bool:
@@ -368,13 +366,13 @@ def end_the_rest(command: Command, seconds: float) -> None:
     import time
 
     until = time.monotonic() + seconds
-    if not _tell_all(_signal.SIGTERM):
+    if not _tell_all(signal.SIGTERM):
         return
-    _tell_all(_signal.SIGCONT)
+    _tell_all(signal.SIGCONT)
     while (left := until - time.monotonic()) > 0:
         if _have_children():
-            info = _signal.sigtimedwait(CAUGHT, left)
-            if info is not None and info.si_signo != _signal.SIGCHLD:
+            info = signal.sigtimedwait(CAUGHT, left)
+            if info is not None and info.si_signo != signal.SIGCHLD:
                 _tell_all(command.rewritten(info.si_signo))
         elif not _await_strangers(left):
             return
@@ -450,18 +448,18 @@ def end_all_below(command: Command, seconds: float) -> None:
     if not _have_children():
         return
     tree = Tree("")
-    _tell_below(tree, _signal.SIGTERM)
-    _tell_below(tree, _signal.SIGCONT)
+    _tell_below(tree, signal.SIGTERM)
+    _tell_below(tree, signal.SIGCONT)
     until = time.monotonic() + seconds
     while _have_children() and (left := until - time.monotonic()) > 0:
-        info = _signal.sigtimedwait(CAUGHT, left)
-        if info is not None and info.si_signo != _signal.SIGCHLD:
+        info = signal.sigtimedwait(CAUGHT, left)
+        if info is not None and info.si_signo != signal.SIGCHLD:
             _tell_below(tree, command.rewritten(info.si_signo))
     hunt = Hunt(tree, tree.strays)
     until = time.monotonic() + MOMENT
     while _have_children() and time.monotonic() < until:
         if hunt.go_on():
-            _signal.sigtimedwait((_signal.SIGCHLD,), LOOK)
+            signal.sigtimedwait((signal.SIGCHLD,), LOOK)
 
 
 def _tell_below(tree: Tree, number: int) -> None:

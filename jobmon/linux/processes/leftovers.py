@@ -34,6 +34,7 @@ KILL_SECONDS = 10.0  # how long SIGKILL may take; what it has not ended by then 
 CLEAN_LOOKS = 2  # so many looks in a row that find nobody prove that nobody is left
 HUNT_LOOKS = 100  # how often is looked for children of those that are about to be killed
 BLIND_SECONDS = 0.05  # how often is looked where no descriptor tells of an end
+LONGEST_POLL = 86400.0  # seconds: poll(2) has an int of milliseconds
 _STOPS = (signal.SIGSTOP, signal.SIGTSTP)
 
 
@@ -167,14 +168,36 @@ class Clearing:
         known = [
             (run, theirs.pop(run.cgroup, None) or cgroup.named(run.cgroup, run.daemon), name)
             for name, run in state.runs.items()
+            if run.pid
         ]
         known += [(self._unknown(_marker_of(one)), one, "") for one in theirs.values()]
         for run, _, _ in known:
             self._remains.add(run if state.counts(run.pidns) else run.replace(pid=0))
         self._look()
-        for run, its, name in known:
+        for run, its, name in [*known, *self._just_born()]:
             self._find(run, its, name)
         self._find_marked()
+
+    def _just_born(self) -> list[tuple[Run, None, str]]:
+        """The runs whose daemon died as they were born, where the marker alone does not tell what is of the
+        run: of those that have it the first one is its first process."""
+        names = [name for name, run in self._state.runs.items() if not run.pid]
+        found: list[tuple[Run, None, str]] = []
+        for name in names:
+            run = self._state.runs[name]
+            first = self._remains.first_with(run.marker)
+            if first is None or any(run.marker == other.marker for other in self._born()):
+                self._state.forget(name)
+            else:
+                found.append((run.replace(pid=first.pid, start=first.starttime), None, name))
+        for run, _, _ in found:
+            self._remains.add(run)
+        if found:
+            self._look()
+        return found
+
+    def _born(self) -> list[Run]:
+        return [run for run in self._state.runs.values() if run.pid]
 
     def _daemons(self) -> dict[str, Daemon]:
         return {key: one for key, one in self._state.daemons.items() if self._state.counts(one.pidns)}
@@ -336,7 +359,7 @@ def _rest(left: list[Leftover], source: signals.SignalSource, seconds: float) ->
     told = [one.register(poller) for one in left]
     if not all(told):
         seconds = min(seconds, BLIND_SECONDS)
-    poller.poll(max(seconds, 0.0) * 1000 + 1)
+    poller.poll(min(max(seconds, 0.0), LONGEST_POLL) * 1000 + 1)
     return bool(source.read())
 
 

@@ -84,6 +84,12 @@ class Remains:
         """The living processes of a run, by the last look."""
         return self._members.get(run.marker, [])
 
+    def first_with(self, marker: bytes) -> Stat | None:
+        """Of the processes that lead a session, by the last look, the oldest of ours that has a marker."""
+        leaders = [fact for fact in self._table.values() if fact.session == fact.pid != self._me]
+        found = [fact for fact in leaders if self._marker(fact) == marker and _is_ours(fact)]
+        return min(found, key=lambda fact: fact.starttime, default=None)
+
     def others(self) -> list[Other]:
         """The living processes, by the last look, that have a marker or a session of dead daemons, and that
         are none of a run's."""
@@ -150,12 +156,7 @@ class Remains:
 
     def _may_speak(self, fact: Stat, run: Run) -> bool:
         """Whether the marker of a process is to be believed."""
-        if run.pid in (fact.session, fact.pgrp):
-            return True
-        try:
-            return os.stat(f"/proc/{fact.pid}").st_uid == os.geteuid()
-        except OSError:
-            return False
+        return run.pid in (fact.session, fact.pgrp) or _is_ours(fact)
 
     def _marker(self, fact: Stat) -> bytes:
         key = (fact.pid, fact.starttime)
@@ -167,6 +168,14 @@ class Remains:
             if environ:  # else it may be executing a program at this moment
                 self._markers[key] = known
         return known
+
+
+def _is_ours(fact: Stat) -> bool:
+    """Whether a process has our user."""
+    try:
+        return os.stat(f"/proc/{fact.pid}").st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def marker_in(environ: bytes) -> bytes:

@@ -351,11 +351,23 @@ class TreeCrowd(Crowd):
 
 
 class Hunt:
-    """SIGKILL for those who fork faster than one can look: first all are stopped, until nobody new is
-    found, and then killed. Who is stopped has no more children, and keeps his place under a limit of
-    processes, so that nobody else can have a child there. Whoever was stopped is killed, found again or not.
+    """SIGKILL for processes that may fork faster than one can look. `prey` says which, by the present scan.
 
-    `prey` says who it is about, by the tree's present scan.
+    Killing one after another loses against a program that forks and exits in a circle: each look shows a
+    process that is gone when the signal comes, and its child is not seen yet. So the members are first
+    stopped, all of them, and then killed:
+
+    1. Reap the orphans that are dead.
+    2. Chase: stop our new children until two looks in a row find none. What forks and exits leaves its
+       child to the daemon, the subreaper; the list of our own children is short and quick to read.
+    3. Look at everybody, once: stop who is new, and if anybody was, begin with 2 again.
+    4. Nobody new, in a look at everybody: SIGKILL to all that were stopped, found again or not.
+
+    A stopped process has no more children, and it still counts under a limit of processes (RLIMIT_NPROC,
+    pids.max), so its place cannot be taken by a new one. SIGKILL ends a stopped process.
+
+    A turn of the loop gives this HUNT_SECONDS; after HUNT_GOES turns those that are known are killed,
+    even if others may still be at large. Whoever is found later is killed by the look that finds it.
     """
 
     __slots__ = ("_goes", "_prey", "_stopped", "_tree")

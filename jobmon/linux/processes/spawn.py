@@ -22,7 +22,7 @@ from jobmon.errors import SpawnError
 from jobmon.lean.cpython import signal
 from jobmon.lean.records import Record
 from jobmon.limits import NOT_FOUND
-from jobmon.linux.kernel import signals, syscalls
+from jobmon.linux.kernel import procfs, signals, syscalls
 from jobmon.linux.kernel.execution import close, keep_only, try_places
 from jobmon.linux.kernel.mounts import Mounts
 from jobmon.linux.processes import stderrtail
@@ -168,7 +168,7 @@ class Spawner:
             self._be_nobodys()
             for index in range(3):
                 os.dup2(self._null[_READ_FLAGS], index)
-            keep_only(0, 1, 2, writer)
+            keep_only(0, 1, 2, writer, listing=procfs.own_fds())
             with open(writer, "wb") as pipe:
                 pipe.write(work())
         finally:
@@ -315,7 +315,7 @@ class Spawner:
             if task.waits or None in streams:
                 # While it waits it must hold none of the daemon's locks, no connection that the daemon may
                 # want to close, and not its streams. (All are close-on-exec, for a child that need not wait.)
-                keep_only(0, 1, 2, writer, gift.target)
+                keep_only(0, 1, 2, writer, gift.target, listing=procfs.own_fds())
             if task.apart:
                 stage = "directory"
                 os.chdir(spec.working_dir)

@@ -7,8 +7,9 @@ A directory of the daemon's own user, which nobody else may write to, with these
     daemon.ID   one for each daemon that may have left something: the living one, and dead ones. ID is
                 what the marker JOBMON_RUN in the environment of its processes begins with
     run.NAME    one for each run that has not ended, made at its birth
+    birth.NAME  one for a run that is about to be born, whose marker alone would not tell its first process
 
-The last two are records: one JSON object, whose "v" is the version of its form. This code reads and
+The last three are records: one JSON object, whose "v" is the version of its form. This code reads and
 writes version 1, with the fields of `Daemon` and `Run`. A file that is no such record is reported and
 counts as nothing. Nothing is synced: the state of a machine that was switched off is of no use.
 """
@@ -75,8 +76,8 @@ class Daemon(Record):
 
 
 class Run(Record):
-    """One run, with what its job was told when it was launched. `daemon` is the ID of the daemon;
-    `boot` and `pidns` are its own. `cgroup` is as /proc/PID/cgroup has it, or empty."""
+    """One run, with what its job was told when it was launched. `daemon` is the ID of the daemon, `pid` is 0
+    before its birth; `boot` and `pidns` are its own. `cgroup` is as /proc/PID/cgroup has it, or empty."""
 
     daemon: str
     boot: str
@@ -292,12 +293,23 @@ class StateDir:
 
     # ---- the runs -------------------------------------------------------------------------
 
+    def expect(self, spec: JobSpec, run: int) -> None:
+        """Write down a run that is about to be born, for we may die before `born`. Where all that has its
+        marker is of the run, the marker suffices."""
+        if spec.kill_scope is not KillScope.JOB:
+            name, record = self._named(spec, run, 0, 0, "")
+            self._write(_birth_of(name), record)
+
     def born(self, spec: JobSpec, run: int, pid: int, cgroup: str) -> bool:
         """Write down a run, of which `pid` is the first process. Whether that stands there."""
         fact = procfs.stat(pid) if self._fd >= 0 else None
         if fact is None:
             return False  # it has no state; or nothing of it is left, unless somebody else reaps our children
-        return self._write(*self._named(spec, run, pid, fact.starttime, cgroup))
+        name, record = self._named(spec, run, pid, fact.starttime, cgroup)
+        written = self._write(name, record)
+        if spec.kill_scope is not KillScope.JOB:
+            self._unlink(_birth_of(name))
+        return written
 
     def _named(self, spec: JobSpec, run: int, pid: int, start: int, cgroup: str) -> tuple[str, Run]:
         record = Run(
@@ -339,7 +351,9 @@ class StateDir:
     def gone(self, job: str, run: int) -> None:
         """Remove a run of which nothing is left."""
         if self._fd >= 0:
-            self._unlink(self._name(job, run))
+            name = self._name(job, run)
+            self._unlink(name)
+            self._unlink(_birth_of(name))
 
     def _name(self, job: str, run: int) -> str:
         return f"run.{digest(self.id.encode() + run_key(job, run))}"
@@ -392,7 +406,7 @@ def _rmdir(path: str) -> None:
 
 def digest(data: bytes) -> str:
     """A name for something, which may be the name of a file."""
-    from _blake2 import blake2s
+    from jobmon.lean.cpython import blake2s
 
     return blake2s(data, digest_size=8).hexdigest()
 
@@ -412,7 +426,12 @@ def _lives(pid: int, start: int) -> bool:
 
 
 def _kind_of(name: str) -> type[Daemon | Run] | None:
-    return Daemon if name.startswith("daemon.") else Run if name.startswith("run.") else None
+    return Daemon if name.startswith("daemon.") else Run if name.startswith(("run.", "birth.")) else None
+
+
+def _birth_of(name: str) -> str:
+    """The name of the file of a run that is about to be born; `name` is for later."""
+    return name.replace("run.", "birth.", 1)
 
 
 def _words(error: Exception) -> str:

@@ -1,5 +1,25 @@
 """Who belongs to whom, where there are no cgroups: each process below the daemon is attributed to a
 run, or to nobody. Signals nobody, decides nothing.
+
+A run is over when nobody of it lives, and its next run must not start before. /proc can show who lives. It
+cannot simply show that nobody does: between the listing of the directory and the reading of an entry a
+process may fork and exit, so its entry is gone and its child was not listed yet. `Tree.is_empty` says that
+nobody is left only if all of this holds:
+
+- The scan is complete: everybody was read, and then everybody whose number was given out since, until no
+  number was given out during a pass (see `kernel.scan`).
+- The attribution is sure. A process that is executing a program has no environment for a moment, and one
+  that is ending has none for good. While a process has neither environment nor arguments it may belong to
+  any run, so the look proves nothing. (After a hundred such looks it counts as a process without them.)
+- No member was found that has died since. It may have had a child after the scan had passed, so another
+  look follows. A question costs three looks at most.
+- Where the kernel does not say which number it gave out last, two looks in a row found nobody.
+
+Everything else, an unfinished scan too, counts as "somebody may live": the run stays, and a later look
+decides. Errors are on the side of a run that takes too long to end.
+
+A member stays a member while it lives, by pid and start time, whatever becomes of its parents, its session or
+its environment: nothing is to be proved twice.
 """
 
 from __future__ import annotations

@@ -10,13 +10,13 @@ from __future__ import annotations
 import gc
 import marshal
 import os
-import time
 
 from jobmon.lean.cpython import signal
 from jobmon.lean.enums import Enum
 from jobmon.lean.records import Record
-from jobmon.linux.kernel import reactor, syscalls
+from jobmon.linux.kernel import procfs, syscalls
 from jobmon.linux.kernel.execution import keep_only
+from jobmon.linux.kernel.loop import COMMAND
 from jobmon.linux.kernel.signals import name_of
 
 TYPE_CHECKING = False
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any, BinaryIO
 
-    from jobmon.linux.kernel.reactor import Reactor
-    from jobmon.linux.kernel.timers import Timers
+    from jobmon.linux.kernel.loop import Loop
     from jobmon.linux.processes.children import Children
 
     Kinds = Mapping[str, Callable[..., Any]]
@@ -49,8 +48,7 @@ class Errand:
 
     def __init__(
         self,
-        watch: Reactor,
-        timers: Timers,
+        loop: Loop,
         children: Children,
         work: Callable[[], Iterable[object]],
         done: Callable[[Result], None],
@@ -58,8 +56,7 @@ class Errand:
         kinds: Kinds,
         seconds: float,
     ) -> None:
-        self._reactor = watch
-        self._timers = timers
+        self._loop = loop
         self._done = done
         self._kinds = {**kinds, Result.__name__: Result}
         self._seconds = seconds
@@ -71,7 +68,7 @@ class Errand:
         self._fd, writer = os.pipe2(os.O_CLOEXEC)
         try:
             os.set_blocking(self._fd, False)
-            watch.register(self._fd, self._receive, reactor.COMMAND)
+            loop.add_reader(self._fd, self._receive, COMMAND)
             daemon = os.getpid()
             self.pid = os.fork()
             if self.pid == 0:
@@ -82,7 +79,7 @@ class Errand:
         finally:
             os.close(writer)
         children.add_guest(self.pid, self._ended)
-        timers.arm(self._late, 0, time.monotonic() + seconds)
+        self._deadline = loop.call_later(seconds, self._late)
 
     def stop(self) -> None:
         """Kill the child; its end is told."""
@@ -119,7 +116,7 @@ class Errand:
         self._end = info
         self._settle()
 
-    def _late(self, _token: int) -> None:
+    def _late(self) -> None:
         self._give_up(f"it takes longer than {self._seconds:g} seconds: does a file system not answer?")
 
     def _give_up(self, trouble: str) -> None:
@@ -139,7 +136,7 @@ class Errand:
             self._tell(Result((), f"the process that does it {_how(self._end)}"))
 
     def _tell(self, result: Result) -> None:
-        self._timers.disarm(self._late)
+        self._deadline.cancel()
         self._pieces.clear()
         self._rest.clear()
         if not self._over:
@@ -148,7 +145,7 @@ class Errand:
 
     def _close(self) -> None:
         if self._fd >= 0:
-            self._reactor.unregister(self._fd)
+            self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
 
@@ -164,7 +161,7 @@ def _be_the_child(work: Callable[[], Iterable[object]], writer: int, daemon: int
     try:
         syscalls.die_with(daemon)  # a file system that does not answer would keep it for ever
         # Before anything else: a lock or a connection that the daemon closes must not stay open here.
-        keep_only(0, 1, 2, writer)
+        keep_only(0, 1, 2, writer, listing=procfs.own_fds())
         gc.disable()
         with open(writer, "wb") as pipe:
             try:
