@@ -13,12 +13,12 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench docs build clean
+.PHONY: help demo test check lint mutants bench docs build clean
 
 help:  ## show this list
 	@echo 'make TARGET, where TARGET is one of:'
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
-	    printf '%-8s %s\n' "$$name" "$$text"; done
+	    printf '%-9s %s\n' "$$name" "$$text"; done
 	@echo 'Variables: PYTHON=python3.12 takes another interpreter (3.11 or later), ARGS="-k name" goes to pytest.'
 
 # Two stages, so that the demo does not wait for the tools of the tests.
@@ -43,6 +43,10 @@ lint: $(STAMP).tools  ## ruff and mypy --strict only
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict
 
+mutants: $(STAMP).tools  ## change the policy, one expression at a time: a test must fail each time (an hour)
+	@PYTHON='$(PYTHON)' VENV='$(VENV)' sh contrib/setup mutants
+	$(BIN)/python contrib/mutants $(ARGS)
+
 bench: $(STAMP)  ## measure JobMon beside supervisord, s6 and runit (installs them)
 	$(BIN)/python -m compileall -q jobmon
 	PATH="$(CURDIR)/$(BIN):$$PATH" bench/run $(ARGS)
@@ -56,5 +60,5 @@ build: $(STAMP).tools  ## make dist/: the wheel and the source distribution
 	rm -rf build
 
 clean:  ## remove all that the targets made here, the virtual environment too
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist mutants *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

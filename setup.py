@@ -58,6 +58,7 @@ setup(
     zip_safe=False,
     install_requires=["python-prctl"],
     extras_require={
+        "mutants": ["mutmut>=3.8,<4"],
         "test": [
             "hypothesis>=6.100",
             "jsonschema>=4.18",

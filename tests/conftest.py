@@ -98,6 +98,13 @@ def screen() -> Iterator[inits.Screen]:
     one.close()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that runs a real daemon can be told from one that does not: `-m 'not daemon'`."""
+    for item in items:
+        if "daemon" in getattr(item, "fixturenames", ()):
+            item.add_marker("daemon")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """A test that fails shows what its daemons wrote."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from jobmon.core import events
-from jobmon.core.backoff import SHORTAGES, Death, Past, Verdict, judge
+from jobmon.core.backoff import SHORTAGES, Death, Past, Verdict, begin_anew, judge
+from jobmon.core.causes import exited
 from jobmon.core.events import State
 from jobmon.core.machine import Job
 from jobmon.core.spec import JobSpec, Restart
@@ -277,3 +278,12 @@ def test_zero_is_a_failure_where_it_is_not_listed() -> None:
     life.runs(100.0, 0)
 
     assert life.job.state is State.FAILED
+
+
+def test_a_start_forgets_the_counts_and_makes_nothing_anew_without_them() -> None:
+    """Who starts a job gives it all its restarts back; a job without a past shares that with all others."""
+    past = Past(last_death=100.0, penalty_end=90.0, failures=2, ends=3, alike=2, cause=exited(1))
+    calm = Past(last_death=100.0)
+
+    assert begin_anew(past) == past.replace(failures=0, ends=0)
+    assert begin_anew(calm) is calm

@@ -954,3 +954,191 @@ def test_the_cause_is_what_was_given() -> None:
 def test_a_status_in_words(status: events.Status, words: str) -> None:
     """A status is an exit code, a signal, or honestly unknown."""
     assert str(exited(status)) == words
+
+
+# ---- what only a changed expression shows ---------------------------------------------------------
+
+REMOVED = Cause(Kind.REMOVED)
+DEPLOY = Cause(Kind.RESTART, reason="deploy 17")
+LOST = Cause(Kind.REQUIREMENT, "failed", ("db",))
+
+
+def changes(actions: list[Action]) -> list[events.Changed]:
+    """The lines of the log about another state."""
+    return [action for action in actions if isinstance(action, events.Changed)]
+
+
+def test_a_bug_is_told_whole() -> None:
+    """What the table calls impossible is told with the job, the state and the input."""
+    what = events.Exited(0, 1)
+
+    assert bring(State.STOPPED).step(what, 20.0) == [events.Impossible("job", State.STOPPED, what, ())]
+
+
+def test_a_job_that_ended_and_is_removed_is_stopped_by_that() -> None:
+    """The log says when it was stopped, and that the removal did it."""
+    job = bring(State.EXITED)
+    actions = job.step(events.Remove(), 20.0)
+
+    assert changes(actions) == [events.Changed("job", 1, None, State.EXITED, State.STOPPED, REMOVED)]
+    assert job.since == 20.0
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.RUNNING, State.STOPPING], ids=named)
+def test_a_removal_at_once_kills(state: State) -> None:
+    """Removed without patience: SIGKILL at that time, for the removal, and then it is gone."""
+    job = bring(state)
+    actions = job.step(events.Remove(now=True), 20.0)
+
+    assert (job.state, job.next, job.cause, job.since) == (State.KILLING, Next.REMOVE, REMOVED, 20.0)
+    assert events.Kill("job", 1) in actions
+    assert events.Removed("job") in job.step(events.Exited(1, "SIGKILL"), 21.0)
+
+
+def test_a_removal_at_once_of_what_is_being_killed_waits() -> None:
+    """SIGKILL is sent again by time, and not for a removal."""
+    job = bring(State.KILLING)
+
+    assert job.step(events.Remove(now=True), 20.0) == []
+    assert job.next is Next.REMOVE
+
+
+@pytest.mark.parametrize("state", [State.STOPPING, State.KILLING], ids=named)
+def test_what_is_wanted_again_while_it_is_removed_is_only_stopped(state: State) -> None:
+    """The removal under way becomes a stop when the configuration has the job again."""
+    job = bring(state)
+    job.step(events.Remove(), 20.0)
+    job.step(events.SpecChanged(job.spec), 20.0)
+
+    assert job.next is Next.STOP
+
+
+def test_a_job_whose_requirements_are_ready_is_free() -> None:
+    """Nothing holds it any more, and the cause of its run names who wanted it."""
+    job = bring(State.WAITING)
+    job.step(events.Release(), 20.0)
+
+    assert (job.state, job.held, str(job.cause)) == (State.STARTING, (), "start; its requirements are ready")
+
+
+def test_each_loss_of_a_requirement_is_an_ending() -> None:
+    """A job that waits in vain twice has been given up twice."""
+    job = bring(State.WAITING)
+    job.step(events.RequirementLost(LOST), 0.0)
+    job.step(events.Start(), 0.0)
+    job.step(events.RequirementLost(LOST), 0.0)
+
+    assert job.endings == 2
+
+
+@pytest.mark.parametrize(("penalty", "cause"), [(15.0, "penalty over"), (0.0, "restart")])
+def test_a_restart_by_policy_says_whether_it_waited(penalty: float, cause: str) -> None:
+    """After a penalty the cause of the run says so; without one it is a restart."""
+    job = up(Job(spec_of(restart_penalty=penalty)))
+    job.step(events.Exited(1, 1), 0.0)
+    job.step(events.Timer(job.token), 0.0)  # the first death is never penalised
+    job.step(events.Launched(2, PID), 0.0)
+    job.step(events.Exited(2, 1), 0.0)
+    job.step(events.Timer(job.token), penalty)
+
+    assert (job.run, job.state, str(job.cause), str(job.wanted)) == (3, State.STARTING, cause, cause)
+
+
+def test_a_leader_that_dies_first_gives_the_exit_code() -> None:
+    """The status of the leader counts for the daemon, not how the rest of the run ended."""
+    job = bring(State.RUNNING, restart=Restart.NEVER)
+    job.step(events.LeaderDied(1, 7), 0.0)
+    job.step(events.Exited(1, "SIGTERM"), 0.0)
+
+    assert (job.state, job.exit_code, job.cause) == (State.FAILED, 7, exited(7))
+
+
+def test_a_silent_job_gives_the_exit_code_of_a_failure() -> None:
+    """A job that its watchdog ended has failed with 1, whatever its own status was."""
+    job = bring(State.RUNNING, restart=Restart.NEVER)
+    job.step(events.WatchdogExpired(1), 0.0)
+    job.step(events.Exited(1, 0), 0.0)
+
+    assert (job.state, job.exit_code) == (State.FAILED, 1)
+
+
+def test_a_removal_ends_with_the_death() -> None:
+    """The log says when the last process died and how, and then that the job is removed."""
+    job = bring(State.RUNNING)
+    job.step(events.Remove(), 20.0)
+    actions = job.step(events.Exited(1, "SIGTERM"), 25.0)
+    (line,) = changes(actions)
+
+    assert line == events.Changed("job", 1, PID, State.STOPPING, State.STOPPED, exited("SIGTERM"))
+    assert [each.kind for each in actions if isinstance(each, events.Happened)] == ["died", "removed"]
+    assert (job.since, job.cause) == (25.0, exited("SIGTERM"))
+
+
+def test_a_new_run_after_a_stop_is_logged_with_the_end_of_the_run_before() -> None:
+    """The line of the log says how the run before ended; the job itself, who wanted the new one."""
+    job = bring(State.RUNNING)
+    job.step(events.RestartJob(DEPLOY), 20.0)
+    actions = job.step(events.Exited(1, "SIGTERM"), 25.0)
+    (line,) = changes(actions)
+
+    assert line == events.Changed("job", 1, PID, State.STOPPING, State.STARTING, exited("SIGTERM"))
+    assert job.cause == DEPLOY
+
+
+def test_a_restart_that_is_held_says_for_what_it_waits() -> None:
+    """What the job comes after is not ready once its old run is gone: the cause names it."""
+    job = bring(State.RUNNING)
+    job.step(events.RestartJob(DEPLOY), 20.0)
+    job.step(events.Hold(("db",)), 20.0)
+    job.step(events.Exited(1, "SIGTERM"), 25.0)
+
+    assert (job.state, str(job.cause)) == (State.WAITING, "waiting for db; deploy 17")
+
+
+def test_what_waits_for_something_else_says_so() -> None:
+    """The cause of a job that waits follows what it waits for; that of any other stays."""
+    waiting, running = bring(State.WAITING), bring(State.RUNNING)
+    for job in (waiting, running):
+        job.step(events.Hold(("cache",)), 20.0)
+
+    assert (str(waiting.cause), str(running.cause)) == ("waiting for cache; start", "launched")
+
+
+def test_a_timer_of_the_state_before_is_dropped() -> None:
+    """The start-timeout that fires while its job is being stopped does not end the time to stop."""
+    job = bring(State.STARTING, start_timeout=60.0)
+    start_timeout = job.token
+    job.step(events.Stop(), 20.0)
+
+    assert job.step(events.Timer(start_timeout), 60.0) == []
+    assert job.state is State.STOPPING
+
+
+def test_a_job_that_is_ready_says_so() -> None:
+    """The cause of running is what was waited for."""
+    job = bring(State.STARTING, ready=READY)
+    job.step(events.Ready(1), 20.0)
+
+    assert (job.state, str(job.cause)) == (State.RUNNING, "ready")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "losses"),
+    [
+        (JobType.SERVICE, 0, 2),
+        (JobType.SERVICE, 1, 2),
+        (JobType.ONESHOT, 0, 0),
+        (JobType.ONESHOT, 1, 2),
+    ],
+)
+def test_what_nobody_asked_for_is_a_loss(kind: JobType, status: int, losses: int) -> None:
+    """Each end by itself is counted, but for the success of a oneshot; a stop is none."""
+    job = Job(spec_of(type=kind, restart=Restart.NEVER))
+    for _ in range(2):
+        up(job)
+        job.step(events.Exited(job.run, status), 0.0)
+    up(job)
+    job.step(events.Stop(), 0.0)
+    job.step(events.Exited(job.run, "SIGTERM"), 0.0)
+
+    assert (job.losses, job.deaths) == (losses, 3)

@@ -11,10 +11,10 @@ from jobmon.core import conditions, events
 from jobmon.core.causes import Actor, Cause, Kind
 from jobmon.core.events import Next, State
 from jobmon.core.plan import Change, Plan
-from jobmon.core.spec import Essential, JobType, Restart
+from jobmon.core.spec import Essential, JobSpec, JobType, Restart
 
 if TYPE_CHECKING:
-    from jobmon.core.events import Action
+    from jobmon.core.events import Action, Input
 
 
 def sent(bench: Bench, kind: type[Action]) -> list[str]:
@@ -230,3 +230,245 @@ def test_what_holds_at_once_needs_no_time() -> None:
     bench.supervisor.wait(["web"], "me", 0.0, until=("ready", conditions.ready), timeout=0.0)
 
     assert bench.code() == ""
+
+
+# ---- order: what only a changed expression shows --------------------------------------------------
+
+DEPLOY = Cause(Kind.STOP, reason="deploy 17")
+RESTART_OF_DB = Cause(Kind.RESTART_OF, jobs=("db",))
+
+
+def chain(*extra: JobSpec) -> Bench:
+    """`app` requires `web`, which requires `db`; all are up."""
+    bench = Bench(spec_of("db"), spec_of("web", requires=("db",)), spec_of("app", requires=("web",)), *extra)
+    return bench.up("db", "web", "app")
+
+
+def queued(bench: Bench, name: str) -> Input | None:
+    """What a job is told, once its turn to go has come."""
+    pending = bench.supervisor.going(name)
+    return None if pending is None else pending.input()
+
+
+def test_what_comes_after_a_job_waits_for_a_restart_that_is_queued() -> None:
+    """A job that is up, and is to be restarted after another has stopped, is waited for already."""
+    bench = chain(spec_of("late", after=("db",)))
+    bench.supervisor.restart(["db"], "me", 1.0)
+    assert bench.state("db") is State.RUNNING
+
+    bench.supervisor.start(["late"], "me", 1.0)
+    assert (bench.state("late"), bench.supervisor.jobs["late"].held) == (State.WAITING, ("db",))
+
+
+def test_a_stop_that_is_queued_keeps_its_cause() -> None:
+    """A requirement that fails changes nothing for a job that somebody has told to stop already."""
+    bench = chain()
+    bench.supervisor.stop(["web"], "me", 1.0, by=DEPLOY)
+    bench.end(1, "db")
+
+    assert queued(bench, "web") == events.Stop(by=DEPLOY)
+
+
+def test_a_stop_at_once_is_at_once_for_what_has_to_go_before() -> None:
+    """`stop --now` of a requirement kills what requires it, the outermost first, and then itself."""
+    bench = chain()
+    bench.supervisor.stop(["db"], "me", 1.0, at_once=True)
+    assert sent(bench, events.Kill) == ["app"]
+
+    bench.end("SIGKILL", "app")
+    assert sent(bench, events.Kill) == ["app", "web"]
+    assert str(bench.supervisor.jobs["web"].cause) == "requires db, which is to be stopped"
+    bench.end("SIGKILL", "web")
+    assert sent(bench, events.Kill) == ["app", "web", "db"]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_removal_that_is_queued_stays_one(at_once: bool) -> None:
+    """A stop of its requirement leaves it a removal, but takes its time away if that is to be at once."""
+    bench = chain()
+    remove(bench, "web")
+    bench.supervisor.stop(["db"], "me", 1.0, at_once=at_once)
+
+    assert queued(bench, "web") == events.Remove(at_once)
+
+
+def test_a_restart_does_not_bring_back_what_is_being_stopped() -> None:
+    """A job whose stop is under way stays down, though what it requires is restarted."""
+    bench = Bench(spec_of("db"), spec_of("web", requires=("db",))).up("db", "web")
+    bench.supervisor.stop(["web"], "me", 1.0)
+    bench.supervisor.restart(["db"], "me", 1.0)
+    bench.end("SIGTERM", "web")
+
+    assert (bench.state("web"), bench.state("db")) == (State.STOPPED, State.STOPPING)
+
+
+def test_a_restart_does_not_bring_back_what_is_to_be_stopped() -> None:
+    """Nor does it a job whose stop waits for its turn."""
+    bench = chain()
+    bench.supervisor.stop(["web"], "me", 1.0, by=DEPLOY)
+    bench.supervisor.restart(["db"], "me", 1.0)
+
+    assert queued(bench, "web") == events.Stop(by=DEPLOY)
+
+
+def test_a_second_shutdown_is_the_cause_of_the_kill() -> None:
+    """What is killed by a second shutdown says that it was the shutdown."""
+    bench = chain()
+    bench.supervisor.terminate(1.0)
+    bench.supervisor.terminate(2.0)
+
+    assert {str(job.cause) for job in bench.supervisor.jobs.values()} == {"shutdown"}
+    assert {job.state for job in bench.supervisor.jobs.values()} == {State.KILLING}
+
+
+def test_what_goes_before_is_told_under_the_nearest_name() -> None:
+    """Each job that a stop takes along is listed once, in the order of going, under what it requires of the
+    names; what is down is not listed."""
+    bench = chain(spec_of("idle", requires=("db",)), spec_of("tool", requires=("db",))).up("tool")
+    going_before = bench.supervisor.turns.going_before
+
+    assert going_before(["db"]) == {"db": ["app", "web", "tool"]}
+    assert going_before(["db", "web"]) == {"db": ["tool"], "web": ["app"]}
+    assert going_before(["app"]) == {}
+
+
+def test_a_stop_does_not_wait_for_what_only_comes_after() -> None:
+    """`after` is an order for starts and for the shutdown; a stop of one job leaves the others alone."""
+    bench = Bench(spec_of("db"), spec_of("late", after=("db",))).up("db", "late")
+    bench.supervisor.stop(["db"], "me", 1.0)
+
+    assert (bench.state("db"), bench.state("late")) == (State.STOPPING, State.RUNNING)
+
+
+def test_a_requirement_that_ends_takes_down_whatever_is_up() -> None:
+    """That one of those that require it is down, or goes already, saves none of the others."""
+    others = [spec_of(name, requires=("db",)) for name in ("idle", "going", "web")]
+    bench = Bench(spec_of("db"), *others).up("db", "going", "web")
+    bench.supervisor.stop(["going"], "me", 1.0, by=DEPLOY)
+    bench.end(1, "db")
+
+    assert bench.state("idle") is State.STOPPED
+    assert [str(bench.supervisor.jobs[name].cause) for name in ("going", "web")] == [
+        "deploy 17",
+        "requires db, which is failed: exit 1",
+    ]
+
+
+def test_a_restart_of_what_is_down_starts_what_it_requires_in_order() -> None:
+    """Named jobs and requirements alternate: each is asked for once, after what it requires."""
+    bench = Bench(spec_of("db"), spec_of("web", requires=("db",)), spec_of("app", requires=("web",)))
+    bench.supervisor.restart(["db", "app"], "me", 1.0, by=DEPLOY)
+    db, web, app = (bench.supervisor.jobs[name] for name in ("db", "web", "app"))
+
+    assert (db.state, db.run, db.cause) == (State.STARTING, 1, DEPLOY)
+    assert (web.state, str(web.cause)) == (State.WAITING, "waiting for db; required by app")
+    assert (app.state, str(app.cause)) == (State.WAITING, "waiting for web; deploy 17")
+    assert {job.since for job in (db, web, app)} == {1.0}
+    assert {job.asked for job in (db, web, app)} == {True}
+
+
+def test_a_restart_calls_off_the_stop_of_what_it_needs() -> None:
+    """A requirement whose stop waits for its turn stays up; the client that asked for the stop is told."""
+    bench = chain()
+    bench.supervisor.stop(["web"], "other", 1.0, wait=True)
+    bench.supervisor.restart(["app"], "me", 1.0)
+
+    assert queued(bench, "web") is None
+    assert bench.replies("other")[0].message == "was started meanwhile"
+    bench.end("SIGTERM", "app")
+    assert (bench.state("web"), bench.state("app")) == (State.RUNNING, State.STARTING)
+
+
+def test_a_restart_turns_the_stop_of_what_it_needs_into_a_restart() -> None:
+    """What it requires is restarted too: the requirement goes all the same, and comes back."""
+    bench = chain()
+    bench.supervisor.stop(["web"], "other", 1.0, wait=True)
+    bench.supervisor.restart(["db", "app"], "me", 1.0)
+
+    assert queued(bench, "web") == events.RestartJob(RESTART_OF_DB)
+    assert bench.replies("other")[0].message == "was started meanwhile"
+
+
+def test_a_stop_becomes_a_restart_through_a_oneshot_too() -> None:
+    """What is restarted may be required through a oneshot, which has succeeded and is left alone."""
+    migrate = spec_of("migrate", requires=("db",), type=JobType.ONESHOT)
+    web, app = spec_of("web", requires=("migrate",)), spec_of("app", requires=("web",))
+    bench = Bench(spec_of("db"), migrate, web, app, spec_of("tool", requires=("db",))).up("db", "migrate")
+    bench.end(0, "migrate")
+    bench.up("web", "app", "tool")
+    bench.supervisor.stop(["web"], "other", 1.0)
+    bench.supervisor.restart(["db", "app"], "me", 1.0)
+
+    assert queued(bench, "web") == events.RestartJob(RESTART_OF_DB)
+
+
+def test_a_restart_that_becomes_a_stop_keeps_nothing_waiting() -> None:
+    """What comes after a job that was to be restarted is launched when somebody stops that job for good."""
+    bench = chain(spec_of("late", after=("db",)))
+    bench.supervisor.restart(["db"], "me", 1.0)
+    bench.supervisor.start(["late"], "me", 1.0)
+    assert bench.state("late") is State.WAITING
+
+    bench.supervisor.stop(["db"], "other", 2.0)
+    assert (bench.state("late"), bench.supervisor.jobs["late"].since) == (State.STARTING, 2.0)
+
+
+def test_a_restart_under_way_that_becomes_a_stop_keeps_nothing_waiting() -> None:
+    """The same where the stop of the restart is under way already."""
+    bench = Bench(spec_of("db"), spec_of("late", after=("db",))).up("db")
+    bench.supervisor.restart(["db"], "me", 1.0)
+    bench.supervisor.start(["late"], "me", 1.0)
+    assert (bench.state("db"), bench.state("late")) == (State.STOPPING, State.WAITING)
+
+    bench.supervisor.stop(["db"], "other", 2.0)
+    assert (bench.state("late"), bench.supervisor.jobs["late"].since) == (State.STARTING, 2.0)
+
+
+def test_in_the_shutdown_nothing_is_held() -> None:
+    """Nothing is launched any more, so nothing waits for a requirement that has ended before its turn."""
+    bench = Bench(spec_of("db"), spec_of("web", requires=("db",))).up("db", "web")
+    bench.supervisor.terminate(1.0)
+    bench.end(0, "db")
+
+    assert (bench.state("web"), bench.supervisor.jobs["web"].held) == (State.STOPPING, ())
+
+
+# ---- order: a reload ------------------------------------------------------------------------------
+
+
+def change(bench: Bench, *specs: JobSpec, now: float = 5.0) -> None:
+    """A reload that changes these jobs."""
+    plan = Plan(changed=tuple(Change(spec, hot=("requires",)) for spec in specs))
+    bench.supervisor.reload(plan, "reload", now)
+
+
+def test_a_requirement_that_a_reload_takes_away_is_not_waited_for() -> None:
+    """A job that waits for it is launched in the turn of the reload."""
+    bench = waiting_for_db()
+    change(bench, spec_of("web"))
+
+    assert (bench.state("web"), bench.supervisor.jobs["web"].since) == (State.STARTING, 5.0)
+
+
+def test_a_requirement_that_a_reload_brings_is_started() -> None:
+    """A job that waits is given what it requires by now: what was never started is started."""
+    bench = Bench(spec_of("db", ready=READY), spec_of("cache"), spec_of("web", requires=("db",)))
+    bench.supervisor.start(["web"], "me", 0.0)
+    change(bench, spec_of("web", requires=("db", "cache")))
+    cache = bench.supervisor.jobs["cache"]
+
+    assert (cache.state, str(cache.cause), cache.since) == (State.STARTING, "required by web", 5.0)
+    assert bench.supervisor.jobs["web"].held == ("db", "cache")
+
+
+def test_a_stop_that_is_queued_takes_along_what_requires_the_job_since_a_reload() -> None:
+    """A job that waits for its turn to stop waits for what requires it by now, too, which is stopped."""
+    bench = chain(spec_of("tool")).up("tool")
+    bench.supervisor.stop(["web"], "me", 1.0, by=DEPLOY)
+    change(bench, spec_of("tool", requires=("web",)))
+
+    assert (bench.state("tool"), bench.supervisor.jobs["tool"].since) == (State.STOPPING, 5.0)
+    bench.end("SIGTERM", "app")
+    assert bench.state("web") is State.RUNNING
+    bench.end("SIGTERM", "tool")
+    assert (bench.state("web"), bench.supervisor.jobs["web"].cause) == (State.STOPPING, DEPLOY)

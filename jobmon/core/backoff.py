@@ -60,7 +60,7 @@ def judge(spec: JobSpec, death: Death, past: Past, now: float, cause: Cause | No
 
 def begin_anew(past: Past) -> Past:
     """Forget the counts, because somebody starts the job; keep the times."""
-    return past.replace(failures=0, ends=0, alike=0) if past.failures or past.ends else past
+    return past.replace(failures=0, ends=0) if past.failures or past.ends else past
 
 
 def _wanted(spec: JobSpec, death: Death) -> bool:

@@ -63,7 +63,7 @@ def _walk(
     path = [start]
     places = {start: 0}
     marks = [-1]  # of each place on the way, the last one up to it whose name is taken by a circle
-    stack = [iter(edges.get(start, ()))]
+    stack = [iter(edges[start])]
     while stack:
         following = next((each for each in stack[-1] if each not in done), None)
         if following is None:

@@ -304,7 +304,7 @@ class Job:
         return "died" if had_process else "state"
 
     def _decide(self, death: Death, now: float, cause: Cause, kind: str, code: Status) -> None:
-        spec = self.spec if self.spec.type is self.ran.type else self.spec.replace(type=self.ran.type)
+        spec = self.spec.replace(type=self.ran.type)
         verdict = judge(spec, death, self.past, now, cause)
         self.past = verdict.past
         self.losses += kind == "died" and not (death.ok and spec.type is JobType.ONESHOT)
@@ -433,7 +433,7 @@ def halt_decide(job: Job, what: LeaderDied | WatchdogExpired | Timer, now: float
         job.leader = None
         kept = _Kept(job._death(what.status), exited(what.status), what.status)
     else:
-        kept = _Kept(Death(False), START_TIMEOUT if isinstance(what, Timer) else WATCHDOG, 1)
+        kept = _Kept(Death(False), START_TIMEOUT if isinstance(what, Timer) else WATCHDOG, None)
     job._halt(Next.DECIDE, now, kept.cause)
     job._kept = kept
 
@@ -466,7 +466,7 @@ def adopt_spec(job: Job, what: SpecChanged, now: float) -> None:
 
 def adopt_spec_wanted(job: Job, what: SpecChanged, now: float) -> None:
     """new spec; REMOVE becomes STOP"""
-    adopt_spec(job, what, now)
+    job.spec = what.spec
     if job.next is Next.REMOVE:
         job.next = Next.STOP
 
@@ -484,7 +484,6 @@ def launched(job: Job, what: Launched, now: float) -> None:
     job._last = (job.run, job.pid)
     job.launches += 1
     if job._restarts_itself:
-        job._restarts_itself = False
         job._happened("restarting")
     job._happened("launched")
 

@@ -136,7 +136,7 @@ class Turns:
             elif self._is_to_be_started(name):
                 self._start_requirement(name, by_need, now, asked=asked)
 
-    def restart(self, names: Iterable[str], by: Cause, now: float, *, asked: bool = False) -> None:
+    def restart(self, names: Iterable[str], by: Cause, now: float, *, asked: bool) -> None:
         """Give jobs a new run, and what requires them."""
         names, what = tuple(names), PendingStop(Next.RESTART, by, asked=asked)
         self._let_go([name for name in names if self._jobs[name].alive], what, now)
@@ -258,7 +258,7 @@ class Turns:
     def _going_of(self, name: str, going: Mapping[str, str]) -> str:
         """What a job requires, directly or by what `going` knows, and is to go; the nearest."""
         for need in reversed(self.order.requires.get(name, ())):
-            if restarted := need if need in self.leaving else going.get(need, ""):
+            if restarted := need if need in self.leaving else going.get(need):
                 return restarted
         return ""
 
