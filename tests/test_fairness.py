@@ -11,6 +11,7 @@ import signal
 from typing import cast
 
 import kit
+import nasty
 import pytest
 from test_clients import Raw, frame
 from test_quotas import as_root
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from jobmon.linux.control.port import Daemon
 
 MANY = 3000
+SOME = 40
 CROWD = 40
 STRANGER = 20_001
 LISTENERS = 20
@@ -195,6 +197,39 @@ def test_answers_are_sent_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert (told["id"], told["ok"]) == (number, True)
         client.destroy()
     bench.close()
+
+
+# In a daemon: one action a turn, and of each SIGKILL the turn of the loop in which it was sent.
+ONE_BY_ONE = """
+from jobmon.linux.daemon import engine
+from jobmon.linux.processes.children import Children
+engine.ACT_SECONDS = 0.0
+known = Children.kill
+def kill(self, job, run):
+    with open({path!r}, "a") as file:
+        file.write(f"{{self._loop.turns}}\\n")
+    known(self, job, run)
+Children.kill = kill
+"""
+
+
+def test_a_command_about_many_jobs_holds_up_nobody(daemon: Callable[..., kit.Daemon], tmp_path: Path) -> None:
+    """What a stop of many jobs asks for is carried out as far as the time of a turn goes, the rest in the
+    next ones, so that clients, deaths and signals come between; and in the end all is as ordered."""
+    turns = tmp_path / "turns"
+    slow = nasty.broken(str(tmp_path), ONE_BY_ONE.format(path=str(turns)))
+    names = [f"job{number}" for number in range(SOME)]
+    one = daemon({"jobs": {name: {"command": kit.FOR_EVER, "restart": True} for name in names}}, environ=slow)
+    pipe = one.pipe()
+    pipe.start(*names)
+    pipe.stop(*names, now=True)
+    seen = [int(line) for line in turns.read_text().split()]
+
+    assert len(set(seen)) == len(seen) == SOME
+    assert not any(pipe.list_jobs().values())
+    pipe.restart(*names)
+    assert all(pipe.list_jobs().values())
+    assert one.stop() == 0
 
 
 def test_a_large_request_holds_up_nobody(

@@ -16,7 +16,7 @@ from jobmon.core.causes import START_TIMEOUT, Actor, Cause, Kind
 from jobmon.core.events import State
 from jobmon.core.spec import KillScope
 from jobmon.errors import SpawnError
-from jobmon.lean.cpython import signal
+from jobmon.lean.cpython import deque, signal
 from jobmon.limits import DIED
 from jobmon.linux import log as logfile
 from jobmon.linux.control.server import Sessions
@@ -59,6 +59,7 @@ SHUTDOWN = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGPWR, signal
 HARMLESS = (signal.SIGUSR2, signal.SIGALRM, signal.SIGPROF, signal.SIGIO)
 SIGNALS = (signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, *SHUTDOWN, *HARMLESS)
 BIRTH_SECONDS = 0.005  # how long one turn may spend on starting processes
+ACT_SECONDS = 0.005  # how long one turn may spend on carrying out what the supervisor wants
 FAILING_TURNS = 100  # so many in a row, and the loop is given up
 SHOWN_SECONDS = 0.2  # after which a process that waits for a file system is known to be there
 OPENING_SECONDS = 1.0  # how long clients wait for the autostart jobs to be launched, at most
@@ -113,6 +114,9 @@ class Engine:
             reloader, self, self.children, self.sessions, self._reload_begun, self._reload_ended
         )
         self._births = Births()
+        self._actions: deque[events.Action] = deque()  # not carried out yet
+        self._acting_turn = -1  # of the loop, whose time for actions ends at `_act_until`
+        self._act_until = 0.0
         self._opening = UNSET
         self._exit_code = 0
         self._ordered = False  # whether somebody asked for the shutdown
@@ -163,7 +167,7 @@ class Engine:
     def _turn(self) -> None:
         self._give_birth()
         self.children.tree.forget()
-        self.loop.run_once(block=not self._births)
+        self.loop.run_once(block=not (self._births or self._actions))
         self._act()
         self._tell_strays()
         if self._herald is not None:
@@ -289,19 +293,39 @@ class Engine:
     # ---- what the supervisor wants --------------------------------------------------------
 
     def _act(self) -> None:
-        while actions := self.supervisor.take():
+        """Carry out what the supervisor wants, in its order, as far as the time of this turn goes.
+
+        One command may name thousands of jobs; each signal, each line of the log takes its time.
+        """
+        self._take_actions()
+        while self._actions and self._has_time():
+            action = self._actions.popleft()
+            try:
+                self._do[type(action)](action)
+            except Exception as error:  # noqa: BLE001 - a supervisor lives on
+                self.bug(type(action).__name__, error)
+            if not self._actions:
+                self._take_actions()
+        # After the actions: a job whose end is the daemon's may end in the very turn that brings it
+        # up, and without READY=1 before it, systemd takes a good end for a failed start.
+        if self.supervisor.terminating and not self._actions and self._herald is not None:
+            self._herald.stopping()
+
+    def _take_actions(self) -> None:
+        actions = self.supervisor.take()
+        if actions:
             self._set_wall()
             if self.supervisor.terminating and self._companion is not None:
                 self._companion.end()
-            for action in actions:
-                try:
-                    self._do[type(action)](action)
-                except Exception as error:  # noqa: BLE001 - a supervisor lives on
-                    self.bug(type(action).__name__, error)
-            # After the actions: a job whose end is the daemon's may end in the very turn that brings it
-            # up, and without READY=1 before it, systemd takes a good end for a failed start.
-            if self.supervisor.terminating and self._herald is not None:
-                self._herald.stopping()
+            self._actions.extend(actions)
+
+    def _has_time(self) -> bool:
+        """Whether this turn of the loop has time for one more action; the first one always has."""
+        now = time.monotonic()
+        if self._acting_turn != self.loop.turns:
+            self._acting_turn, self._act_until = self.loop.turns, now + ACT_SECONDS
+            return True
+        return now < self._act_until
 
     def _arm(self, action: events.Arm) -> None:
         self._disarm(action)
