@@ -226,7 +226,7 @@ def test_terminate_waits_for_a_daemon_in_another_pid_namespace(daemon: Make) -> 
     """It is pid 1 there; who is pid 1 here does not end, and to wait for that one took ten seconds."""
     inits.need_place("pid 1 of unshare")
     one = daemon({"jobs": {"web": WEB}}, wrapper=inits.PLACES["pid 1 of unshare"], announced=False)
-    one.wait_log("clients are served")
+    one.wait_log("ready for clients")
     pipe = one.pipe()
     assert pipe.info()["pid"] == 1
     start = time.monotonic()

@@ -701,7 +701,7 @@ def test_a_name_cannot_forge_a_line_of_the_log(daemon: Make) -> None:
     one.run_cli("start", 'x\nERROR job="y" \x1b[2J" to="failed')
     one.wait_log('to="running"')
 
-    lines = [line for line in one.log.splitlines() if " job job=" in line]
+    lines = [line for line in one.log.splitlines() if " state changed job=" in line]
     assert len(lines) == 2
     assert "\x1b" not in one.log
 

@@ -174,7 +174,7 @@ def test_a_wrong_configuration_starts_nothing(start: Start) -> None:
 def test_configuration_alone_is_the_daemon(start: Start) -> None:
     """`init CONFIG` is the daemon in the foreground: it logs to standard error, SIGTERM ends it with 0."""
     one = start({"web": FOR_EVER}, [], supervisor={"log-level": "INFO"})
-    one.out.until("clients are served")
+    one.out.until("ready for clients")
     one.send(signal.SIGTERM)
 
     assert one.wait() == 0

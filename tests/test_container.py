@@ -34,7 +34,7 @@ PYTHON = f"/opt/python/bin/python{sys.version_info.major}.{sys.version_info.mino
 MOUNTED = ("usr", "run", "proc", "dev", "sys")
 CONFIG = "/etc/jobmon/jobs.json"
 DAEMON = ["jobmon", "daemon", CONFIG]
-UP = "clients are served"  # so says the log, from INFO on
+UP = "ready for clients"  # so says the log, from INFO on
 WEB = {"command": kit.FOR_EVER, "autostart": True}
 
 pytestmark = pytest.mark.slow  # each test makes a container or several

@@ -199,7 +199,7 @@ def test_the_next_run_starts_when_the_last_is_gone(
     assert told.line() == "SIGINT"
     assert told.line() == "up"
     assert heir.pipe().pid("job") not in (None, gone.pid)
-    assert f'has left job="job" signal="SIGINT" pids="{gone.pid}"' in heir.log
+    assert f'of a previous daemon job="job" signal="SIGINT" pids="{gone.pid}"' in heir.log
     assert "killing" not in heir.log
     assert heir.stop() == 0
     assert told.drain() == "up\nSIGINT\nup\nSIGINT\n"
@@ -218,7 +218,7 @@ def test_a_run_is_stopped_as_it_was_launched(
     heir = daemon({"jobs": {"job": now}}, directory=gone.directory, **gone.options)
     assert not gone.lives()
     assert told.drain() == "up\nSIGHUP\n"
-    assert 'killing what a daemon that died has left job="job"' in heir.log
+    assert 'killing left-over processes of a previous daemon job="job"' in heir.log
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -240,7 +240,7 @@ def test_the_children_of_a_left_run(
     assert not gone.lives()
     if scope == "process":
         assert gone.lives(child)
-        assert f'may live on from a daemon that is gone job="job" pid={child}' in heir.log
+        assert f'possible left-over process not stopped job="job" pid={child}' in heir.log
         kit.end_orphan(child)
     assert not gone.lives(child)
     assert told.drain() == "up\nup\nSIGINT\n"
@@ -255,7 +255,7 @@ def test_the_marker_suffices(daemon: MakeDaemon, dead: MakeDead, way: str) -> No
 
     heir = daemon({"jobs": {"job": gone.job}}, directory=gone.directory, **gone.options)
     assert not gone.lives()
-    assert f'has left job="job" signal="SIGTERM" pids="{gone.pid}"' in heir.log
+    assert f'of a previous daemon job="job" signal="SIGTERM" pids="{gone.pid}"' in heir.log
 
 
 @pytest.mark.parametrize("scope", ["job", "group", "process"])
@@ -449,7 +449,7 @@ def test_a_former_release_under_the_same_name_is_succeeded(dead: MakeDead, way: 
 
     one = Started(gone.path, gone.wrapper)
     assert not gone.lives()
-    assert "stopping what a daemon that died has left" in one.log.drain()
+    assert "stopping left-over processes of a previous daemon" in one.log.drain()
     one.end()
     shutil.rmtree(gone.directory)
 
@@ -521,7 +521,7 @@ def test_patience_ends(daemon: MakeDaemon, dead: MakeDead, way: str) -> None:
 
     assert not gone.lives()
     assert way != nasty.WITH or not os.path.exists(os.path.dirname(gone.cgroup))
-    assert 'killing what a daemon that died has left job="job"' in heir.log
+    assert 'killing left-over processes of a previous daemon job="job"' in heir.log
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -561,11 +561,11 @@ def test_a_signal_to_end_ends_the_patience(daemon: MakeDaemon, dead: MakeDead, w
     gone = dead(way, **{"command": kit.STUBBORN, "kill-timeout": 1000})
     jobs = {"job": gone.job}
     heir = daemon({"jobs": jobs}, directory=gone.directory, announced=False, **gone.options)
-    heir.wait_log("stopping what a daemon that died has left")
+    heir.wait_log("stopping left-over processes of a previous daemon")
 
     assert heir.stop() == 0
     assert not gone.lives()
-    assert "told to end before it began" in heir.log
+    assert "shutdown requested during start-up" in heir.log
     assert 'to="starting"' not in heir.log
 
 

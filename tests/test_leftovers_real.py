@@ -103,7 +103,7 @@ def test_the_workers_of_a_dead_master_are_found(
 
     heir = daemon({"jobs": {"job": gone.job}}, directory=gone.directory, **gone.options)
     assert not gone.lives(worker)
-    assert f'has left job="job" signal="SIGQUIT" pids="{worker}"' in heir.log
+    assert f'of a previous daemon job="job" signal="SIGQUIT" pids="{worker}"' in heir.log
     real.wait_line(program.told, "start worker process ")
     assert real.listeners(program.port)
 

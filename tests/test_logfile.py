@@ -58,11 +58,11 @@ def fill(fd: int) -> int:
 def test_a_line_has_time_level_text_and_facts(tmp_path: Path) -> None:
     """Texts are quoted, numbers are not, what is None is left out."""
     log = Log(str(tmp_path / "log"), "INFO")
-    log.write(INFO, "job", job="web", pid=12, run=None, **{"from": "starting"})
+    log.write(INFO, "state changed", job="web", pid=12, run=None, **{"from": "starting"})
     log.close()
 
     assert re.fullmatch(
-        STAMP + r'INFO job job="web" pid=12 from="starting"\n', (tmp_path / "log").read_text()
+        STAMP + r'INFO state changed job="web" pid=12 from="starting"\n', (tmp_path / "log").read_text()
     )
 
 
@@ -84,12 +84,12 @@ def test_only_what_is_grave_enough_is_written(level: str, tmp_path: Path) -> Non
 def test_no_name_can_forge_a_line(name: str, tmp_path: Path) -> None:
     """Whatever a job is called, a line about it is one line, of printable ASCII, with the name in quotes."""
     log = Log(str(tmp_path / "log"), "INFO")
-    log.write(INFO, "job", job=name, pid=12)
+    log.write(INFO, "state changed", job=name, pid=12)
     log.close()
     written = (tmp_path / "log").read_bytes()
 
     assert re.fullmatch(rb"[ -~]+\n", written)
-    assert re.search(rb' INFO job job="([^"\\]|\\.)*" pid=12\n$', written)
+    assert re.search(rb' INFO state changed job="([^"\\]|\\.)*" pid=12\n$', written)
 
 
 def test_what_was_there_stays(tmp_path: Path) -> None:
@@ -329,10 +329,10 @@ def test_a_flood_of_refused_clients_costs_few_lines(daemon: Callable[..., kit.Da
         assert bad.receive()["type"] == "error"
         bad.destroy()
     one.stop()
-    told = [line for line in one.log.splitlines() if "dropped a client" in line]
+    told = [line for line in one.log.splitlines() if "client disconnected" in line]
 
     assert len(told) == 21
-    assert "dropped a client: 180 more like these" in told[-1]
+    assert "client disconnected: 180 more like these" in told[-1]
 
 
 HASTY = (

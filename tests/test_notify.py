@@ -717,7 +717,7 @@ def test_a_daemon_serves_the_sockets_it_is_given(daemon: MakeDaemon, tmp_path: P
     assert one.announcement == f"{tmp_path}/c,{tmp_path}/e"
     with jobmon.CommandPipe(f"{tmp_path}/c") as pipe, jobmon.EventStream(f"{tmp_path}/e"):
         assert pipe.is_running("a")
-    assert "is neither control nor event: closed" in one.log
+    assert "neither control nor event" in one.log
     assert one.stop() == 0
 
     with jobmon.CommandPipe(f"{tmp_path}/c") as early:

@@ -322,7 +322,7 @@ def test_a_flood_of_a_stranger_to_two_runs(run: Any) -> None:
         for address in addresses:
             until_heard(address)
     assert receiver_of(one) == first
-    assert "a bug" not in one.log
+    assert "internal error" not in one.log
 
 
 def test_a_receiver_that_dies(run: Any) -> None:

@@ -237,7 +237,7 @@ def test_it_is_made_anew_where_it_was_removed(daemon: MakeDaemon, way: str, remo
     assert {name: after[name] for name in before} == before
     assert len(after) == len(before) + (then == "a birth")
     assert "lock" in os.listdir(one.path("state"))
-    assert one.log.count("the state-dir was gone: made anew") == 1
+    assert one.log.count("state-dir was missing: created again") == 1
     second = one.run_cli("daemon", "-f", one.config)
     assert "a daemon of this configuration runs already" in second.err
 

@@ -163,14 +163,14 @@ def ways_told(log: str) -> list[str]:
     return [
         line
         for line in log.splitlines()
-        if "every run gets a cgroup" in line or "told apart by /proc" in line
+        if "process tracking: cgroups" in line or "process tracking: /proc" in line
     ]
 
 
 def test_the_log_says_that_there_are_cgroups(daemon: Make) -> None:
     """It says once that every run gets a cgroup, and where; a job's processes are in one then."""
     it = Job(daemon, WITH, ("group",))
-    assert [line.count("every run gets a cgroup") for line in ways_told(it.daemon.log)] == [1]
+    assert [line.count("process tracking: cgroups") for line in ways_told(it.daemon.log)] == [1]
     with open(f"/proc/{it.leader}/cgroup", encoding="ascii") as file:
         assert "/jobmon." in file.read()
 
@@ -180,7 +180,7 @@ def test_the_log_says_that_there_are_none(daemon: Make, script: str) -> None:
     """Where no cgroup can be made it says so once, and why; jobs end all the same."""
     it = Job(daemon, WITHOUT, ("setsid",), options={"wrapper": nasty.in_namespace(script)})
     (line,) = ways_told(it.daemon.log)
-    assert "told apart by /proc" in line
+    assert "process tracking: /proc" in line
     assert 'why="' in line
     it.pipe.stop("it")
     it.assert_gone()
@@ -197,10 +197,10 @@ def test_strays_are_told_and_end_with_the_daemon(daemon: Make, modes: tuple[str,
     assert it.tell("stop", "it") == (0, "", "")
     (stray,) = nasty.tagged(it.line.tag)
     assert [stray] == it.line.pids(*modes)
-    assert it.daemon.wait_log("no job's").endswith(f'pids="{stray}"')
+    assert it.daemon.wait_log("unattributed processes found").endswith(f'pids="{stray}"')
     assert it.tell("status")[1].splitlines()[-1].startswith(f"unattributed processes: pid {stray} ")
     assert it.pipe.overview()[1] == [stray]
-    assert it.daemon.log.count("no job's") == 1
+    assert it.daemon.log.count("unattributed processes found") == 1
     assert it.daemon.stop() == 0
     it.assert_gone()
 

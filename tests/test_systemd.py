@@ -219,7 +219,7 @@ def test_a_reload_that_fails_says_why_and_changes_nothing(admin: Admin) -> None:
     assert (manager.show(UNIT, "ActiveState"), manager.pid(UNIT)) == ("active", daemon)
     assert admin.run("list-jobs").out == "RUNNING web\n"
     assert admin.run("pid", "web").out.strip() == job
-    assert f'a mistake at="{path}:1:' in admin.logged()
+    assert f'error at="{path}:1:' in admin.logged()
     manager.ctl("stop", UNIT)
 
 
@@ -306,7 +306,7 @@ def test_a_killed_daemon_comes_back_and_no_job_runs_twice(admin: Admin) -> None:
     assert admin.run("list-jobs").out == "RUNNING good\nRUNNING bad\nRUNNING free\n"
     log = admin.logged()
     assert f'left job="good" signal="SIGTERM" pids="{first["good"]}' in log
-    assert 'killing what a daemon that died has left job="bad"' in log
+    assert 'killing left-over processes of a previous daemon job="bad"' in log
     assert f'left job="free" signal="SIGTERM" pids="{first["free"]}"' in log
     manager.ctl("stop", UNIT)
 
@@ -325,7 +325,7 @@ def test_what_lives_in_the_unit_is_named_when_the_state_is_lost(admin: Admin) ->
     os.kill(manager.pid(UNIT), signal.SIGKILL)
     assert admin.until("down") == "signal killed KILL"
     admin.until("up")
-    assert f'lives on from a daemon that is gone job="free" pid={free}' in admin.logged()
+    assert f'left-over process not stopped job="free" pid={free}' in admin.logged()
     os.kill(free, signal.SIGKILL)
     wait_gone(free)
     manager.ctl("stop", UNIT)
@@ -352,11 +352,11 @@ def test_a_stop_while_the_dead_daemons_jobs_end_ends_them_now(admin: Admin) -> N
     folder = manager.folder(UNIT)
     os.kill(manager.pid(UNIT), signal.SIGKILL)
     admin.until("bad TERM")
-    assert manager.show(UNIT, "StatusText") == "stopping what a daemon that died has left: bad"
+    assert manager.show(UNIT, "StatusText") == "stopping left-over processes of a previous daemon: bad"
     manager.ctl("stop", UNIT)
 
     assert not os.path.exists(folder)
-    assert "told to end before it began" in admin.logged()
+    assert "shutdown requested during start-up" in admin.logged()
 
 
 def test_a_daemon_that_hangs_is_killed_and_restarted(admin: Admin) -> None:
@@ -650,6 +650,6 @@ def test_daemon_and_jobs_work_in_the_confinement(admin: Admin, profile: str, com
     assert cgroup_of(job).startswith(f"{cgroup_of(daemon)}/jobmon.")
     assert admin.run("list-jobs").out == "RUNNING web\n"
     assert admin.run("restart", "web").code == 0
-    assert "bug" not in admin.logged()
+    assert "internal error" not in admin.logged()
     manager.ctl("stop", UNIT)
     assert admin.until("down") == "success exited 0"

@@ -138,9 +138,9 @@ class Sessions:
             path = str(listener.address)
             try:
                 listener.renew(self._access.is_shared)
-                self.daemon.log.write(logfile.WARNING, "the file of a socket was gone: made anew", path=path)
+                self.daemon.log.write(logfile.WARNING, "socket file was missing: created again", path=path)
             except StartupError as error:
-                self.daemon.log.write(logfile.ERROR, "cannot make a socket anew", error=str(error))
+                self.daemon.log.write(logfile.ERROR, "cannot create the socket file again", error=str(error))
             if self._is_open:
                 self._open(listener)
 
@@ -287,7 +287,8 @@ class Sessions:
                 if not taken.dropped:
                     self._pause(listener)
                     return False
-                self.daemon.log.limited(logfile.WARNING, "no descriptor for a connection", errno=taken.errno)
+                text = "connection refused: no descriptor left"
+                self.daemon.log.limited(logfile.WARNING, text, errno=taken.errno)
             else:
                 self._admit(listener, taken[0])
         return True
@@ -309,7 +310,7 @@ class Sessions:
             why, farewell = self._refusal(peer, stream), _BUSY
         if peer is None or why:
             uid, pid = (peer.uid, peer.pid) if peer is not None else (None, None)
-            self.daemon.log.limited(logfile.WARNING, "refused a connection", why=why, uid=uid, pid=pid)
+            self.daemon.log.limited(logfile.WARNING, "connection refused", why=why, uid=uid, pid=pid)
             stream.send(farewell)
             stream.close()
             return
@@ -563,7 +564,7 @@ class Session:
         else:
             self._ending = True
             self._daemon.log.limited(
-                logfile.INFO, "dropped a client", why=message.message, uid=self.peer.uid, pid=self.peer.pid
+                logfile.INFO, "client disconnected", why=message.message, uid=self.peer.uid, pid=self.peer.pid
             )
             self._stream.send(protocol.encode(message.answer()))
 
@@ -983,7 +984,7 @@ class Session:
 
     def _drop(self, why: str) -> None:
         self._daemon.log.limited(
-            logfile.WARNING, "dropped a client", why=why, uid=self.peer.uid, pid=self.peer.pid
+            logfile.WARNING, "client disconnected", why=why, uid=self.peer.uid, pid=self.peer.pid
         )
         self.close()
 

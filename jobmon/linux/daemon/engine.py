@@ -233,8 +233,8 @@ class Engine:
 
     def bug(self, where: str, error: Exception) -> None:
         """Something failed that must not: say so with its place, and live on."""
-        place = place_of(error)
-        self.log.write(logfile.CRITICAL, "a bug in jobmon", where=where, error=repr(error), place=place)
+        text = "internal error (please report)"
+        self.log.write(logfile.CRITICAL, text, where=where, error=repr(error), place=place_of(error))
 
     # ---- what the kernel says -------------------------------------------------------------
 
@@ -272,7 +272,7 @@ class Engine:
             self.reload(Cause(Kind.RELOAD, "SIGHUP", actor=Actor(pid=sender)), is_signal=True)
         elif number in HARMLESS:
             name = signals.name_of(number)
-            self.log.limited(logfile.WARNING, "a signal that means nothing", signal=name, sender=sender)
+            self.log.limited(logfile.WARNING, "ignoring signal", signal=name, sender=sender)
 
     def _hang_up(self) -> None:
         """Our terminal was closed. The companion decides whether it ends; without one, the daemon ends."""
@@ -509,7 +509,7 @@ class Engine:
             level = logfile.INFO
         self.log.write(
             level,
-            "job",
+            "state changed",
             job=change.job,
             run=change.run,
             pid=change.pid,
@@ -525,7 +525,7 @@ class Engine:
     def _log_impossible(self, action: events.Impossible) -> None:
         self.log.write(
             logfile.CRITICAL,
-            "a bug in jobmon",
+            "internal error (please report)",
             job=action.job,
             state=action.state.value,
             input=repr(action.input),
@@ -540,7 +540,7 @@ class Engine:
         """Who was found in this turn to be nobody's."""
         if strays := self._membership.new_strays():
             pids = ",".join(str(fact.pid) for fact in strays)
-            text = "no job's, as far as can be told: they end with the daemon"
+            text = "unattributed processes found: they will be stopped at shutdown"
             self.log.write(logfile.WARNING, text, pids=pids)
 
 

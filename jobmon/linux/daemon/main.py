@@ -288,7 +288,7 @@ def _succeed(source: Source, setting: Setting, log: Log, state: StateDir) -> boo
     from jobmon.linux.kernel.cgroup import abandoned, own_pids
 
     def tell(jobs: list[str], seconds: float) -> None:
-        setting.notifier.waits("stopping what a daemon that died has left", jobs, seconds)
+        setting.notifier.waits("stopping left-over processes of a previous daemon", jobs, seconds)
 
     _tell_others(source, log, state)
     left = abandoned(set(_families(source)), state.daemons)
@@ -299,7 +299,7 @@ def _succeed(source: Source, setting: Setting, log: Log, state: StateDir) -> boo
 
         clearing = leftovers.Clearing(state, left, source.config.jobs, log)
         if not clearing.clear(SHUTDOWN, tell):
-            log.write(INFO, "told to end before it began")
+            log.write(INFO, "shutdown requested during start-up")
             return False
         leftovers.name_survivors([pid for pid in others if pid not in clearing.told], log)
     return True
@@ -326,7 +326,7 @@ def _listen(spec: SupervisorSpec, setting: Setting, log: Log, listeners: list[Li
     for role, address in (("control", spec.control_port), ("event", spec.event_port)):
         listeners.append(adopt(given[role]) if role in given else listen(address, public=public))
     for fd in (fd for fd, role in setting.passed.items() if not role):
-        log.write(WARNING, "a socket that was handed over is neither control nor event: closed", fd=fd)
+        log.write(WARNING, "ignoring a passed socket that is neither control nor event", fd=fd)
         os.close(fd)
 
 
@@ -352,7 +352,7 @@ def _engine(
     control, event = (listener.address for listener in listeners)
 
     def announce() -> None:
-        log.write(INFO, "the jobs are launched, clients are served", control=control, event=event)
+        log.write(INFO, "ready for clients", control=control, event=event)
         setting.announce(f"{control},{event}")
 
     return Engine(
@@ -386,9 +386,9 @@ def _hierarchy(name: str, log: Log) -> Hierarchy | None:
     try:
         hierarchy = Hierarchy(name)
     except Unavailable as error:
-        log.write(INFO, "jobs are told apart by /proc, not by cgroups", why=str(error))
+        log.write(INFO, "process tracking: /proc, no cgroups", why=str(error))
         return None
-    log.write(INFO, "every run gets a cgroup of its own", below=hierarchy.path)
+    log.write(INFO, "process tracking: cgroups", below=hierarchy.path)
     return hierarchy
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from jobmon.linux.processes.children import Children
 
 READ_SECONDS = 60.0  # how long a reading may take: a file system that does not answer never ends it
+_INTERNAL = "internal error (please report): the daemon's log has its place"
 MAX_WAITING = 100  # reloads that wait for one that is under way
 
 
@@ -274,9 +275,9 @@ class Reloads:
 
     def _prepared(self, request: Request, result: Result) -> None:
         if result.place:
-            text = "a bug in jobmon"
+            text = "internal error (please report)"
             self._log.write(logfile.CRITICAL, text, where="reload", error=result.trouble, place=result.place)
-        outcome = ReloadOutcome("failed", ("reload: a bug in jobmon: the daemon's log has its place",))
+        outcome = ReloadOutcome("failed", (f"reload: {_INTERNAL}",))
         try:
             outcome = self._outcome(request, result)
         except Exception as error:  # noqa: BLE001 - the client is answered, and the next one gets its turn
@@ -288,7 +289,7 @@ class Reloads:
         if self._daemon.supervisor.terminating:
             return _TERMINATING
         if result.trouble:
-            why = "a bug in jobmon: the daemon's log has its place" if result.place else result.trouble
+            why = _INTERNAL if result.place else result.trouble
             return ReloadOutcome("failed", (f"the configuration cannot be read: {why}",))
         code, *told = result.pieces
         return ReloadOutcome(code, tuple(told)) if code else self._apply(request, _together(*told))
@@ -314,7 +315,7 @@ class Reloads:
         supervisor.reload(draft.plan, request, now, restart=request.restart, by=request.by)
         stale = [] if request.restart else supervisor.stale()
         if stale:
-            self._log.write(level, "reload: run on as they were started", jobs=", ".join(stale))
+            self._log.write(level, "reload: jobs running with old settings", jobs=", ".join(stale))
         return ReloadOutcome(body={**body, "stale": stale, "token": token})
 
     def _end(self, request: Request, outcome: ReloadOutcome) -> None:
@@ -323,9 +324,9 @@ class Reloads:
                 # A client that asked by a request has them in its answer, and may ask for ever.
                 write = self._log.write if request.is_signal else self._log.limited
                 for problem in outcome.problems:
-                    write(ERROR, "reload: a mistake", at=problem)
+                    write(ERROR, "reload: error", at=problem)
                 by, count = str(request.by), len(outcome.problems)
-                write(ERROR, "reload: nothing was changed", by=by, problems=count)
+                write(ERROR, "reload failed: nothing changed", by=by, problems=count)
             self._ended(outcome.problems)
         request.ended(outcome)
 
@@ -359,4 +360,4 @@ def _log(log: Log, draft: Draft, level: str, by: Cause) -> None:
         keys = ", ".join(changes.daemon.restart)
         log.write(WARNING, "reload: needs a restart of the daemon", supervisor=keys)
     for warning in draft.warnings:
-        log.write(WARNING, "reload: doubtful", at=warning)
+        log.write(WARNING, "reload: warning", at=warning)

@@ -283,7 +283,8 @@ class Receiver:
             if kind == wire.PONG:
                 self._pong(number)
             elif kind == wire.BUG:
-                self._log.write(logfile.CRITICAL, "a bug in jobmon", where="receiver", error=data.decode())
+                text = "internal error (please report)"
+                self._log.write(logfile.CRITICAL, text, where="receiver", error=data.decode())
             elif (run := self._runs.get(number)) is not None:
                 self._tell(run, kind, number, (pid, uid), data)
 

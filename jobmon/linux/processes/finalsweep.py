@@ -45,14 +45,14 @@ class Remnants:
         """The moment is over; whether all were sent SIGKILL. Else call it again soon."""
         if not self._hunt.is_on:
             self._goes += 1
-            self._tell("killing what no job owns")
+            self._tell("killing unattributed processes")
         return self._hunt.go_on()
 
     def give_up(self) -> bool:
         """Whether it is no use to wait for them any longer."""
         if self._goes < GOES:
             return False
-        self._tell("leaving what cannot be killed")
+        self._tell("giving up on unkillable processes")
         return True
 
     def _left(self) -> list[Stat]:
@@ -63,7 +63,7 @@ class Remnants:
     def _ask(self) -> None:
         if not self._is_init and not self._tree.orphaned():
             return
-        self._tell("ending what no job owns")
+        self._tell("terminating unattributed processes")
         for fact in self._left():
             for number in (signal.SIGTERM, signal.SIGCONT):
                 send_checked(fact.pid, number, fact.still_lives)

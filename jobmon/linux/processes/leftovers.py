@@ -106,7 +106,7 @@ class Leftover:
         them = self.everybody()
         log.write(
             logfile.WARNING,
-            "stopping what a daemon that died has left",
+            "stopping left-over processes of a previous daemon",
             job=self.run.job,
             signal=self.run.signal,
             pids=",".join(map(str, them)),
@@ -236,8 +236,10 @@ class Clearing:
         for run in fresh:
             self._find(run, None)
         for other in self._remains.others():
-            text = "lives on" if other.marker else "may live on"
-            text += " from a daemon that is gone"
+            if other.marker:
+                text = "left-over process not stopped"
+            else:
+                text = "possible left-over process not stopped"
             self._log.write(logfile.WARNING, text, job=other.job, pid=other.fact.pid)
             self.told.add(other.fact.pid)
 
@@ -298,7 +300,7 @@ class Clearing:
                     self._tell_kill(one)
                     killed[one] = now + KILL_SECONDS
                 elif one in killed and killed[one] <= now:
-                    text = "SIGKILL does not end what a daemon that died has left"
+                    text = "SIGKILL does not end left-over processes of a previous daemon"
                     self._log.write(logfile.ERROR, text, job=one.run.job, pids=_shown(one))
                     del killed[one]
             self._hunt([one for one in left if one in killed])
@@ -320,7 +322,7 @@ class Clearing:
         return [one for one in among if one not in gone]
 
     def _tell_kill(self, one: Leftover) -> None:
-        text = "killing what a daemon that died has left"
+        text = "killing left-over processes of a previous daemon"
         self._log.write(logfile.WARNING, text, job=one.run.job, pids=_shown(one))
 
     def _hunt(self, doomed: list[Leftover]) -> None:
@@ -378,4 +380,4 @@ def name_survivors(pids: Iterable[int], log: Log) -> None:
         marker = marker_in(procfs.environ(pid) or b"") if pid != os.getpid() else b""
         if marker:
             _, job, _ = split(marker.decode("utf-8", "replace"))
-            log.write(logfile.WARNING, "lives on from a daemon that is gone", job=job, pid=pid)
+            log.write(logfile.WARNING, "left-over process not stopped", job=job, pid=pid)

@@ -339,7 +339,7 @@ class StateDir:
         for name, one in records.items():
             self._unlink(name)
             self._write(name, one)
-        self._log.write(WARNING, "the state-dir was gone: made anew", state_dir=self.path)
+        self._log.write(WARNING, "state-dir was missing: created again", state_dir=self.path)
 
     def _is_there(self) -> bool:
         try:
