@@ -795,8 +795,8 @@ def test_the_journal_gets_levels_and_no_times(journal: Journal, tmp_path: Path) 
 
     assert {line for line in lines if line[:1] != "<"} == {"out", "err"}
     assert any(line.startswith("<4>jobmon: ") and "none/*" in line for line in lines)
-    assert any(line.startswith('<6>job job="a" run=1') for line in lines)
-    assert any(line.startswith('<3>job job="b"') for line in lines)
+    assert any(line.startswith('<6>state changed job="a" run=1') for line in lines)
+    assert any(line.startswith('<3>state changed job="b"') for line in lines)
     assert any(line.startswith("<6>shutdown by=") for line in lines)
 
 

@@ -305,9 +305,9 @@ def test_a_killed_daemon_comes_back_and_no_job_runs_twice(admin: Admin) -> None:
     assert [line.split()[0] for line in sorted(told[2:])] == ["bad", "good", "up"]
     assert admin.run("list-jobs").out == "RUNNING good\nRUNNING bad\nRUNNING free\n"
     log = admin.logged()
-    assert f'left job="good" signal="SIGTERM" pids="{first["good"]}' in log
+    assert f'of a previous daemon job="good" signal="SIGTERM" pids="{first["good"]}' in log
     assert 'killing left-over processes of a previous daemon job="bad"' in log
-    assert f'left job="free" signal="SIGTERM" pids="{first["free"]}"' in log
+    assert f'of a previous daemon job="free" signal="SIGTERM" pids="{first["free"]}"' in log
     manager.ctl("stop", UNIT)
 
 
