@@ -413,7 +413,8 @@ def assert_blind_is_patient(ward: Ward, scope: KillScope) -> None:
         ward.children.sweep()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert "Exited" not in ward.kinds("web")
+    # A pidfd reaches a group without another descriptor, and may prove it empty: only then it is gone.
+    assert "Exited" not in ward.kinds("web") or left_by(ward) not in kit.processes()
 
     ward.children.kill("web", 1)
     assert ward.until("web", Exited) == Exited(1, 3)

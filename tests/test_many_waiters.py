@@ -35,7 +35,7 @@ WEB = {"command": kit.FOR_EVER}
 # What a round may add: the log of events grows by some. A thousand waiters of which 100 bytes each were kept
 # would add twice as much.
 SLACK_KIB = 48
-ROUNDS = 8
+ROUNDS = 16
 # What stays of the first thousand for the next: tables, and arenas of a MiB that were never needed before.
 FIRST_KIB = 3072
 
