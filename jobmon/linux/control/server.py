@@ -25,7 +25,7 @@ from jobmon.linux import log as logfile
 from jobmon.linux.control import replies
 from jobmon.linux.control.quotas import NAME_BYTES, STATUS_BYTES, WAIT_BYTES, Quotas
 from jobmon.linux.kernel import signals
-from jobmon.linux.kernel.loop import ACCEPT, COMMAND, HANGUP, READ, UNSET, WRITE
+from jobmon.linux.kernel.loop import ACCEPT, COMMAND, HANGUP, READ, UNSET, WRITE, TurnBudget
 from jobmon.linux.kernel.peers import UNIDENTIFIED, Peers
 from jobmon.linux.kernel.sockets import RECEIVE_BYTES, Refused
 from jobmon.linux.processes.children import NAMED
@@ -91,8 +91,7 @@ class Sessions:
         # Sessions that have more to do, by user and role, in the order of their turns.
         self._queue: dict[tuple[int, str], dict[Session, None]] = {}
         self._next_round = UNSET
-        self._turn = -1  # of the loop, whose time for sessions ends at `_until`
-        self._until = 0.0
+        self._budget = TurnBudget(daemon.loop)  # for all sessions
         self.listening: set[Session] = set()
         self._frames: dict[tuple[int, bool], bytes] = {}  # of the events that are being told
 
@@ -223,13 +222,11 @@ class Sessions:
 
     def _has_time(self) -> bool:
         """Whether sessions may still work in this turn of the loop."""
-        now = time.monotonic()
-        if self._turn != self.daemon.loop.turns:
-            self._turn, self._until = self.daemon.loop.turns, now + TURN_SECONDS
-        return now < self._until
+        self._budget.renew(TURN_SECONDS)
+        return time.monotonic() < self._budget.until
 
     def _give_slice(self, session: Session) -> None:
-        until = min(self._until, time.monotonic() + SLICE_SECONDS)
+        until = min(self._budget.until, time.monotonic() + SLICE_SECONDS)
         session.guard(lambda: session.work(until))
         if session.has_work():
             self._enqueue(session)

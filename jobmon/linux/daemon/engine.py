@@ -24,7 +24,7 @@ from jobmon.linux.daemon.reload import Reloads, Request
 from jobmon.linux.daemon.runfacts import RunFacts
 from jobmon.linux.daemon.systemd import Herald
 from jobmon.linux.kernel import procfs, signals
-from jobmon.linux.kernel.loop import SIGNAL, UNSET, Loop
+from jobmon.linux.kernel.loop import SIGNAL, UNSET, Loop, TurnBudget
 from jobmon.linux.monitor.runmonitor import Attendants
 from jobmon.linux.processes import spawn
 from jobmon.linux.processes.children import Children, spawn_failed
@@ -115,8 +115,7 @@ class Engine:
         )
         self._births = Births()
         self._actions: deque[events.Action] = deque()  # not carried out yet
-        self._acting_turn = -1  # of the loop, whose time for actions ends at `_act_until`
-        self._act_until = 0.0
+        self._budget = TurnBudget(self.loop)  # for them
         self._opening = UNSET
         self._exit_code = 0
         self._ordered = False  # whether somebody asked for the shutdown
@@ -321,11 +320,7 @@ class Engine:
 
     def _has_time(self) -> bool:
         """Whether this turn of the loop has time for one more action; the first one always has."""
-        now = time.monotonic()
-        if self._acting_turn != self.loop.turns:
-            self._acting_turn, self._act_until = self.loop.turns, now + ACT_SECONDS
-            return True
-        return now < self._act_until
+        return self._budget.renew(ACT_SECONDS) or time.monotonic() < self._budget.until
 
     def _arm(self, action: events.Arm) -> None:
         self._disarm(action)

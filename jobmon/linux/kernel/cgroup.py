@@ -45,7 +45,7 @@ class Hierarchy:
         if own is None:
             raise Unavailable("no cgroup v2 hierarchy is mounted")
         self.path = os.path.join(own, PREFIX + name)
-        self.name = f"{_name_of(os.getpid()).rstrip('/')}/{PREFIX}{name}"
+        self.name = f"{procfs.cgroup2_name(os.getpid()).rstrip('/')}/{PREFIX}{name}"
         _clear_away(own)
         try:
             # Also what all is reached by: a mount that is taken away or covered takes nothing with it.
@@ -134,7 +134,7 @@ class Cgroup:
 
     def number_of(self, pid: int) -> int:
         """The number of that cgroup of the same daemon in which, or below which, a process is; 0: in none."""
-        head, _, tail = _name_of(pid).partition(f"{self._parent.name}/")
+        head, _, tail = procfs.cgroup2_name(pid).partition(f"{self._parent.name}/")
         number = tail.partition("/")[0]
         return int(number) if not head and number.isdecimal() else 0
 
@@ -179,7 +179,7 @@ class Cgroup:
 
     def holds(self, pid: int) -> bool:
         """Whether the process is in it or below it, now."""
-        name = _name_of(pid)
+        name = procfs.cgroup2_name(pid)
         return name == self.name or name.startswith(self.name + "/")
 
     def kill(self) -> None:
@@ -223,10 +223,6 @@ class Cgroup:
     def remove_all(self) -> None:
         """Remove it, and the directory of its dead daemon if nothing else lives in it."""
         _remove_tree(self._parent.path)
-
-
-def _name_of(pid: int) -> str:
-    return procfs.cgroup2_name(pid)
 
 
 def _folders(path: str, at: int | None = None) -> list[str]:
@@ -282,7 +278,7 @@ def abandoned(families: AbstractSet[str], dead: Collection[str]) -> list[Cgroup]
     own = procfs.cgroup2_path(os.getpid())
     if own is None:
         return []
-    base = _name_of(os.getpid()).rstrip("/")
+    base = procfs.cgroup2_name(os.getpid()).rstrip("/")
     names = {name for name in _listed(own) if name.startswith(PREFIX) and name.rpartition(".")[2] in dead}
     names.update(name for name in _dead(own) if not families.isdisjoint(name.split(".")[1:-1]))
     found = []

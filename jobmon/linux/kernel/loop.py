@@ -92,6 +92,24 @@ class Handle:
 UNSET = Handle(None, float("inf"), 0, None, ())
 
 
+class TurnBudget:
+    """The time that one kind of work may take of each turn of a loop, until `until` of the present one."""
+
+    __slots__ = ("_loop", "_turn", "until")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._turn = -1
+        self.until = 0.0
+
+    def renew(self, seconds: float) -> bool:
+        """Begin the time anew if this is the first call in a turn of the loop, and return whether it is."""
+        if self._turn == self._loop.turns:
+            return False
+        self._turn, self.until = self._loop.turns, time.monotonic() + seconds
+        return True
+
+
 class Loop:
     """Descriptors and deadlines with their callbacks. `failed(where, error)` is told of a callback that
     raised; `after_timer` is called after each deadline. `turns` counts, `deadlines` says how many are set."""
